@@ -1,0 +1,101 @@
+//! Events: what subscribers get to know of a decision, as `CloudEvents` 1.0.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+use crate::decision::{Decision, Reason};
+use crate::order::Order;
+
+/// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
+///
+/// The same decision always gives the same event, to the byte, so that a repeat is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// `id`: derived from the order id; unique for the source.
+    pub id: String,
+    /// `type`: reverse DNS, versioned.
+    pub kind: &'static str,
+    /// `subject`: the order id.
+    pub subject: String,
+    /// `time`: when it was decided, RFC 3339 with milliseconds.
+    pub time: DateTime<Utc>,
+    /// Where it goes: `order.<outcome>.<sale>`.
+    pub routing_key: String,
+    /// `data`: a JSON object.
+    pub data: Vec<u8>,
+}
+
+/// The data of an order's event.
+#[derive(Serialize)]
+struct Data<'a> {
+    #[serde(flatten)]
+    order: &'a Order,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    decided_at: String,
+}
+
+/// `time` as RFC 3339 in UTC with milliseconds, the form of every time floodgate writes.
+pub fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+impl Event {
+    /// The event that tells of `decision`.
+    pub fn of(decision: &Decision) -> Self {
+        let order = &decision.order;
+        Self {
+            id: format!("order-{}", order.id),
+            kind: match decision.outcome.name() {
+                "created" => "dev.floodgate.order.created.v1",
+                "sold_out" => "dev.floodgate.order.sold_out.v1",
+                _ => "dev.floodgate.order.rejected.v1",
+            },
+            subject: order.id.to_string(),
+            time: decision.decided_at,
+            routing_key: format!("order.{}.{}", decision.outcome.name(), order.sale_id),
+            data: decision_json(decision),
+        }
+    }
+}
+
+/// A decision as the JSON object that events carry and commands print.
+pub fn decision_json(decision: &Decision) -> Vec<u8> {
+    let data = Data {
+        order: &decision.order,
+        outcome: decision.outcome.name(),
+        reason: decision.outcome.reason().map(Reason::name),
+        decided_at: rfc3339(decision.decided_at),
+    };
+    serde_json::to_vec(&data).unwrap_or_else(|error| unreachable!("strings and numbers: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decision::Outcome;
+    use crate::order::{OrderId, Quantity, SaleId, UserId};
+
+    #[test]
+    fn an_event_is_derived_from_the_decision_alone() {
+        let decision = Decision {
+            order: Order {
+                id: OrderId::parse("o-1").unwrap(),
+                sale_id: SaleId::parse("bottles").unwrap(),
+                user_id: UserId::parse("u").unwrap(),
+                quantity: Quantity::new(2).unwrap(),
+            },
+            outcome: Outcome::Rejected(Reason::PurchaseLimit),
+            decided_at: DateTime::from_timestamp_millis(1_795_680_000_123).unwrap(),
+        };
+        let event = Event::of(&decision);
+        assert_eq!(event.id, "order-o-1");
+        assert_eq!(event.routing_key, "order.rejected.bottles");
+        assert_eq!(
+            String::from_utf8(event.data.clone()).unwrap(),
+            r#"{"order_id":"o-1","sale_id":"bottles","user_id":"u","quantity":2,"outcome":"rejected","reason":"purchase_limit","decided_at":"2026-11-26T08:00:00.123Z"}"#
+        );
+        assert_eq!(Event::of(&decision), event);
+    }
+}

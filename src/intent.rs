@@ -1,0 +1,268 @@
+//! From the bytes of a message to intents, or to the reason why not.
+//!
+//! A message is one intent object or an array of them. Each element of an array stands on its own:
+//! a bad one is refused with its own bytes, its neighbours go on.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::order::{Intent, InvalidId, Order, OrderId, Quantity, SaleId, UserId};
+
+/// Bounds on what one message may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest body that is parsed, in bytes.
+    pub max_body_bytes: usize,
+    /// The most intents in one array.
+    pub max_intents: usize,
+}
+
+/// What is wrong with a message or an element of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The body is larger than [`Limits::max_body_bytes`].
+    BodyTooLarge,
+    /// The message says it is compressed or otherwise encoded.
+    UnsupportedEncoding,
+    /// Not JSON.
+    BadJson,
+    /// An array without elements.
+    EmptyArray,
+    /// An array of more than [`Limits::max_intents`].
+    ArrayTooLong,
+    /// A field is absent or null.
+    MissingField,
+    /// JSON of another type than expected, or a field given twice.
+    WrongType,
+    /// An id is empty, too long, or has a character that is not accepted.
+    BadId,
+    /// The quantity is not in 1 to [`Quantity::MAX`].
+    QuantityOutOfRange,
+    /// `submitted_at` is no RFC 3339 time.
+    BadTime,
+}
+
+impl Fault {
+    /// Every fault, in the order of the documentation.
+    pub const ALL: [Self; 10] = [
+        Self::BodyTooLarge,
+        Self::UnsupportedEncoding,
+        Self::BadJson,
+        Self::EmptyArray,
+        Self::ArrayTooLong,
+        Self::MissingField,
+        Self::WrongType,
+        Self::BadId,
+        Self::QuantityOutOfRange,
+        Self::BadTime,
+    ];
+
+    /// The word that goes with a dead letter as its reason.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BodyTooLarge => "body_too_large",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::BadJson => "bad_json",
+            Self::EmptyArray => "empty_array",
+            Self::ArrayTooLong => "array_too_long",
+            Self::MissingField => "missing_field",
+            Self::WrongType => "wrong_type",
+            Self::BadId => "bad_id",
+            Self::QuantityOutOfRange => "quantity_out_of_range",
+            Self::BadTime => "bad_time",
+        }
+    }
+}
+
+/// Bytes that hold no intent, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused<'a> {
+    /// The kind of fault.
+    pub fault: Fault,
+    /// What was wrong and what is accepted, for a person to read.
+    pub detail: String,
+    /// The message, or the element of it, as it came.
+    pub bytes: &'a [u8],
+}
+
+/// Takes a message apart. Gives one result for each element, in their order, or a single refusal
+/// when the message can't be taken apart at all. Never gives an empty list.
+pub fn parse(body: &[u8], limits: Limits) -> Vec<Result<Intent, Refused<'_>>> {
+    let whole = |fault, detail| vec![Err(Refused { fault, detail, bytes: body })];
+    if body.len() > limits.max_body_bytes {
+        let detail = format!(
+            "the body has {} bytes; accepted: up to {}",
+            body.len(),
+            limits.max_body_bytes
+        );
+        return whole(Fault::BodyTooLarge, detail);
+    }
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return vec![parse_one(body)];
+    }
+    match serde_json::from_slice::<Vec<&RawValue>>(body) {
+        Err(error) => whole(Fault::BadJson, error.to_string()),
+        Ok(elements) if elements.is_empty() => {
+            whole(Fault::EmptyArray, "the array has no intent in it".into())
+        }
+        Ok(elements) if elements.len() > limits.max_intents => {
+            let detail = format!(
+                "the array has {} elements; accepted: up to {}",
+                elements.len(),
+                limits.max_intents
+            );
+            whole(Fault::ArrayTooLong, detail)
+        }
+        Ok(elements) => elements.into_iter().map(|raw| parse_one(raw.get().as_bytes())).collect(),
+    }
+}
+
+/// An intent as it is on the wire. Every field is optional here, so that a missing one is told
+/// from one of the wrong type.
+#[derive(Deserialize)]
+#[serde(expecting = "an intent object")]
+struct Wire {
+    order_id: Option<String>,
+    sale_id: Option<String>,
+    user_id: Option<String>,
+    quantity: Option<serde_json::Number>,
+    submitted_at: Option<String>,
+}
+
+fn parse_one(bytes: &[u8]) -> Result<Intent, Refused<'_>> {
+    let wire = serde_json::from_slice::<Wire>(bytes).map_err(|error| explain(bytes, &error));
+    wire.and_then(Wire::into_intent).map_err(|(fault, detail)| Refused { fault, detail, bytes })
+}
+
+/// Sorts a serde error, and finds the field it is about by reading the bytes a second time: only
+/// bad input pays for that.
+fn explain(bytes: &[u8], error: &serde_json::Error) -> (Fault, String) {
+    if !error.is_data() {
+        return (Fault::BadJson, error.to_string());
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let detail = match serde_path_to_error::deserialize::<_, Wire>(&mut reader) {
+        Err(located) if located.path().iter().next().is_some() => located.to_string(),
+        _ => error.to_string(),
+    };
+    (Fault::WrongType, detail)
+}
+
+impl Wire {
+    fn into_intent(self) -> Result<Intent, (Fault, String)> {
+        let bad_id = |invalid: InvalidId| (Fault::BadId, invalid.to_string());
+        let order = Order {
+            id: OrderId::parse(required("order_id", self.order_id)?).map_err(bad_id)?,
+            sale_id: SaleId::parse(required("sale_id", self.sale_id)?).map_err(bad_id)?,
+            user_id: UserId::parse(required("user_id", self.user_id)?).map_err(bad_id)?,
+            quantity: quantity(&required("quantity", self.quantity)?)?,
+        };
+        let submitted_at = self.submitted_at.as_deref().map(time).transpose()?;
+        Ok(Intent { order, submitted_at })
+    }
+}
+
+fn required<T>(field: &str, value: Option<T>) -> Result<T, (Fault, String)> {
+    value.ok_or_else(|| (Fault::MissingField, format!("{field} is missing or null")))
+}
+
+fn quantity(number: &serde_json::Number) -> Result<Quantity, (Fault, String)> {
+    let accepted = format!("accepted: a whole number from 1 to {}", Quantity::MAX);
+    if number.as_f64().is_some_and(|value| value.fract() != 0.0) {
+        return Err((Fault::WrongType, format!("quantity is {number}; {accepted}")));
+    }
+    number
+        .as_i64()
+        .and_then(Quantity::new)
+        .ok_or_else(|| (Fault::QuantityOutOfRange, format!("quantity is {number}; {accepted}")))
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, (Fault, String)> {
+    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|error| {
+        let accepted = "accepted: RFC 3339, such as 2026-11-27T08:00:00Z";
+        (Fault::BadTime, format!("submitted_at is no time ({error}); {accepted}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_body_bytes: 4096, max_intents: 3 };
+    const GOOD: &str = r#"{"order_id":"o-1","sale_id":"s","user_id":"u","quantity":2}"#;
+
+    fn fault_of(body: &str) -> Fault {
+        let results = parse(body.as_bytes(), LIMITS);
+        assert_eq!(results.len(), 1, "{body}");
+        let refused = results.into_iter().next().unwrap().unwrap_err();
+        assert_eq!(refused.bytes, body.as_bytes());
+        assert!(!refused.detail.is_empty());
+        refused.fault
+    }
+
+    #[test]
+    fn an_object_is_one_intent() {
+        let body = r#" {"order_id":"o-1","sale_id":"s","user_id":"u","quantity":2,
+            "submitted_at":"2026-11-27T08:00:00+01:00","unknown":[1]}"#;
+        let intent = parse(body.as_bytes(), LIMITS).remove(0).unwrap();
+        assert_eq!(intent.order.quantity.get(), 2);
+        assert_eq!(intent.submitted_at.unwrap().to_rfc3339(), "2026-11-27T07:00:00+00:00");
+    }
+
+    #[test]
+    fn each_kind_of_bad_input_has_its_own_fault() {
+        let with = |field: &str, value: &str| {
+            let mut object: serde_json::Value = serde_json::from_str(GOOD).unwrap();
+            object[field] = serde_json::from_str(value).unwrap();
+            object.to_string()
+        };
+        for (body, fault) in [
+            (String::new(), Fault::BadJson),
+            ("{".into(), Fault::BadJson),
+            (format!("{GOOD} x"), Fault::BadJson),
+            (format!("[{GOOD},"), Fault::BadJson),
+            ("[]".into(), Fault::EmptyArray),
+            (format!("[{GOOD},{GOOD},{GOOD},{GOOD}]"), Fault::ArrayTooLong),
+            (" ".repeat(5000), Fault::BodyTooLarge),
+            ("5".into(), Fault::WrongType),
+            ("null".into(), Fault::WrongType),
+            (with("order_id", "7"), Fault::WrongType),
+            (with("quantity", "\"2\""), Fault::WrongType),
+            (with("quantity", "1.5"), Fault::WrongType),
+            (with("order_id", "null"), Fault::MissingField),
+            (r#"{"order_id":"o","sale_id":"s","user_id":"u"}"#.into(), Fault::MissingField),
+            (with("user_id", "\"\""), Fault::BadId),
+            (with("sale_id", "\"a.b\""), Fault::BadId),
+            (with("order_id", "\"a\\u0000\""), Fault::BadId),
+            (with("quantity", "0"), Fault::QuantityOutOfRange),
+            (with("quantity", "-3"), Fault::QuantityOutOfRange),
+            (with("quantity", "1000001"), Fault::QuantityOutOfRange),
+            (with("quantity", "99999999999999999999"), Fault::QuantityOutOfRange),
+            (with("submitted_at", "\"yesterday\""), Fault::BadTime),
+        ] {
+            assert_eq!(fault_of(&body), fault, "{body}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_are_bad_json() {
+        let results = parse(b"{\"order_id\":\"\xff\"}", LIMITS);
+        assert_eq!(results[0].as_ref().unwrap_err().fault, Fault::BadJson);
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        let body = r#"{"order_id":"o","sale_id":4,"user_id":"u","quantity":1}"#;
+        let detail = parse(body.as_bytes(), LIMITS).remove(0).unwrap_err().detail;
+        assert!(detail.starts_with("sale_id: invalid type: integer `4`"), "{detail}");
+    }
+
+    #[test]
+    fn a_bad_element_is_refused_alone_with_its_own_bytes() {
+        let body = format!("[{GOOD}, {{\"order_id\": 1}} ,{GOOD}]");
+        let results = parse(body.as_bytes(), LIMITS);
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
+        assert_eq!(results[1].as_ref().unwrap_err().bytes, b"{\"order_id\": 1}");
+    }
+}
