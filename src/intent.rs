@@ -75,21 +75,29 @@ impl Fault {
     }
 }
 
-/// Bytes that hold no intent, and why.
+/// Why bytes hold no intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused<'a> {
+pub struct Refusal {
     /// The kind of fault.
     pub fault: Fault,
     /// What was wrong and what is accepted, for a person to read.
     pub detail: String,
-    /// The message, or the element of it, as it came.
+}
+
+/// A message, or one element of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// It, as it came.
     pub bytes: &'a [u8],
+    /// What it says.
+    pub intent: Result<Intent, Refusal>,
 }
 
 /// Takes a message apart. Gives one result for each element, in their order, or a single refusal
 /// when the message can't be taken apart at all. Never gives an empty list.
-pub fn parse(body: &[u8], limits: Limits) -> Vec<Result<Intent, Refused<'_>>> {
-    let whole = |fault, detail| vec![Err(Refused { fault, detail, bytes: body })];
+pub fn parse(body: &[u8], limits: Limits) -> Vec<Element<'_>> {
+    let whole =
+        |fault, detail| vec![Element { bytes: body, intent: Err(Refusal { fault, detail }) }];
     if body.len() > limits.max_body_bytes {
         let detail = format!(
             "the body has {} bytes; accepted: up to {}",
@@ -130,28 +138,34 @@ struct Wire {
     submitted_at: Option<String>,
 }
 
-fn parse_one(bytes: &[u8]) -> Result<Intent, Refused<'_>> {
-    let wire = serde_json::from_slice::<Wire>(bytes).map_err(|error| explain(bytes, &error));
-    wire.and_then(Wire::into_intent).map_err(|(fault, detail)| Refused { fault, detail, bytes })
+fn parse_one(bytes: &[u8]) -> Element<'_> {
+    let intent = serde_json::from_slice::<Wire>(bytes)
+        .map_err(|error| explain(bytes, &error))
+        .and_then(Wire::into_intent);
+    Element { bytes, intent }
+}
+
+fn refuse<T>(fault: Fault, detail: String) -> Result<T, Refusal> {
+    Err(Refusal { fault, detail })
 }
 
 /// Sorts a serde error, and finds the field it is about by reading the bytes a second time: only
 /// bad input pays for that.
-fn explain(bytes: &[u8], error: &serde_json::Error) -> (Fault, String) {
+fn explain(bytes: &[u8], error: &serde_json::Error) -> Refusal {
     if !error.is_data() {
-        return (Fault::BadJson, error.to_string());
+        return Refusal { fault: Fault::BadJson, detail: error.to_string() };
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let detail = match serde_path_to_error::deserialize::<_, Wire>(&mut reader) {
         Err(located) if located.path().iter().next().is_some() => located.to_string(),
         _ => error.to_string(),
     };
-    (Fault::WrongType, detail)
+    Refusal { fault: Fault::WrongType, detail }
 }
 
 impl Wire {
-    fn into_intent(self) -> Result<Intent, (Fault, String)> {
-        let bad_id = |invalid: InvalidId| (Fault::BadId, invalid.to_string());
+    fn into_intent(self) -> Result<Intent, Refusal> {
+        let bad_id = |invalid: InvalidId| Refusal { fault: Fault::BadId, detail: invalid.to_string() };
         let order = Order {
             id: OrderId::parse(required("order_id", self.order_id)?).map_err(bad_id)?,
             sale_id: SaleId::parse(required("sale_id", self.sale_id)?).map_err(bad_id)?,
@@ -163,26 +177,31 @@ impl Wire {
     }
 }
 
-fn required<T>(field: &str, value: Option<T>) -> Result<T, (Fault, String)> {
-    value.ok_or_else(|| (Fault::MissingField, format!("{field} is missing or null")))
-}
-
-fn quantity(number: &serde_json::Number) -> Result<Quantity, (Fault, String)> {
-    let accepted = format!("accepted: a whole number from 1 to {}", Quantity::MAX);
-    if number.as_f64().is_some_and(|value| value.fract() != 0.0) {
-        return Err((Fault::WrongType, format!("quantity is {number}; {accepted}")));
+fn required<T>(field: &str, value: Option<T>) -> Result<T, Refusal> {
+    match value {
+        Some(value) => Ok(value),
+        None => refuse(Fault::MissingField, format!("{field} is missing or null")),
     }
-    number
-        .as_i64()
-        .and_then(Quantity::new)
-        .ok_or_else(|| (Fault::QuantityOutOfRange, format!("quantity is {number}; {accepted}")))
 }
 
-fn time(text: &str) -> Result<DateTime<Utc>, (Fault, String)> {
-    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|error| {
-        let accepted = "accepted: RFC 3339, such as 2026-11-27T08:00:00Z";
-        (Fault::BadTime, format!("submitted_at is no time ({error}); {accepted}"))
-    })
+fn quantity(number: &serde_json::Number) -> Result<Quantity, Refusal> {
+    let accepted = format!("accepted: a whole number from 1 to {}", Quantity::MAX);
+    let fault = match number.as_i64().map(Quantity::new) {
+        Some(Some(quantity)) => return Ok(quantity),
+        None if number.as_f64().is_some_and(|value| value.fract() != 0.0) => Fault::WrongType,
+        _ => Fault::QuantityOutOfRange,
+    };
+    refuse(fault, format!("quantity is {number}; {accepted}"))
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, Refusal> {
+    match DateTime::parse_from_rfc3339(text) {
+        Ok(time) => Ok(time.to_utc()),
+        Err(error) => refuse(
+            Fault::BadTime,
+            format!("submitted_at is no time ({error}); accepted: RFC 3339, such as 2026-11-27T08:00:00Z"),
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -193,19 +212,20 @@ mod tests {
     const GOOD: &str = r#"{"order_id":"o-1","sale_id":"s","user_id":"u","quantity":2}"#;
 
     fn fault_of(body: &str) -> Fault {
-        let results = parse(body.as_bytes(), LIMITS);
-        assert_eq!(results.len(), 1, "{body}");
-        let refused = results.into_iter().next().unwrap().unwrap_err();
-        assert_eq!(refused.bytes, body.as_bytes());
-        assert!(!refused.detail.is_empty());
-        refused.fault
+        let mut elements = parse(body.as_bytes(), LIMITS);
+        assert_eq!(elements.len(), 1, "{body}");
+        let element = elements.remove(0);
+        assert_eq!(element.bytes, body.as_bytes());
+        let refusal = element.intent.unwrap_err();
+        assert!(!refusal.detail.is_empty());
+        refusal.fault
     }
 
     #[test]
     fn an_object_is_one_intent() {
         let body = r#" {"order_id":"o-1","sale_id":"s","user_id":"u","quantity":2,
             "submitted_at":"2026-11-27T08:00:00+01:00","unknown":[1]}"#;
-        let intent = parse(body.as_bytes(), LIMITS).remove(0).unwrap();
+        let intent = parse(body.as_bytes(), LIMITS).remove(0).intent.unwrap();
         assert_eq!(intent.order.quantity.get(), 2);
         assert_eq!(intent.submitted_at.unwrap().to_rfc3339(), "2026-11-27T07:00:00+00:00");
     }
@@ -247,22 +267,23 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_utf8_are_bad_json() {
-        let results = parse(b"{\"order_id\":\"\xff\"}", LIMITS);
-        assert_eq!(results[0].as_ref().unwrap_err().fault, Fault::BadJson);
+        let elements = parse(b"{\"order_id\":\"\xff\"}", LIMITS);
+        assert_eq!(elements[0].intent.as_ref().unwrap_err().fault, Fault::BadJson);
     }
 
     #[test]
     fn a_wrong_type_names_its_field() {
         let body = r#"{"order_id":"o","sale_id":4,"user_id":"u","quantity":1}"#;
-        let detail = parse(body.as_bytes(), LIMITS).remove(0).unwrap_err().detail;
+        let detail = parse(body.as_bytes(), LIMITS).remove(0).intent.unwrap_err().detail;
         assert!(detail.starts_with("sale_id: invalid type: integer `4`"), "{detail}");
     }
 
     #[test]
     fn a_bad_element_is_refused_alone_with_its_own_bytes() {
         let body = format!("[{GOOD}, {{\"order_id\": 1}} ,{GOOD}]");
-        let results = parse(body.as_bytes(), LIMITS);
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
-        assert_eq!(results[1].as_ref().unwrap_err().bytes, b"{\"order_id\": 1}");
+        let elements = parse(body.as_bytes(), LIMITS);
+        assert_eq!(elements.iter().filter(|element| element.intent.is_ok()).count(), 2);
+        assert!(elements[1].intent.is_err());
+        assert_eq!(elements[1].bytes, b"{\"order_id\": 1}");
     }
 }

@@ -1,1 +1,10 @@
-fn main(){}
+//! The `floodgate` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use floodgate::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -1,0 +1,219 @@
+//! The broker's port: intents come in, decisions go out.
+
+mod rabbitmq;
+pub mod topology;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::event::Event;
+
+pub use rabbitmq::RabbitBroker;
+
+/// A message broker that delivers at least once.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Takes messages from `queue`, up to `prefetch` of them unsettled at any time. Goes on through
+    /// lost connections until [`Deliveries::stop`].
+    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError>;
+
+    /// Publishes all of `messages` and waits until the broker has taken charge of each. After an
+    /// error it is unknown which ones it has: publish all of them again.
+    async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError>;
+
+    /// Messages waiting in `queue`, not counting those handed out.
+    async fn depth(&self, queue: Queue) -> Result<u32, BrokerError>;
+}
+
+/// The queues of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// Intents that wait for a decision.
+    Intents,
+    /// Messages that could not be decided.
+    DeadLetters,
+}
+
+/// Something to publish.
+#[derive(Debug, Clone)]
+pub enum Message<'a> {
+    /// One or more intents, as JSON.
+    Intent {
+        /// The sale, as far as it is known: one word of the routing key.
+        routing_key: &'a str,
+        /// The body.
+        body: &'a [u8],
+        /// What it came with, when it is sent on.
+        properties: Option<&'a Properties>,
+    },
+    /// A decision for subscribers.
+    Event(&'a Event),
+    /// A decision for the one who asked, by the request/reply convention of AMQP.
+    Reply {
+        /// The queue named by the request.
+        to: &'a str,
+        /// What the request is known by.
+        correlation_id: &'a str,
+        /// The decision.
+        event: &'a Event,
+    },
+    /// A message that can't be decided.
+    DeadLetter(&'a DeadLetter),
+}
+
+/// What is known of published messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Events that no subscriber has a queue for.
+    pub unrouted: usize,
+}
+
+/// A message that can't be decided, with the reason.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The original bytes: the whole message, or the element of an array that was at fault.
+    pub body: Vec<u8>,
+    /// What the original came with.
+    pub properties: Properties,
+    /// One word.
+    pub reason: &'static str,
+    /// For a person to read.
+    pub detail: String,
+}
+
+/// What a message carries besides its body.
+#[derive(Debug, Clone, Default)]
+pub struct Properties {
+    /// The routing key it was published with.
+    pub routing_key: String,
+    /// Where a reply is wanted.
+    pub reply_to: Option<String>,
+    /// What the reply is known by.
+    pub correlation_id: Option<String>,
+    /// Set when the body is compressed or otherwise encoded.
+    pub content_encoding: Option<String>,
+    /// When it was sent, in seconds since 1970, as AMQP has it.
+    pub timestamp_s: Option<u64>,
+    /// Why it was dead-lettered, if it was.
+    pub dead: Option<Obituary>,
+    /// All of it, in the adapter's own form.
+    pub original: Original,
+}
+
+/// Everything a message came with, in a form that only the adapter it came from can read, so that
+/// it is passed on unchanged.
+#[derive(Clone, Default)]
+pub struct Original(pub Option<Arc<dyn Any + Send + Sync>>);
+
+impl fmt::Debug for Original {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Original")
+    }
+}
+
+/// Why and when a message was dead-lettered.
+#[derive(Debug, Clone, Default)]
+pub struct Obituary {
+    /// One word.
+    pub reason: String,
+    /// For a person to read.
+    pub detail: String,
+    /// RFC 3339.
+    pub at: String,
+}
+
+/// One handing-over of a message. Settling consumes it, so that it can't be settled twice. Dropped
+/// unsettled, it goes back to the queue when the consumer ends.
+pub struct Delivery {
+    /// The body.
+    pub body: Vec<u8>,
+    /// What came with it.
+    pub properties: Properties,
+    settle: Settler,
+}
+
+type Settler = Box<dyn FnOnce(Settlement) + Send + Sync>;
+
+/// What to tell the broker of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done: the broker may forget the message.
+    Ack,
+    /// Not done: deliver it again.
+    Requeue,
+}
+
+impl Delivery {
+    /// A delivery that is settled by calling `settle`.
+    pub fn new(body: Vec<u8>, properties: Properties, settle: Settler) -> Self {
+        Self { body, properties, settle }
+    }
+
+    /// Tells the broker that the message is done. The telling may get lost; then the message comes
+    /// again.
+    pub fn ack(self) {
+        (self.settle)(Settlement::Ack);
+    }
+
+    /// Gives the message back to the queue.
+    pub fn requeue(self) {
+        (self.settle)(Settlement::Requeue);
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("bytes", &self.body.len()).finish_non_exhaustive()
+    }
+}
+
+/// A running consumer.
+#[derive(Debug)]
+pub struct Deliveries {
+    pub(in crate::broker) incoming: mpsc::UnboundedReceiver<Delivery>,
+    pub(in crate::broker) stop: tokio_util::sync::CancellationToken,
+    pub(in crate::broker) consumer: tokio::task::JoinHandle<()>,
+}
+
+impl Deliveries {
+    /// The next delivery; waits for one. `None` after [`Deliveries::stop`], once all that had been
+    /// handed over is taken.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.incoming.recv().await
+    }
+
+    /// A delivery that is here already.
+    pub fn ready(&mut self) -> Option<Delivery> {
+        self.incoming.try_recv().ok()
+    }
+
+    /// Takes no more from the queue. What was handed over still comes and can be settled.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until all that was handed over is settled and the broker was told.
+    pub async fn finished(self) {
+        drop(self.incoming);
+        // A consumer that panicked has nothing left to tell the broker.
+        let _ = self.consumer.await;
+    }
+}
+
+/// Why the broker didn't do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// It can't be reached, didn't answer in time, or refused for now.
+    #[error("broker unavailable: {0}")]
+    Transient(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A queue to publish to is missing.
+    #[error("broker has no queue for {0}")]
+    Unroutable(&'static str),
+    /// It won't do this however often it is asked.
+    #[error("broker refused: {0}")]
+    Permanent(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

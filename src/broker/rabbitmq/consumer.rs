@@ -1,0 +1,230 @@
+//! Consuming: deliveries out, settlements in, and a new session whenever one is lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Link, sorted, wire};
+use crate::broker::{BrokerError, Delivery, Queue, Settlement};
+use crate::retry::Backoff;
+
+/// How long a settled delivery may wait for the ones before it, so that one acknowledgement can
+/// serve all of them: a quorum queue takes each acknowledgement as an entry of its log.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Keeps a consumer going: one [`Session`] after the other.
+pub(super) struct Supervisor {
+    pub link: Arc<Link>,
+    pub queue: Queue,
+    pub prefetch: u16,
+    pub stop: CancellationToken,
+}
+
+impl Supervisor {
+    pub(super) async fn run(self, first: Session, hand_over: UnboundedSender<Delivery>) {
+        let mut hand_over = Some(hand_over);
+        let mut backoff = Backoff::reconnect();
+        let mut session = Some(first);
+        loop {
+            let ended = match session.take() {
+                Some(session) => {
+                    backoff.reset();
+                    session.run(&mut hand_over, &self.stop).await
+                }
+                None => match Session::open(&self.link, self.queue, self.prefetch).await {
+                    Ok(opened) => {
+                        tracing::info!(queue = ?self.queue, "consuming again");
+                        session = Some(opened);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let Err(error) = ended else { return };
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let delay = backoff.next_delay();
+            tracing::warn!(queue = ?self.queue, %error, ?delay, "lost the broker, trying again");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// One consumer on one channel of one connection. Delivery tags are good for this session only:
+/// settlements that come after its end find nobody to take them, and the broker delivers again.
+pub(super) struct Session {
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+    /// Delivery tags handed over and not settled.
+    unsettled: BTreeSet<u64>,
+    /// Delivery tags settled with an ack that the broker was not told of yet.
+    acked: BTreeSet<u64>,
+}
+
+type Settled = (u64, Settlement);
+type Received = Option<Result<lapin::message::Delivery, lapin::Error>>;
+
+impl Session {
+    pub(super) async fn open(link: &Link, queue: Queue, prefetch: u16) -> Result<Self, BrokerError> {
+        let connection = link.connect("consumer").await?;
+        let name = link.topology.queue(queue);
+        let opening = async {
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
+            let consumer =
+                channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await?;
+            Ok((channel, consumer))
+        };
+        let (channel, consumer) = link.within(opening).await?;
+        let (unsettled, acked) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { connection, channel, consumer, unsettled, acked })
+    }
+
+    /// Runs until `stop`, and then until everything handed over is settled. An error means that
+    /// the session is lost.
+    async fn run(
+        mut self,
+        hand_over: &mut Option<UnboundedSender<Delivery>>,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let Some(taker) = hand_over.clone() else { return Ok(()) };
+        let (settle, mut settled) = unbounded_channel::<Settled>();
+        let mut batch = Vec::new();
+        let mut gathered_by = None;
+        loop {
+            tokio::select! {
+                _ = settled.recv_many(&mut batch, 4096) => self.settle(&mut batch).await?,
+                next = self.consumer.next() => self.hand_over(next, &taker, &settle)?,
+                () = at(gathered_by) => self.tell_all().await?,
+                () = stop.cancelled() => break,
+            }
+            gathered_by = match (self.acked.is_empty(), gathered_by) {
+                (true, _) => None,
+                (false, None) => Some(Instant::now() + GATHER),
+                (false, earlier) => earlier,
+            };
+        }
+        // From here on the session alone holds the sender, so that the taker sees the end of it.
+        *hand_over = None;
+        self.drain(taker, settle, settled).await
+    }
+
+    /// Hands over what has come, and all that is ready after it.
+    fn hand_over(
+        &mut self,
+        first: Received,
+        hand_over: &UnboundedSender<Delivery>,
+        settle: &UnboundedSender<Settled>,
+    ) -> Result<(), BrokerError> {
+        let mut next = Some(first);
+        while let Some(received) = next {
+            let Some(delivery) = received else {
+                return Err(BrokerError::Transient("the broker ended the consumer".into()));
+            };
+            self.hand_over_one(delivery.map_err(sorted)?, hand_over, settle);
+            next = self.consumer.next().now_or_never();
+        }
+        Ok(())
+    }
+
+    fn hand_over_one(
+        &mut self,
+        delivery: lapin::message::Delivery,
+        hand_over: &UnboundedSender<Delivery>,
+        settle: &UnboundedSender<Settled>,
+    ) {
+        let tag = delivery.delivery_tag;
+        self.unsettled.insert(tag);
+        let settle = settle.clone();
+        let settler = Box::new(move |settlement| {
+            // Without a receiver the session is over, and the message will come again.
+            let _ = settle.send((tag, settlement));
+        });
+        let (body, properties) = wire::received(delivery);
+        // Without a receiver nobody takes deliveries any more; this one stays unsettled.
+        let _ = hand_over.send(Delivery::new(body, properties, settler));
+    }
+
+    /// Takes settlements, and tells the broker of those that one acknowledgement can serve.
+    async fn settle(&mut self, batch: &mut Vec<Settled>) -> Result<(), BrokerError> {
+        for (tag, settlement) in batch.drain(..) {
+            self.unsettled.remove(&tag);
+            match settlement {
+                Settlement::Ack => {
+                    self.acked.insert(tag);
+                }
+                Settlement::Requeue => {
+                    let options = BasicNackOptions { requeue: true, multiple: false };
+                    self.channel.basic_nack(tag, options).await.map_err(sorted)?;
+                }
+            }
+        }
+        let later = match self.unsettled.first() {
+            Some(oldest) => self.acked.split_off(oldest),
+            None => BTreeSet::new(),
+        };
+        let ready = std::mem::replace(&mut self.acked, later);
+        if let Some(last) = ready.last() {
+            let options = BasicAckOptions { multiple: true };
+            self.channel.basic_ack(*last, options).await.map_err(sorted)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the broker of every acknowledgement, one by one.
+    async fn tell_all(&mut self) -> Result<(), BrokerError> {
+        let acked = std::mem::take(&mut self.acked);
+        let single = BasicAckOptions { multiple: false };
+        let telling = acked.into_iter().map(|tag| self.channel.basic_ack(tag, single));
+        try_join_all(telling).await.map(drop).map_err(sorted)
+    }
+
+    /// Takes no more, waits for the settlements of what was handed over, and leaves.
+    async fn drain(
+        mut self,
+        hand_over: UnboundedSender<Delivery>,
+        settle: UnboundedSender<Settled>,
+        mut settled: UnboundedReceiver<Settled>,
+    ) -> Result<(), BrokerError> {
+        let tag = self.consumer.tag();
+        self.channel.basic_cancel(tag, BasicCancelOptions::default()).await.map_err(sorted)?;
+        // What the broker had sent before it heard of it is still here.
+        while let Some(delivery) = self.consumer.next().await {
+            self.hand_over_one(delivery.map_err(sorted)?, &hand_over, &settle);
+        }
+        drop((hand_over, settle));
+        let mut batch = Vec::new();
+        while !self.unsettled.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {
+            self.settle(&mut batch).await?;
+        }
+        self.tell_all().await?;
+        // The acknowledgements are on their way; closing in order makes sure that they arrive.
+        self.channel.close(200, "drained".into()).await.map_err(sorted)?;
+        self.connection.close(200, "drained".into()).await.map_err(sorted)
+    }
+}
+
+/// Waits until `time`, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

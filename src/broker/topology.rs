@@ -1,0 +1,58 @@
+//! The names of exchanges, queues and headers: the only place that spells them.
+
+use super::Queue;
+
+/// Headers of a dead letter.
+pub mod header {
+    /// Why it can't be decided: one word.
+    pub const REASON: &str = "floodgate-reason";
+    /// The same for a person to read.
+    pub const DETAIL: &str = "floodgate-detail";
+    /// The queue it came from.
+    pub const QUEUE: &str = "floodgate-queue";
+    /// When it was dead-lettered, RFC 3339.
+    pub const AT: &str = "floodgate-at";
+    /// What every header of a dead letter begins with.
+    pub const PREFIX: &str = "floodgate-";
+}
+
+/// Names within one namespace.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    namespace: String,
+}
+
+impl Topology {
+    /// The names that begin with `namespace`.
+    pub fn new(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned() }
+    }
+
+    /// Topic exchange that producers post to; routing key: the sale id.
+    pub fn intents_exchange(&self) -> String {
+        format!("{}.intents", self.namespace)
+    }
+
+    /// Topic exchange that subscribers bind to; routing key: `order.<outcome>.<sale>`.
+    pub fn events_exchange(&self) -> String {
+        format!("{}.events", self.namespace)
+    }
+
+    /// Topic exchange for messages that can't be decided; routing key: as they came.
+    pub fn dead_exchange(&self) -> String {
+        format!("{}.dead", self.namespace)
+    }
+
+    /// The name of a queue.
+    pub fn queue(&self, queue: Queue) -> String {
+        match queue {
+            Queue::Intents => format!("{}.intents", self.namespace),
+            Queue::DeadLetters => format!("{}.dead", self.namespace),
+        }
+    }
+
+    /// `source` of every event.
+    pub fn event_source(&self) -> String {
+        format!("/{}", self.namespace)
+    }
+}

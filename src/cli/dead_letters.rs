@@ -1,0 +1,249 @@
+//! `floodgate dead-letters`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::output;
+use crate::app::App;
+use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Queue};
+
+/// How long to wait for the next dead letter before taking the queue as read.
+const QUIET: Duration = Duration::from_secs(2);
+/// Dead letters held at once, the most a consumer may have unsettled.
+const MAX_HELD: u16 = u16::MAX;
+/// Dead letters sent back in one publish.
+const CHUNK: usize = 500;
+/// Characters of a body shown in a table.
+const SHOWN_CHARS: usize = 60;
+
+#[derive(Debug, Args)]
+pub(super) struct DeadLettersArgs {
+    #[command(subcommand)]
+    command: DeadLettersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLettersCommand {
+    /// Show dead letters and how many there are for each reason
+    #[command(after_help = "Example:\n  floodgate dead-letters list --reason unknown_sale --limit 5")]
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// The most dead letters shown
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send dead letters back to the intents exchange, to be decided after all
+    #[command(after_help = "Example:\n  floodgate dead-letters redrive --reason unknown_sale")]
+    Redrive {
+        #[command(flatten)]
+        filter: Filter,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete dead letters
+    #[command(after_help = "Example:\n  floodgate dead-letters purge --reason bad_json")]
+    Purge {
+        #[command(flatten)]
+        filter: Filter,
+        /// Delete them whatever their reason
+        #[arg(long, conflicts_with = "reason", required_unless_present = "reason")]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Filter {
+    /// Only those with this reason, such as bad_json, unknown_sale, order_id_conflict
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// A dead letter as it is printed.
+#[derive(Serialize)]
+struct Printed {
+    reason: String,
+    detail: String,
+    at: String,
+    routing_key: String,
+    body: String,
+}
+
+impl DeadLettersArgs {
+    pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
+        let broker = app.broker().await?;
+        let broker = broker.as_ref();
+        match self.command {
+            DeadLettersCommand::List { filter, limit, json } => list(broker, &filter, limit, json).await,
+            DeadLettersCommand::Redrive { filter, json } => {
+                let sent = redrive(broker, &filter).await?;
+                report("redriven", sent, json)
+            }
+            DeadLettersCommand::Purge { filter, all: _, json } => {
+                let deleted = purge(broker, &filter).await?;
+                report("purged", deleted, json)
+            }
+        }
+    }
+}
+
+impl Filter {
+    fn matches(&self, letter: &Delivery) -> bool {
+        self.reason.as_ref().is_none_or(|wanted| *wanted == obituary(letter).reason)
+    }
+}
+
+fn obituary(letter: &Delivery) -> Obituary {
+    letter.properties.dead.clone().unwrap_or_else(|| Obituary {
+        reason: "unknown".into(),
+        ..Obituary::default()
+    })
+}
+
+fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(&BTreeMap::from([(done, count)]));
+    }
+    eprintln!("{count} {done}.");
+    Ok(())
+}
+
+/// A walk over the dead letters that are in the queue at its beginning.
+struct Walk {
+    letters: Deliveries,
+    depth: usize,
+    seen: usize,
+    kept: Vec<Delivery>,
+}
+
+impl Walk {
+    async fn begin(broker: &dyn Broker) -> anyhow::Result<Self> {
+        let depth = broker.depth(Queue::DeadLetters).await? as usize;
+        let letters = broker.consume(Queue::DeadLetters, MAX_HELD).await?;
+        Ok(Self { letters, depth, seen: 0, kept: Vec::new() })
+    }
+
+    async fn next(&mut self) -> Option<Delivery> {
+        if self.seen == self.depth {
+            return None;
+        }
+        if let Ok(Some(letter)) = tokio::time::timeout(QUIET, self.letters.next()).await {
+            self.seen += 1;
+            return Some(letter);
+        }
+        let Self { depth, seen, .. } = self;
+        eprintln!("Looked at {seen} of {depth}: the others are held by someone else, or behind those.");
+        None
+    }
+
+    /// Leaves a letter in the queue.
+    fn keep(&mut self, mut letter: Delivery) {
+        // Many may be held until the end; their bodies are not needed for that.
+        letter.body = Vec::new();
+        self.kept.push(letter);
+    }
+
+    async fn end(self) {
+        self.letters.stop();
+        self.kept.into_iter().for_each(Delivery::requeue);
+        self.letters.finished().await;
+    }
+}
+
+async fn list(broker: &dyn Broker, filter: &Filter, limit: usize, json: bool) -> anyhow::Result<()> {
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut shown: Vec<Printed> = Vec::new();
+    let mut walk = Walk::begin(broker).await?;
+    while let Some(letter) = walk.next().await {
+        if filter.matches(&letter) {
+            let Obituary { reason, detail, at } = obituary(&letter);
+            *reasons.entry(reason.clone()).or_default() += 1;
+            if shown.len() < limit {
+                let body = String::from_utf8_lossy(&letter.body).into_owned();
+                let routing_key = letter.properties.routing_key.clone();
+                shown.push(Printed { reason, detail, at, routing_key, body });
+            }
+        }
+        walk.keep(letter);
+    }
+    walk.end().await;
+    if json {
+        return output::json(&serde_json::json!({ "reasons": reasons, "dead_letters": shown }));
+    }
+    if reasons.is_empty() {
+        eprintln!("No dead letters.");
+        return Ok(());
+    }
+    let rows = reasons.into_iter().map(|(reason, count)| [reason, count.to_string()]);
+    output::table(["reason", "count"], rows)?;
+    output::text("\n")?;
+    let cut = |text: &str| {
+        let mut short: String = text.chars().take(SHOWN_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if text.chars().nth(SHOWN_CHARS).is_some() {
+            short.push('…');
+        }
+        short
+    };
+    let rows = shown.iter().map(|letter| [letter.reason.clone(), cut(&letter.body), cut(&letter.detail)]);
+    output::table(["reason", "body", "detail"], rows)
+}
+
+async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
+    let mut walk = Walk::begin(broker).await?;
+    let mut deleted = 0;
+    while let Some(letter) = walk.next().await {
+        if filter.matches(&letter) {
+            letter.ack();
+            deleted += 1;
+        } else {
+            walk.keep(letter);
+        }
+    }
+    walk.end().await;
+    Ok(deleted)
+}
+
+/// Sends letters back, each acknowledged only once its copy is confirmed.
+async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
+    let mut walk = Walk::begin(broker).await?;
+    let mut waiting: Vec<Delivery> = Vec::new();
+    let mut sent = 0;
+    while let Some(letter) = walk.next().await {
+        if filter.matches(&letter) {
+            waiting.push(letter);
+        } else {
+            walk.keep(letter);
+        }
+        if waiting.len() == CHUNK {
+            sent += send_back(broker, &mut waiting).await?;
+        }
+    }
+    sent += send_back(broker, &mut waiting).await?;
+    walk.end().await;
+    Ok(sent)
+}
+
+async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::Result<usize> {
+    let messages: Vec<Message<'_>> = waiting
+        .iter()
+        .map(|letter| Message::Intent {
+            routing_key: &letter.properties.routing_key,
+            body: &letter.body,
+            properties: Some(&letter.properties),
+        })
+        .collect();
+    broker.publish(&messages).await?;
+    let count = waiting.len();
+    waiting.drain(..).for_each(Delivery::ack);
+    Ok(count)
+}

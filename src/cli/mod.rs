@@ -1,0 +1,89 @@
+//! The command line: one file for each command. Results go to standard output, everything else to
+//! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
+
+mod bench;
+mod dead_letters;
+mod migrate;
+mod order;
+mod output;
+mod replay;
+mod sale;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::App;
+use crate::config::Settings;
+use crate::telemetry;
+
+/// Order intake for flash sales: never oversells, loses nothing, one decision per order id.
+///
+/// Settings come from the environment (FLOODGATE_AMQP_URL, FLOODGATE_REDIS_URL,
+/// FLOODGATE_DATABASE_URL and others) or a file; `floodgate settings` prints them all.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example:\n  floodgate migrate && floodgate sale open --sale-id bottles --stock 100 && floodgate worker")]
+pub struct Cli {
+    /// A file with settings, in TOML
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the ledger's database to this version's schema
+    Migrate(migrate::Migrate),
+    /// Take intents from the queue and decide them, until SIGTERM or Ctrl-C
+    Worker(worker::Work),
+    /// Open sales and look at them
+    Sale(sale::SaleArgs),
+    /// Look at orders
+    Order(order::OrderArgs),
+    /// Send the orders of a file to the queue
+    Replay(replay::Replay),
+    /// Look at messages that could not be decided, send them back or delete them
+    DeadLetters(dead_letters::DeadLettersArgs),
+    /// Measure the whole path against a bare relay on the configured servers
+    Bench(bench::Bench),
+    /// The sender and receiver of the bare relay that `bench` compares with
+    #[command(hide = true)]
+    BenchRelay(bench::Relay),
+    /// Print every setting with its default and what it is for
+    #[command(after_help = "Example:\n  floodgate settings > floodgate.toml")]
+    Settings,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        match self.try_run() {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("floodgate: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    #[tokio::main]
+    async fn try_run(self) -> anyhow::Result<ExitCode> {
+        let app = App::new(Settings::load(self.config.as_deref())?);
+        telemetry::init(&app.settings().log)?;
+        match self.command {
+            Command::Migrate(command) => command.run(&app).await?,
+            Command::Worker(command) => command.run(&app).await?,
+            Command::Sale(command) => return command.run(&app).await,
+            Command::Order(command) => return command.run(&app).await,
+            Command::Replay(command) => command.run(&app).await?,
+            Command::DeadLetters(command) => command.run(&app).await?,
+            Command::Bench(command) => command.run(&app).await?,
+            Command::BenchRelay(command) => command.run(&app).await?,
+            Command::Settings => output::text(crate::config::DEFAULTS)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,159 @@
+//! `floodgate replay`.
+
+mod source;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::output;
+use crate::app::App;
+use crate::broker::{Broker, Message};
+use crate::retry::Backoff;
+use crate::shutdown;
+use source::{Line, Mapping, Source};
+
+/// Messages in one publish.
+const CHUNK: usize = 1000;
+/// How often a publish is tried before the replay gives up.
+const MAX_TRIES: usize = 8;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    floodgate replay orders.jsonl.gz --rate 500\n  \
+    floodgate replay online_retail.csv.gz --order-id InvoiceNo,StockCode --sale-id StockCode \\\n    \
+    --user-id CustomerID --quantity Quantity\n\n\
+    Lines are sent as they are, bad ones too: the worker refuses those, and they are found among the \
+    dead letters. Returns when RabbitMQ has confirmed every line.")]
+pub(super) struct Replay {
+    /// CSV with a heading line (.csv) or JSON lines (.jsonl, .ndjson), plain or .gz
+    file: PathBuf,
+    #[command(flatten)]
+    mapping: Mapping,
+    /// Lines sent per second; as fast as RabbitMQ confirms if left out
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Intents in one message
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    batch: u16,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Replay {
+    pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
+        let name = self.file.display().to_string();
+        let bar = progress();
+        let mut source = Source::open(&self.file, &self.mapping, &bar).context(name.clone())?;
+        let broker = app.broker().await?;
+        let stop = shutdown::on_signal()?;
+        let begun = Instant::now();
+        let mut sender = Sender { broker: broker.as_ref(), per_message: self.batch.into(), lines: 0, messages: 0 };
+        while let Some(lines) = source.take(self.lines_at_once()).with_context(|| name.clone())? {
+            sender.send(lines).await?;
+            bar.set_message(format!("{} lines", sender.lines));
+            if stop.is_cancelled() {
+                bail!("stopped after {} lines, all of them confirmed", sender.lines);
+            }
+            self.keep_to_rate(begun, sender.lines).await;
+        }
+        bar.finish_and_clear();
+        let (lines, messages, seconds) = (sender.lines, sender.messages, begun.elapsed().as_secs_f64());
+        if self.json {
+            return output::json(&serde_json::json!({ "lines": lines, "messages": messages, "seconds": seconds }));
+        }
+        eprintln!("{lines} lines in {messages} messages, all confirmed, in {seconds:.1} s.");
+        Ok(())
+    }
+
+    /// A tenth of a second's worth where a rate is given, so that it is even.
+    fn lines_at_once(&self) -> usize {
+        let most = CHUNK * usize::from(self.batch);
+        self.rate.map_or(most, |rate| (rate as usize / 10).clamp(1, most))
+    }
+
+    async fn keep_to_rate(&self, begun: Instant, lines: u64) {
+        if let Some(rate) = self.rate {
+            let due = begun + Duration::from_secs_f64(lines as f64 / f64::from(rate));
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+}
+
+/// A bar over the bytes of the file; hidden unless standard error is a terminal.
+fn progress() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {elapsed} (left {eta})");
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+struct Sender<'a> {
+    broker: &'a dyn Broker,
+    per_message: usize,
+    lines: u64,
+    messages: u64,
+}
+
+impl Sender<'_> {
+    async fn send(&mut self, lines: Vec<Line>) -> anyhow::Result<()> {
+        let count = lines.len();
+        let bodies = grouped(lines, self.per_message);
+        let messages: Vec<Message<'_>> = bodies
+            .iter()
+            .map(|line| Message::Intent { routing_key: &line.routing_key, body: &line.body, properties: None })
+            .collect();
+        for chunk in messages.chunks(CHUNK) {
+            self.publish(chunk).await?;
+        }
+        self.lines += count as u64;
+        self.messages += messages.len() as u64;
+        Ok(())
+    }
+
+    /// Publishes until it is confirmed. What is sent twice is decided once, by its order id.
+    async fn publish(&self, messages: &[Message<'_>]) -> anyhow::Result<()> {
+        let mut backoff = Backoff::reconnect();
+        for _ in 1..MAX_TRIES {
+            match self.broker.publish(messages).await {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    tracing::warn!(%error, ?delay, "not confirmed, sending again");
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+        let sent = self.lines;
+        self.broker.publish(messages).await.map(drop).with_context(|| format!("{sent} lines were confirmed before"))
+    }
+}
+
+/// Puts `per_message` lines into one array each. A line that is no JSON would spoil its
+/// neighbours, so it goes alone.
+fn grouped(lines: Vec<Line>, per_message: usize) -> Vec<Line> {
+    if per_message == 1 {
+        return lines;
+    }
+    let (json, other): (Vec<Line>, Vec<Line>) = lines.into_iter().partition(|line| line.is_json);
+    let mut messages: Vec<Line> = json
+        .chunks(per_message)
+        .map(|group| {
+            let mut body = Vec::with_capacity(group.iter().map(|line| line.body.len() + 1).sum::<usize>() + 1);
+            for (index, line) in group.iter().enumerate() {
+                body.push(if index == 0 { b'[' } else { b',' });
+                body.extend_from_slice(&line.body);
+            }
+            body.push(b']');
+            Line { routing_key: group[0].routing_key.clone(), body, is_json: true }
+        })
+        .collect();
+    messages.extend(other);
+    messages
+}

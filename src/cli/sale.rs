@@ -1,0 +1,224 @@
+//! `floodgate sale`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+
+use super::output;
+use crate::app::App;
+use crate::event::rfc3339;
+use crate::ledger::Opening;
+use crate::order::SaleId;
+use crate::sale::{Sale, SaleState};
+
+/// Sales opened in one call of the ledger.
+const CHUNK: usize = 1000;
+/// The most bad lines of a file that are shown.
+const MAX_SHOWN: usize = 10;
+
+#[derive(Debug, Args)]
+pub(super) struct SaleArgs {
+    #[command(subcommand)]
+    command: SaleCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SaleCommand {
+    /// Open a sale, or all sales of a file. Opening a sale again never resets its stock
+    #[command(after_help = "Examples:\n  \
+        floodgate sale open --sale-id bottles --stock 100 --per-user-limit 1\n  \
+        floodgate sale open --file sales.csv\n\n\
+        The file is CSV with a heading line: sale_id,stock and, if wanted, per_user_limit, opens_at, closes_at.")]
+    Open(Open),
+    /// Show one sale
+    #[command(after_help = "Example:\n  floodgate sale show bottles")]
+    Show {
+        /// The sale's id
+        sale_id: SaleId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List all sales
+    #[command(after_help = "Example:\n  floodgate sale list --json")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Open {
+    /// The sale's id: 1 to 64 of A-Z a-z 0-9 _ -
+    #[arg(long, required_unless_present = "file", requires = "stock")]
+    sale_id: Option<SaleId>,
+    /// Units on offer
+    #[arg(long, requires = "sale_id")]
+    stock: Option<u32>,
+    /// The most units one buyer may get; no limit if left out
+    #[arg(long, requires = "sale_id")]
+    per_user_limit: Option<u32>,
+    /// Orders submitted before are rejected; RFC 3339, such as 2026-11-27T08:00:00Z
+    #[arg(long, requires = "sale_id")]
+    opens_at: Option<DateTime<Utc>>,
+    /// Orders submitted at that time or later are rejected; RFC 3339
+    #[arg(long, requires = "sale_id")]
+    closes_at: Option<DateTime<Utc>>,
+    /// A CSV file with one sale a line
+    #[arg(long, conflicts_with = "sale_id")]
+    file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A line of a file of sales.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    sale_id: String,
+    stock: u32,
+    #[serde(default)]
+    per_user_limit: Option<u32>,
+    #[serde(default)]
+    opens_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    closes_at: Option<DateTime<Utc>>,
+}
+
+/// A sale as it is printed.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    state: &'a SaleState,
+    remaining: u32,
+}
+
+impl SaleArgs {
+    pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
+        match self.command {
+            SaleCommand::Open(open) => open.run(app).await,
+            SaleCommand::Show { sale_id, json } => {
+                let states = app.ledger().await?.sales(Some(std::slice::from_ref(&sale_id))).await?;
+                let Some(state) = states.first() else {
+                    eprintln!("There is no sale {sale_id}. Open it: floodgate sale open --sale-id {sale_id} --stock N");
+                    return Ok(ExitCode::FAILURE);
+                };
+                if json { output::json(&printed(state))? } else { print_table(&states)? }
+                Ok(ExitCode::SUCCESS)
+            }
+            SaleCommand::List { json } => {
+                let states = app.ledger().await?.sales(None).await?;
+                if json {
+                    output::json(&states.iter().map(printed).collect::<Vec<_>>())?;
+                } else {
+                    print_table(&states)?;
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+impl Open {
+    async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
+        let json = self.json;
+        let sales = self.sales()?;
+        let ledger = app.ledger().await?;
+        let mut openings = Vec::with_capacity(sales.len());
+        for chunk in sales.chunks(CHUNK) {
+            openings.extend(ledger.open(chunk).await?);
+        }
+        let count = |wanted: fn(&Opening) -> bool| openings.iter().filter(|o| wanted(o)).count();
+        let opened = count(|opening| matches!(opening, Opening::Opened));
+        let unchanged = count(|opening| matches!(opening, Opening::Unchanged));
+        let mut differing = Vec::new();
+        for (sale, opening) in sales.iter().zip(&openings) {
+            if let Opening::Differs(state) = opening {
+                let (id, stock, wanted) = (&sale.id, state.sale.stock, sale.stock);
+                eprintln!(
+                    "Sale {id} is open already with another definition, which stands \
+                     (stock {stock}, sold {}; asked for stock {wanted}).",
+                    state.sold
+                );
+                differing.push(id);
+            }
+        }
+        if json {
+            output::json(&serde_json::json!({
+                "opened": opened, "unchanged": unchanged, "differing": differing,
+            }))?;
+        } else {
+            eprintln!("{opened} opened, {unchanged} open already, {} differing.", differing.len());
+        }
+        Ok(if differing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn sales(self) -> anyhow::Result<Vec<Sale>> {
+        if let Some(file) = &self.file {
+            return read(file).with_context(|| file.display().to_string());
+        }
+        let (Some(id), Some(stock)) = (self.sale_id, self.stock) else {
+            bail!("give --sale-id and --stock, or --file");
+        };
+        let Self { per_user_limit, opens_at, closes_at, .. } = self;
+        let sale = Sale { id, stock, per_user_limit, opens_at, closes_at };
+        sale.check()?;
+        Ok(vec![sale])
+    }
+}
+
+/// Reads a file of sales, whole or not at all.
+fn read(path: &PathBuf) -> anyhow::Result<Vec<Sale>> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path)?;
+    let (mut sales, mut bad) = (Vec::new(), Vec::new());
+    for (index, line) in reader.deserialize::<Line>().enumerate() {
+        match line.map_err(anyhow::Error::from).and_then(Line::into_sale) {
+            Ok(sale) => sales.push(sale),
+            // The heading is line 1.
+            Err(error) => bad.push(format!("line {}: {error:#}", index + 2)),
+        }
+    }
+    if !bad.is_empty() {
+        let shown = bad.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join("\n");
+        bail!("{} lines are no sales, so none is opened:\n{shown}", bad.len());
+    }
+    Ok(sales)
+}
+
+impl Line {
+    fn into_sale(self) -> anyhow::Result<Sale> {
+        let Self { sale_id, stock, per_user_limit, opens_at, closes_at } = self;
+        let sale = Sale { id: SaleId::parse(sale_id)?, stock, per_user_limit, opens_at, closes_at };
+        sale.check()?;
+        Ok(sale)
+    }
+}
+
+fn printed(state: &SaleState) -> Printed<'_> {
+    Printed { state, remaining: state.remaining() }
+}
+
+fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
+    let time = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), rfc3339);
+    output::table(
+        ["sale", "stock", "sold", "remaining", "per user", "opens at", "closes at"],
+        states.iter().map(|state| {
+            let sale = &state.sale;
+            [
+                sale.id.to_string(),
+                sale.stock.to_string(),
+                state.sold.to_string(),
+                state.remaining().to_string(),
+                sale.per_user_limit.map_or("-".to_owned(), |limit| limit.to_string()),
+                time(sale.opens_at),
+                time(sale.closes_at),
+            ]
+        }),
+    )
+}

@@ -1,0 +1,21 @@
+//! `floodgate worker`.
+
+use clap::Args;
+
+use crate::app::App;
+use crate::shutdown;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  eval \"$(scripts/services env)\" && floodgate worker\n\n\
+    Start as many as you like; they share the queue. SIGTERM drains: the worker takes no more, \
+    finishes what it has in hand, and exits with 0.")]
+pub(super) struct Work {}
+
+impl Work {
+    pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
+        let _fail_points = fail::FailScenario::setup();
+        let stop = shutdown::on_signal()?;
+        app.worker().await?.run(stop).await?;
+        Ok(())
+    }
+}

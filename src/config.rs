@@ -1,0 +1,351 @@
+//! Settings: `config/floodgate.toml` is their documentation and holds the defaults.
+
+use std::path::Path;
+use std::time::Duration;
+
+use config::{Environment, File, FileFormat};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::intent::Limits;
+use crate::order::SaleId;
+
+/// The documented defaults, as they stand in the repository.
+pub const DEFAULTS: &str = include_str!("../config/floodgate.toml");
+
+/// All settings. Every field is described in `config/floodgate.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Settings {
+    pub namespace: String,
+    pub amqp_url: SecretString,
+    pub redis_url: SecretString,
+    pub database_url: SecretString,
+    pub intent: IntentSettings,
+    pub broker: BrokerSettings,
+    pub inventory: InventorySettings,
+    pub ledger: LedgerSettings,
+    pub worker: WorkerSettings,
+    pub log: LogSettings,
+}
+
+/// Section `intent`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct IntentSettings {
+    max_age_s: u32,
+    max_body_bytes: usize,
+    max_per_message: usize,
+    pub delivery_limit: u32,
+}
+
+/// Section `broker`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct BrokerSettings {
+    pub prefetch: u16,
+    confirm_timeout_ms: u64,
+    pub heartbeat_s: u16,
+}
+
+/// Section `inventory`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct InventorySettings {
+    pub when_unavailable: WhenUnavailable,
+    timeout_ms: u64,
+    retry_after_ms: u64,
+    keep_after_close_s: u32,
+    reconcile_every_ms: u64,
+}
+
+/// What a worker does while the inventory can't be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnavailable {
+    /// Propose `created` for every order and let the ledger decide.
+    Ledger,
+    /// Pause.
+    Wait,
+}
+
+/// Section `ledger`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct LedgerSettings {
+    pub max_connections: u32,
+    timeout_ms: u64,
+}
+
+/// Section `worker`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct WorkerSettings {
+    pub max_batch: usize,
+    pub batches_in_flight: usize,
+    drain_deadline_s: u64,
+}
+
+/// Section `log`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct LogSettings {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors: one JSON object a line.
+    Json,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSettings {
+    /// A file or a variable can't be read as a setting.
+    #[error("settings: {0}")]
+    Unreadable(#[from] config::ConfigError),
+    /// A value is outside of what is accepted.
+    #[error("settings: {name} is {given}; accepted: {accepted}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// What it was set to.
+        given: String,
+        /// What it may be.
+        accepted: &'static str,
+    },
+    /// Servers are not configured.
+    #[error(
+        "settings: not set: {missing}. Set them in the environment or a file; for servers to try \
+         it with: scripts/services up && eval \"$(scripts/services env)\""
+    )]
+    MissingServers {
+        /// The variables that name them.
+        missing: String,
+    },
+}
+
+impl Settings {
+    /// Defaults, then `file`, then the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, InvalidSettings> {
+        let environment = Environment::with_prefix("FLOODGATE")
+            .prefix_separator("_")
+            .separator("__")
+            .ignore_empty(true);
+        Self::build(file, environment)
+    }
+
+    fn build(file: Option<&Path>, environment: Environment) -> Result<Self, InvalidSettings> {
+        let mut builder =
+            config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(path) = file {
+            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        }
+        let settings: Self =
+            builder.add_source(environment.try_parsing(true)).build()?.try_deserialize()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), InvalidSettings> {
+        let in_range = |name, given: u64, range: std::ops::RangeInclusive<u64>, accepted| {
+            if range.contains(&given) {
+                Ok(())
+            } else {
+                Err(InvalidSettings::OutOfRange { name, given: given.to_string(), accepted })
+            }
+        };
+        if SaleId::parse(self.namespace.as_str()).is_err() {
+            return Err(InvalidSettings::OutOfRange {
+                name: "namespace",
+                given: self.namespace.clone(),
+                accepted: "1 to 64 of A-Z a-z 0-9 _ -",
+            });
+        }
+        let positive = 1..=u64::MAX;
+        let ms = 1..=3_600_000;
+        let hour = "1 to 3600000 (an hour)";
+        in_range("intent.max_age_s", self.intent.max_age_s.into(), positive, "1 or more")?;
+        in_range(
+            "intent.max_body_bytes",
+            self.intent.max_body_bytes as u64,
+            1024..=16 << 20,
+            "1024 to 16777216 (16 MiB)",
+        )?;
+        let thousand = "1 to 1000";
+        let per_message = self.intent.max_per_message as u64;
+        in_range("intent.max_per_message", per_message, 1..=1000, thousand)?;
+        in_range("intent.delivery_limit", self.intent.delivery_limit.into(), 1..=1_000_000, "1 to 1000000")?;
+        in_range("broker.prefetch", self.broker.prefetch.into(), 1..=65_535, "1 to 65535")?;
+        in_range("broker.confirm_timeout_ms", self.broker.confirm_timeout_ms, ms.clone(), hour)?;
+        in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
+        in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;
+        in_range("inventory.retry_after_ms", self.inventory.retry_after_ms, ms.clone(), hour)?;
+        in_range("inventory.reconcile_every_ms", self.inventory.reconcile_every_ms, ms.clone(), hour)?;
+        in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
+        in_range("ledger.timeout_ms", self.ledger.timeout_ms, ms, hour)?;
+        in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;
+        let in_flight = self.worker.batches_in_flight as u64;
+        in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
+        in_range("worker.drain_deadline_s", self.worker.drain_deadline_s, 1..=3600, "1 to 3600")
+    }
+
+    /// Checks that the servers a command needs are configured, and names all that are not.
+    pub fn require(&self, servers: &[Server]) -> Result<(), InvalidSettings> {
+        let missing: Vec<_> = servers
+            .iter()
+            .filter(|server| match server {
+                Server::Amqp => self.amqp_url.expose_secret().is_empty(),
+                Server::Redis => self.redis_url.expose_secret().is_empty(),
+                Server::Database => self.database_url.expose_secret().is_empty(),
+            })
+            .map(|server| match server {
+                Server::Amqp => "FLOODGATE_AMQP_URL",
+                Server::Redis => "FLOODGATE_REDIS_URL",
+                Server::Database => "FLOODGATE_DATABASE_URL",
+            })
+            .collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(InvalidSettings::MissingServers { missing: missing.join(", ") })
+        }
+    }
+}
+
+/// A server that a command may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Server {
+    Amqp,
+    Redis,
+    Database,
+}
+
+impl IntentSettings {
+    /// Age at which an intent expires.
+    pub fn max_age(&self) -> Duration {
+        Duration::from_secs(self.max_age_s.into())
+    }
+
+    /// Bounds on one message.
+    pub fn limits(&self) -> Limits {
+        Limits { max_body_bytes: self.max_body_bytes, max_intents: self.max_per_message }
+    }
+}
+
+impl BrokerSettings {
+    /// Longest wait for a publisher confirm.
+    pub fn confirm_timeout(&self) -> Duration {
+        Duration::from_millis(self.confirm_timeout_ms)
+    }
+}
+
+impl InventorySettings {
+    /// Longest wait for an answer.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// Pause after a failure.
+    pub fn retry_after(&self) -> Duration {
+        Duration::from_millis(self.retry_after_ms)
+    }
+
+    /// Life of a closed sale's counters.
+    pub fn keep_after_close(&self) -> Duration {
+        Duration::from_secs(self.keep_after_close_s.into())
+    }
+
+    /// Interval of the comparison with the ledger.
+    pub fn reconcile_every(&self) -> Duration {
+        Duration::from_millis(self.reconcile_every_ms)
+    }
+}
+
+impl LedgerSettings {
+    /// Longest wait for a connection, and for a statement.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl WorkerSettings {
+    /// Longest drain.
+    pub fn drain_deadline(&self) -> Duration {
+        Duration::from_secs(self.drain_deadline_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+        let source: HashMap<String, String> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let environment = Environment::with_prefix("FLOODGATE")
+            .prefix_separator("_")
+            .separator("__")
+            .ignore_empty(true)
+            .source(Some(source));
+        Settings::build(None, environment)
+    }
+
+    #[test]
+    fn the_documented_defaults_are_valid() {
+        let settings = with(&[]).unwrap();
+        assert_eq!(settings.namespace, "floodgate");
+        assert_eq!(settings.worker.max_batch, 256);
+    }
+
+    #[test]
+    fn the_environment_wins() {
+        let settings = with(&[
+            ("FLOODGATE_WORKER__MAX_BATCH", "7"),
+            ("FLOODGATE_INVENTORY__WHEN_UNAVAILABLE", "wait"),
+            ("FLOODGATE_NAMESPACE", "7"),
+            ("FLOODGATE_AMQP_URL", ""),
+        ])
+        .unwrap();
+        assert_eq!(settings.worker.max_batch, 7);
+        assert_eq!(settings.inventory.when_unavailable, WhenUnavailable::Wait);
+        assert_eq!(settings.namespace, "7");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_what_is_accepted() {
+        let error = with(&[("FLOODGATE_WORKER__MAX_BATCH", "0")]).unwrap_err();
+        assert_eq!(error.to_string(), "settings: worker.max_batch is 0; accepted: 1 to 1000");
+        assert!(with(&[("FLOODGATE_NAMESPACE", "a.b")]).is_err());
+        let error = with(&[("FLOODGATE_WORKER__MAXBATCH", "5")]).unwrap_err().to_string();
+        assert!(error.contains("maxbatch"), "{error}");
+        let error = with(&[("FLOODGATE_WORKER__MAX_BATCH", "many")]).unwrap_err().to_string();
+        assert!(error.contains("max_batch"), "{error}");
+    }
+
+    #[test]
+    fn missing_servers_are_all_named() {
+        let settings = with(&[("FLOODGATE_REDIS_URL", "redis://:hush@host/")]).unwrap();
+        let error = settings.require(&[Server::Amqp, Server::Redis, Server::Database]).unwrap_err();
+        assert!(error.to_string().contains("FLOODGATE_AMQP_URL, FLOODGATE_DATABASE_URL"));
+        assert!(!format!("{settings:?}").contains("hush"), "secrets are never shown");
+    }
+}

@@ -1,0 +1,61 @@
+//! Waiting longer after each failure. The only file that knows the library for it.
+
+use std::time::Duration;
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff as _;
+
+/// Delays that grow from one failure to the next, with jitter, so that many workers don't come
+/// back all at once.
+#[derive(Debug)]
+pub struct Backoff(ExponentialBackoff);
+
+impl Backoff {
+    /// For a server that is away: 100 ms at first, 5 s at most, for as long as it takes.
+    pub fn reconnect() -> Self {
+        Self::within(Duration::from_millis(100), Duration::from_secs(5))
+    }
+
+    /// For a step of an order's path that failed: 20 ms at first, 2 s at most.
+    pub fn step() -> Self {
+        Self::within(Duration::from_millis(20), Duration::from_secs(2))
+    }
+
+    fn within(first: Duration, longest: Duration) -> Self {
+        Self(ExponentialBackoff {
+            current_interval: first,
+            initial_interval: first,
+            max_interval: longest,
+            multiplier: 2.0,
+            randomization_factor: 0.5,
+            max_elapsed_time: None,
+            ..ExponentialBackoff::default()
+        })
+    }
+
+    /// How long to wait now.
+    pub fn next_delay(&mut self) -> Duration {
+        self.0.next_backoff().unwrap_or(self.0.max_interval)
+    }
+
+    /// Starts again from the shortest delay.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_a_bound_and_never_end() {
+        let mut backoff = Backoff::step();
+        let delays: Vec<_> = (0..100).map(|_| backoff.next_delay()).collect();
+        assert!(delays[0] <= Duration::from_millis(30));
+        assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(3)));
+        assert!(delays[50..].iter().all(|delay| *delay >= Duration::from_secs(1)));
+        backoff.reset();
+        assert!(backoff.next_delay() <= Duration::from_millis(30));
+    }
+}

@@ -1,0 +1,26 @@
+//! Logs: to standard error, as text or as JSON.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogFormat, LogSettings};
+
+/// The client library warns of every event that has no subscriber, with all of its contents; the
+/// worker counts them instead.
+const NOT_LOGGED: &str = "lapin::returned_messages=off";
+
+/// Starts logging for the whole process.
+pub fn init(settings: &LogSettings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(format!("{},{NOT_LOGGED}", settings.filter))
+        .map_err(|error| anyhow::anyhow!("settings: log.filter is {:?}: {error}", settings.filter))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Json => logs.json().flatten_event(true).finish().try_init()?,
+        LogFormat::Text => {
+            let colour = std::env::var_os("NO_COLOR").is_none()
+                && std::io::IsTerminal::is_terminal(&std::io::stderr());
+            logs.with_target(false).with_ansi(colour).finish().try_init()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! Batches: whatever is ready, without waiting for more.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::broker::{DeadLetter, Deliveries, Delivery, Properties};
+use crate::order::Candidate;
+
+/// One intent's share of a delivery. A delivery is acknowledged when all its shares are done; a
+/// share that is dropped before sends the whole delivery back to the queue.
+#[derive(Debug)]
+pub(super) struct Ticket(Option<Arc<Share>>);
+
+#[derive(Debug)]
+struct Share {
+    delivery: Delivery,
+    given_up: AtomicBool,
+}
+
+impl Ticket {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        Self(Some(Arc::new(Share { delivery, given_up: AtomicBool::new(false) })))
+    }
+
+    /// Another share of the same delivery.
+    pub(super) fn share(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    fn delivery(&self) -> &Delivery {
+        let Some(share) = &self.0 else { unreachable!("taken only by done and drop") };
+        &share.delivery
+    }
+
+    /// What the delivery came with.
+    pub(super) fn properties(&self) -> &Properties {
+        &self.delivery().properties
+    }
+
+    /// The whole body of the delivery.
+    pub(super) fn body(&self) -> &[u8] {
+        &self.delivery().body
+    }
+
+    /// This share needs no more work.
+    pub(super) fn done(mut self) {
+        Self::settle(self.0.take());
+    }
+
+    fn settle(share: Option<Arc<Share>>) {
+        if let Some(Share { delivery, given_up }) = share.and_then(Arc::into_inner) {
+            if given_up.into_inner() {
+                delivery.requeue();
+            } else {
+                delivery.ack();
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(share) = self.0.take() {
+            share.given_up.store(true, Ordering::Relaxed);
+            Self::settle(Some(share));
+        }
+    }
+}
+
+/// An order on its way, with its share of the delivery it came in.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub candidate: Candidate,
+    pub ticket: Ticket,
+    /// Where in the body of the delivery it stands.
+    pub place: Range<usize>,
+}
+
+impl Entry {
+    /// Turns it into a dead letter with its own bytes.
+    pub(super) fn park(self, reason: &'static str, detail: String) -> Parked {
+        Parked::new(self.ticket, self.place, reason, detail)
+    }
+}
+
+/// A dead letter to be published, with its share of the delivery.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub letter: DeadLetter,
+    pub ticket: Ticket,
+}
+
+impl Parked {
+    pub(super) fn new(
+        ticket: Ticket,
+        place: Range<usize>,
+        reason: &'static str,
+        detail: String,
+    ) -> Self {
+        let body = ticket.body()[place].to_vec();
+        let properties = ticket.properties().clone();
+        Self { letter: DeadLetter { body, properties, reason, detail }, ticket }
+    }
+}
+
+/// What is taken through the stages together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// In queue order.
+    pub entries: Vec<Entry>,
+    pub parked: Vec<Parked>,
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.entries.len() + self.parked.len()
+    }
+}
+
+/// One intent of a message, or the reason why it is none.
+#[derive(Debug)]
+pub(super) enum Item {
+    Entry(Entry),
+    Parked(Parked),
+}
+
+/// Makes batches of deliveries. Holds no more than one message that is taken apart.
+pub(super) struct Batcher<F> {
+    max_batch: usize,
+    /// Takes a message apart.
+    take_apart: F,
+    /// Items of a message that was larger than the room left in its batch.
+    left_over: VecDeque<Item>,
+}
+
+impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
+    pub(super) fn new(max_batch: usize, take_apart: F) -> Self {
+        Self { max_batch, take_apart, left_over: VecDeque::new() }
+    }
+
+    /// The next batch, of at least one item; waits for a delivery if there is none. `None` when
+    /// no more will come. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self, deliveries: &mut Deliveries) -> Option<Batch> {
+        if self.left_over.is_empty() {
+            self.left_over = (self.take_apart)(deliveries.next().await?);
+        }
+        let mut batch = Batch::default();
+        while batch.len() < self.max_batch {
+            match self.left_over.pop_front() {
+                Some(Item::Entry(entry)) => batch.entries.push(entry),
+                Some(Item::Parked(parked)) => batch.parked.push(parked),
+                None => match deliveries.ready() {
+                    Some(delivery) => self.left_over = (self.take_apart)(delivery),
+                    None => break,
+                },
+            }
+        }
+        Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::broker::Settlement;
+
+    fn ticket() -> (Ticket, mpsc::Receiver<Settlement>) {
+        let (told, heard) = mpsc::channel();
+        let settle = Box::new(move |settlement| {
+            let _ = told.send(settlement);
+        });
+        (Ticket::new(Delivery::new(Vec::new(), Properties::default(), settle)), heard)
+    }
+
+    #[test]
+    fn a_delivery_is_acknowledged_with_its_last_share() {
+        let (first, heard) = ticket();
+        let second = first.share();
+        first.done();
+        assert!(heard.try_recv().is_err());
+        second.done();
+        assert_eq!(heard.try_recv(), Ok(Settlement::Ack));
+    }
+
+    #[test]
+    fn a_share_that_is_given_up_sends_the_delivery_back_once_the_others_are_done() {
+        let (first, heard) = ticket();
+        let second = first.share();
+        drop(first);
+        assert!(heard.try_recv().is_err());
+        second.done();
+        assert_eq!(heard.try_recv(), Ok(Settlement::Requeue));
+    }
+}

@@ -1,0 +1,223 @@
+//! The worker: takes intents through the stages of an order, from the queue to its decision.
+//!
+//! Proposing goes batch by batch in queue order. What follows, record, amend, publish and
+//! acknowledge, runs for several batches at once, so that all servers work at the same time.
+
+mod batch;
+mod intake;
+mod propose;
+mod publish;
+mod reconcile;
+mod record;
+mod tally;
+mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::broker::{Broker, BrokerError, Deliveries, Queue};
+use crate::config::Settings;
+use crate::inventory::Inventory;
+use crate::ledger::Ledger;
+use batch::Batcher;
+use propose::{ProposedBatch, Proposer, Source};
+use publish::Outlet;
+use reconcile::{Reconciler, Touched};
+use record::Recorder;
+use tally::Tally;
+
+pub use propose::{ORDER_ID_CONFLICT, UNKNOWN_SALE};
+pub use record::UNDECIDABLE;
+
+/// How often a busy worker says how far it is.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Tells the time, so that tests can have a worker whose clock is wrong.
+pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// A worker and what it works with.
+pub struct Worker {
+    /// Where intents come from and decisions go.
+    pub broker: Arc<dyn Broker>,
+    /// What proposes.
+    pub inventory: Arc<dyn Inventory>,
+    /// What decides.
+    pub ledger: Arc<dyn Ledger>,
+    /// What time it is.
+    pub clock: Clock,
+    /// All settings.
+    pub settings: Settings,
+}
+
+/// Why a worker ended other than by being stopped and drained.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The queue can't be consumed.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// It didn't finish in time. What it had in hand goes back to the queue.
+    #[error("not drained within {0:?}; what was in flight goes back to the queue")]
+    NotDrained(Duration),
+}
+
+/// Finishes batches that are proposed.
+struct Finisher {
+    recorder: Recorder,
+    outlet: Outlet,
+}
+
+impl Worker {
+    /// Works until `stop`, then takes no more deliveries, finishes those in hand and leaves.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
+        let deadline = self.settings.worker.drain_deadline();
+        let tally = Arc::new(Tally::default());
+        let touched = Touched::default();
+        let _reconciler = AbortOnDropHandle::new(tokio::spawn(self.reconciler(&touched).run()));
+        let _reporter = AbortOnDropHandle::new(tokio::spawn(report(tally.clone())));
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(deadline).await;
+        };
+        let worked = tokio::select! {
+            worked = self.work(touched, tally.clone(), &stop) => worked.map_err(WorkerError::from),
+            () = too_late => Err(WorkerError::NotDrained(deadline)),
+        };
+        tally.log(if worked.is_ok() { "drained" } else { "ended" });
+        worked
+    }
+
+    async fn work(
+        &self,
+        touched: Touched,
+        tally: Arc<Tally>,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let settings = &self.settings;
+        let mut deliveries =
+            self.broker.consume(Queue::Intents, settings.broker.prefetch).await?;
+        let (limits, clock) = (settings.intent.limits(), self.clock.clone());
+        let mut batcher = Batcher::new(settings.worker.max_batch, move |delivery| {
+            intake::take_apart(delivery, limits, clock())
+        });
+        let mut proposer = self.proposer(touched);
+        let finisher = Arc::new(self.finisher(tally));
+        let in_flight = u32::try_from(settings.worker.batches_in_flight).unwrap_or(u32::MAX);
+        let slots = Arc::new(Semaphore::new(settings.worker.batches_in_flight));
+        let mut finishing = JoinSet::new();
+        tracing::info!("consuming");
+        loop {
+            // Waiting for a slot before taking a batch lets the batch grow meanwhile.
+            let slot = slot(&slots, 1).await;
+            let Some(mut batch) = next(&mut batcher, &mut deliveries, stop).await else { break };
+            let now = (self.clock)().trunc_subsecs(3);
+            verify::verify(&mut batch, settings.intent.max_age(), now);
+            let proposed = proposer.propose(batch, now).await;
+            let slot = match proposed.source {
+                Source::Inventory => slot,
+                Source::LedgerAlone => {
+                    drop(slot);
+                    self::slot(&slots, in_flight).await
+                }
+            };
+            finishing.spawn(finisher.clone().finish(proposed, slot));
+            while let Some(finished) = finishing.try_join_next() {
+                propagate(finished);
+            }
+        }
+        while let Some(finished) = finishing.join_next().await {
+            propagate(finished);
+        }
+        deliveries.finished().await;
+        Ok(())
+    }
+
+    fn proposer(&self, touched: Touched) -> Proposer {
+        Proposer {
+            inventory: self.inventory.clone(),
+            ledger: self.ledger.clone(),
+            when_unavailable: self.settings.inventory.when_unavailable,
+            retry_after: self.settings.inventory.retry_after(),
+            touched,
+            away_until: None,
+        }
+    }
+
+    fn finisher(&self, tally: Arc<Tally>) -> Finisher {
+        let (ledger, inventory) = (self.ledger.clone(), self.inventory.clone());
+        Finisher {
+            recorder: Recorder { ledger, inventory, tally: tally.clone() },
+            outlet: Outlet { broker: self.broker.clone(), tally },
+        }
+    }
+
+    fn reconciler(&self, touched: &Touched) -> Reconciler {
+        Reconciler {
+            inventory: self.inventory.clone(),
+            ledger: self.ledger.clone(),
+            touched: touched.clone(),
+            every: self.settings.inventory.reconcile_every(),
+        }
+    }
+}
+
+impl Finisher {
+    async fn finish(self: Arc<Self>, batch: ProposedBatch, _slot: OwnedSemaphorePermit) {
+        let decided = self.recorder.record(batch).await;
+        self.outlet.publish(decided).await;
+    }
+}
+
+/// Places for `count` more batches in flight.
+async fn slot(slots: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
+    match slots.clone().acquire_many_owned(count).await {
+        Ok(slot) => slot,
+        Err(_) => unreachable!("the semaphore is never closed"),
+    }
+}
+
+/// The next batch. After `stop` those that were handed over still come.
+async fn next<F>(
+    batcher: &mut Batcher<F>,
+    deliveries: &mut Deliveries,
+    stop: &CancellationToken,
+) -> Option<batch::Batch>
+where
+    F: Fn(crate::broker::Delivery) -> std::collections::VecDeque<batch::Item>,
+{
+    if !stop.is_cancelled() {
+        tokio::select! {
+            batch = batcher.next(deliveries) => return batch,
+            () = stop.cancelled() => {}
+        }
+    }
+    deliveries.stop();
+    batcher.next(deliveries).await
+}
+
+/// A batch that panicked holds deliveries that nobody settles; better to end here and now, and let
+/// the broker deliver them to somebody else.
+fn propagate(finished: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = finished
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn report(tally: Arc<Tally>) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let total = tally.total();
+        if total != before {
+            tally.log("working");
+        }
+        before = total;
+    }
+}

@@ -1,0 +1,67 @@
+//! Publish: tell subscribers and askers, park dead letters, then acknowledge.
+
+use std::sync::Arc;
+
+use super::batch::Entry;
+use super::record::DecidedBatch;
+use super::tally::Tally;
+use crate::broker::{Broker, Message};
+use crate::event::Event;
+use crate::fault::crash_point;
+use crate::retry::Backoff;
+
+/// Publishes batches.
+pub(super) struct Outlet {
+    pub broker: Arc<dyn Broker>,
+    pub tally: Arc<Tally>,
+}
+
+impl Outlet {
+    /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
+    /// long the broker is away.
+    pub(super) async fn publish(&self, batch: DecidedBatch) {
+        let DecidedBatch { decided, parked } = batch;
+        let (entries, events): (Vec<Entry>, Vec<Event>) =
+            decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
+        let mut messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
+        messages.extend(entries.iter().zip(&events).filter_map(|(entry, event)| reply(entry, event)));
+        self.until_confirmed(&messages).await;
+        crash_point("confirmed");
+        for entry in entries {
+            entry.ticket.done();
+        }
+
+        let letters: Vec<Message<'_>> =
+            parked.iter().map(|parked| Message::DeadLetter(&parked.letter)).collect();
+        self.until_confirmed(&letters).await;
+        for parked in parked {
+            self.tally.parked(parked.letter.reason);
+            parked.ticket.done();
+        }
+        crash_point("acked");
+    }
+
+    async fn until_confirmed(&self, messages: &[Message<'_>]) {
+        if messages.is_empty() {
+            return;
+        }
+        let mut backoff = Backoff::step();
+        loop {
+            match self.broker.publish(messages).await {
+                Ok(published) => return self.tally.unrouted(published.unrouted),
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    tracing::warn!(%error, ?delay, messages = messages.len(), "can't publish");
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+}
+
+/// The reply that an order asked for, if it did.
+fn reply<'a>(entry: &'a Entry, event: &'a Event) -> Option<Message<'a>> {
+    let properties = entry.ticket.properties();
+    let (to, correlation_id) = (properties.reply_to.as_deref()?, properties.correlation_id.as_deref()?);
+    Some(Message::Reply { to, correlation_id, event })
+}

@@ -1,0 +1,145 @@
+//! Record: make the proposals final in the ledger, and amend the inventory where it says otherwise.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::batch::{Entry, Parked};
+use super::propose::{ProposedBatch, ProposedEntry, Source, conflict};
+use super::tally::Tally;
+use crate::decision::Decision;
+use crate::fault::crash_point;
+use crate::inventory::{Amendment, Inventory};
+use crate::ledger::{Ledger, LedgerError, Proposed, Recorded};
+use crate::order::{OrderId, SaleId};
+use crate::retry::Backoff;
+
+/// Reason of a dead letter that the ledger can't store, whatever is tried.
+pub const UNDECIDABLE: &str = "undecidable";
+
+/// A batch whose decisions are final.
+pub(super) struct DecidedBatch {
+    pub decided: Vec<(Entry, Decision)>,
+    pub parked: Vec<Parked>,
+}
+
+/// Records batches.
+pub(super) struct Recorder {
+    pub ledger: Arc<dyn Ledger>,
+    pub inventory: Arc<dyn Inventory>,
+    pub tally: Arc<Tally>,
+}
+
+/// What the ledger holds for an order id.
+struct Final {
+    decision: Decision,
+    known: bool,
+    /// Units left of the sale that the recorded proposal was for, if the ledger told.
+    remaining: Option<(SaleId, u32)>,
+}
+
+impl Recorder {
+    /// Makes the decisions of `batch` final. Returns only when they are, however long the ledger
+    /// is away.
+    pub(super) async fn record(&self, batch: ProposedBatch) -> DecidedBatch {
+        let ProposedBatch { entries, mut parked, source } = batch;
+        let finals = self.finals(&entries).await;
+        crash_point("recorded");
+        let mut decided = Vec::with_capacity(entries.len());
+        let mut amendments = Vec::new();
+        for ProposedEntry { entry, decision, deducted } in entries {
+            match &finals[&decision.order.id] {
+                Ok(last) => {
+                    if source == Source::Inventory {
+                        amendments.extend(amendment(&decision, deducted, last));
+                    }
+                    if last.decision.order == decision.order {
+                        self.tally.decided(&last.decision, last.known);
+                        decided.push((entry, last.decision.clone()));
+                    } else {
+                        parked.push(conflict(entry));
+                    }
+                }
+                Err(detail) => parked.push(entry.park(UNDECIDABLE, detail.clone())),
+            }
+        }
+        if !amendments.is_empty()
+            && let Err(error) = self.inventory.amend(&amendments).await
+        {
+            // The ledger goes on being right; what the inventory keeps wrong is reconciled later.
+            tracing::warn!(%error, orders = amendments.len(), "can't amend the inventory");
+        }
+        crash_point("amended");
+        DecidedBatch { decided, parked }
+    }
+
+    /// What the ledger holds for each order id of the batch. Where an id comes twice, its first
+    /// order is the one recorded.
+    async fn finals(&self, entries: &[ProposedEntry]) -> HashMap<OrderId, Result<Final, String>> {
+        let mut firsts: HashSet<&OrderId> = HashSet::with_capacity(entries.len());
+        let proposals: Vec<Proposed<'_>> = entries
+            .iter()
+            .filter(|proposed| firsts.insert(&proposed.decision.order.id))
+            .map(|proposed| Proposed {
+                decision: &proposed.decision,
+                submitted_at: proposed.entry.candidate.at,
+            })
+            .collect();
+        let answers = self.persist(&proposals).await;
+        let finals = proposals.iter().zip(answers).map(|(proposed, answer)| {
+            let last = answer.map(|recorded| match recorded {
+                Recorded::AsProposed => {
+                    Final { decision: proposed.decision.clone(), known: false, remaining: None }
+                }
+                Recorded::Instead { decision, known, remaining } => {
+                    let sale = proposed.decision.order.sale_id.clone();
+                    Final { decision, known, remaining: Some((sale, remaining)) }
+                }
+            });
+            (proposed.decision.order.id.clone(), last)
+        });
+        finals.collect()
+    }
+
+    /// Records until it has worked. A batch that the ledger refuses is halved, so that one order
+    /// it can't take doesn't keep the others from being decided.
+    async fn persist(&self, proposals: &[Proposed<'_>]) -> Vec<Result<Recorded, String>> {
+        let mut backoff = Backoff::step();
+        loop {
+            match self.ledger.record(proposals).await {
+                Ok(answers) => return answers.into_iter().map(Ok).collect(),
+                Err(error @ LedgerError::Transient(_)) => {
+                    let delay = backoff.next_delay();
+                    tracing::warn!(%error, ?delay, orders = proposals.len(), "can't record");
+                    tokio::time::sleep(delay).await;
+                }
+                Err(LedgerError::Permanent(error)) => {
+                    let (left, right) = proposals.split_at(proposals.len() / 2);
+                    if left.is_empty() {
+                        tracing::error!(%error, "the ledger refuses an order");
+                        return vec![Err(error.to_string())];
+                    }
+                    let mut answers = Box::pin(self.persist(left)).await;
+                    answers.extend(Box::pin(self.persist(right)).await);
+                    return answers;
+                }
+            }
+        }
+    }
+}
+
+/// What the inventory has to be told, when the ledger's answer isn't what it proposed: another
+/// outcome; or an order it has deducted anew because it had forgotten that it was decided.
+fn amendment(proposed: &Decision, deducted: bool, last: &Final) -> Option<Amendment> {
+    let same_order = last.decision.order == proposed.order;
+    let same_answer = same_order && last.decision.outcome == proposed.outcome;
+    if same_answer && !(deducted && last.known) {
+        return None;
+    }
+    let sale = &proposed.order.sale_id;
+    let remaining = last.remaining.as_ref().filter(|(asked, _)| asked == sale);
+    Some(Amendment {
+        proposed: proposed.order.clone(),
+        answer: (last.decision.order.sale_id == *sale).then(|| last.decision.clone()),
+        remaining: remaining.map(|(_, units)| *units),
+    })
+}

@@ -1,0 +1,61 @@
+//! What a worker has done so far, for its log.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::propose::ORDER_ID_CONFLICT;
+use crate::decision::{Decision, Outcome};
+
+/// Counts since the worker started.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    created: AtomicU64,
+    sold_out: AtomicU64,
+    rejected: AtomicU64,
+    repeats: AtomicU64,
+    conflicts: AtomicU64,
+    dead_letters: AtomicU64,
+    unrouted: AtomicU64,
+}
+
+impl Tally {
+    pub(super) fn decided(&self, decision: &Decision, known: bool) {
+        let count = match decision.outcome {
+            _ if known => &self.repeats,
+            Outcome::Created => &self.created,
+            Outcome::SoldOut => &self.sold_out,
+            Outcome::Rejected(_) => &self.rejected,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn parked(&self, reason: &str) {
+        let count =
+            if reason == ORDER_ID_CONFLICT { &self.conflicts } else { &self.dead_letters };
+        count.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn unrouted(&self, events: usize) {
+        self.unrouted.fetch_add(events as u64, Relaxed);
+    }
+
+    /// Everything taken care of: a number that moves while there is work.
+    pub(super) fn total(&self) -> u64 {
+        [&self.created, &self.sold_out, &self.rejected, &self.repeats, &self.conflicts, &self.dead_letters]
+            .iter()
+            .map(|count| count.load(Relaxed))
+            .sum()
+    }
+
+    pub(super) fn log(&self, what: &str) {
+        tracing::info!(
+            created = self.created.load(Relaxed),
+            sold_out = self.sold_out.load(Relaxed),
+            rejected = self.rejected.load(Relaxed),
+            repeats = self.repeats.load(Relaxed),
+            conflicts = self.conflicts.load(Relaxed),
+            dead_letters = self.dead_letters.load(Relaxed),
+            events_without_subscriber = self.unrouted.load(Relaxed),
+            "{what}"
+        );
+    }
+}
