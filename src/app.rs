@@ -1,5 +1,7 @@
 //! The composition root: the only place that chooses adapters.
 
+pub mod scratch;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result};

@@ -60,6 +60,15 @@ impl Event {
     }
 }
 
+/// The order id in the data of an event, or nothing when it isn't one.
+pub fn order_id_of(data: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        order_id: String,
+    }
+    serde_json::from_slice::<Id>(data).ok().map(|id| id.order_id)
+}
+
 /// A decision as the JSON object that events carry and commands print.
 pub fn decision_json(decision: &Decision) -> Vec<u8> {
     let data = Data {

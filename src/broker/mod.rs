@@ -30,12 +30,14 @@ pub trait Broker: Send + Sync {
 }
 
 /// The queues of a deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Queue {
     /// Intents that wait for a decision.
     Intents,
     /// Messages that could not be decided.
     DeadLetters,
+    /// Events for a subscriber, by its name.
+    Subscriber(String),
 }
 
 /// Something to publish.

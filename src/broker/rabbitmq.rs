@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
@@ -27,6 +30,9 @@ use publisher::Publisher;
 /// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
 /// since RabbitMQ 4.0 a queue without a limit of its own drops messages after 20.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
+
+/// Binds a queue to everything, in the language of topic exchanges.
+const EVERY_KEY: &str = "#";
 
 /// [`Broker`] on RabbitMQ.
 pub struct RabbitBroker {
@@ -71,6 +77,45 @@ impl RabbitBroker {
     }
 }
 
+impl RabbitBroker {
+    /// Takes the events that match `routing_key` from a queue of its own, called `name` within
+    /// the namespace, made if it isn't there.
+    pub async fn subscribe(
+        &self,
+        name: &str,
+        routing_key: &str,
+        prefetch: u16,
+    ) -> Result<Deliveries, BrokerError> {
+        let queue = Queue::Subscriber(name.to_owned());
+        let channel = self.publisher.channel().await?;
+        let (names, mut arguments) = (&self.link.topology, FieldTable::default());
+        text(&mut arguments, "x-queue-type", "quorum");
+        let exchange = names.events_exchange();
+        let declared = self.link.declare_queue(&channel, &queue, &exchange, routing_key, arguments);
+        self.link.within(declared).await?;
+        self.consume(queue, prefetch).await
+    }
+
+    /// Deletes every queue and exchange of the namespace, and those of `subscribers`.
+    pub async fn remove(&self, subscribers: &[&str]) -> Result<(), BrokerError> {
+        let channel = self.publisher.channel().await?;
+        let names = &self.link.topology;
+        let mut queues = vec![Queue::Intents, Queue::DeadLetters];
+        queues.extend(subscribers.iter().map(|&name| Queue::Subscriber(name.to_owned())));
+        let removing = async {
+            for queue in &queues {
+                let name = names.queue(queue);
+                channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
+            }
+            for exchange in names.exchanges() {
+                channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
+            }
+            Ok(())
+        };
+        self.link.within(removing).await
+    }
+}
+
 impl Link {
     /// A new connection, with everything declared that the namespace needs.
     async fn connect(&self, role: &str) -> Result<Connection, BrokerError> {
@@ -100,7 +145,7 @@ impl Link {
     async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
         let names = &self.topology;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        for exchange in [names.intents_exchange(), names.events_exchange(), names.dead_exchange()] {
+        for exchange in names.exchanges() {
             channel
                 .exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default())
                 .await?;
@@ -108,30 +153,31 @@ impl Link {
 
         let mut dead = quorum(DEAD_LETTER_DELIVERY_LIMIT);
         text(&mut dead, "x-overflow", "reject-publish");
-        self.declare_queue(channel, Queue::DeadLetters, &names.dead_exchange(), dead).await?;
+        let dead_exchange = names.dead_exchange();
+        self.declare_queue(channel, &Queue::DeadLetters, &dead_exchange, EVERY_KEY, dead).await?;
 
         // Dead-lettering at least once needs this overflow rule, RabbitMQ's page on quorum queues.
         let mut intents = quorum(i64::from(self.delivery_limit));
-        text(&mut intents, "x-dead-letter-exchange", &names.dead_exchange());
+        text(&mut intents, "x-dead-letter-exchange", &dead_exchange);
         text(&mut intents, "x-dead-letter-strategy", "at-least-once");
         text(&mut intents, "x-overflow", "reject-publish");
-        self.declare_queue(channel, Queue::Intents, &names.intents_exchange(), intents).await
+        let exchange = names.intents_exchange();
+        self.declare_queue(channel, &Queue::Intents, &exchange, EVERY_KEY, intents).await
     }
 
     async fn declare_queue(
         &self,
         channel: &Channel,
-        queue: Queue,
+        queue: &Queue,
         exchange: &str,
+        routing_key: &str,
         arguments: FieldTable,
     ) -> Result<(), lapin::Error> {
         let name = self.topology.queue(queue);
         let durable = QueueDeclareOptions { durable: true, ..Default::default() };
         channel.queue_declare(name.as_str().into(), durable, arguments).await?;
-        let (every_key, none) = ("#".into(), FieldTable::default());
-        channel
-            .queue_bind(name.into(), exchange.into(), every_key, QueueBindOptions::default(), none)
-            .await
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(name.into(), exchange.into(), routing_key.into(), options, none).await
     }
 }
 
@@ -163,7 +209,7 @@ impl Broker for RabbitBroker {
         let (hand_over, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         // The first connection is made here, so that a wrong address is known at once.
-        let first = consumer::Session::open(&self.link, queue, prefetch).await?;
+        let first = consumer::Session::open(&self.link, &queue, prefetch).await?;
         let consumer = consumer::Supervisor {
             link: self.link.clone(),
             queue,
@@ -181,7 +227,7 @@ impl Broker for RabbitBroker {
     async fn depth(&self, queue: Queue) -> Result<u32, BrokerError> {
         let channel = self.publisher.channel().await?;
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let name = self.link.topology.queue(queue);
+        let name = self.link.topology.queue(&queue);
         let declared = channel.queue_declare(name.into(), passive, FieldTable::default());
         let queue = self.link.within(declared).await?;
         Ok(queue.message_count())

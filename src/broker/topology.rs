@@ -43,11 +43,17 @@ impl Topology {
         format!("{}.dead", self.namespace)
     }
 
+    /// All exchanges.
+    pub fn exchanges(&self) -> [String; 3] {
+        [self.intents_exchange(), self.events_exchange(), self.dead_exchange()]
+    }
+
     /// The name of a queue.
-    pub fn queue(&self, queue: Queue) -> String {
+    pub fn queue(&self, queue: &Queue) -> String {
         match queue {
             Queue::Intents => format!("{}.intents", self.namespace),
             Queue::DeadLetters => format!("{}.dead", self.namespace),
+            Queue::Subscriber(name) => format!("{}.subscriber.{name}", self.namespace),
         }
     }
 

@@ -1,9 +1,132 @@
 //! `floodgate bench`.
+
+mod load;
+mod relay;
+mod run;
+
+use std::path::PathBuf;
+
 use clap::Args;
+use serde::Serialize;
+
+use super::output;
 use crate::app::App;
+use crate::app::scratch::Scratch;
+use load::Load;
+pub(super) use relay::Relay;
+use run::{Latency, Process, Runner};
+
 #[derive(Debug, Args)]
-pub(super) struct Bench {}
-#[derive(Debug, Args)]
-pub(super) struct Relay {}
-impl Bench { pub(super) async fn run(self, _app: &App) -> anyhow::Result<()> { Ok(()) } }
-impl Relay { pub(super) async fn run(self, _app: &App) -> anyhow::Result<()> { Ok(()) } }
+#[command(after_help = "Example:\n  floodgate bench --orders 100000 --batch 32\n\n\
+    In each round the queue is filled first, then a worker is started in a process of its own, and the \
+    time from its first event to its last is taken. The bare relay does the same with one order a \
+    message and an event of the same size for each, by the same code for consuming, publishing with \
+    confirms and acknowledging, but without Redis and without a ledger. Latency is taken at half the \
+    rate the whole path has reached. Uses a namespace and a database of its own.")]
+pub(super) struct Bench {
+    /// Orders in each round
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    orders: u32,
+    /// Intents in one message
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    batch: u16,
+    /// Rounds; relay and whole path take turns
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: u16,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    orders: u32,
+    intents_per_message: u16,
+    /// Orders per second, one number for each round.
+    relay_orders_per_s: Vec<f64>,
+    whole_path_orders_per_s: Vec<f64>,
+    /// Whole path over relay, of the medians.
+    ratio: f64,
+    latency: Latency,
+    worker_peak_bytes: u64,
+    redis_bytes_per_decision: f64,
+    ledger_bytes_per_decision: f64,
+}
+
+impl Bench {
+    pub(super) async fn run(self, app: &App, config: Option<PathBuf>) -> anyhow::Result<()> {
+        let name = format!("floodgate-bench-{}", std::process::id());
+        let scratch = Scratch::create(app.settings(), &name).await?;
+        let measured = self.measure(&scratch, config).await;
+        let removed = scratch.remove().await;
+        let report = measured?;
+        removed?;
+        if self.json { output::json(&report) } else { print(&report) }
+    }
+
+    async fn measure(&self, scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Report> {
+        let mut runner = Runner::new(scratch, config).await?;
+        let (mut relay, mut whole, mut peak) = (Vec::new(), Vec::new(), 0);
+        let mut sales = Vec::new();
+        for round in 0..self.rounds {
+            eprintln!("round {} of {}", round + 1, self.rounds);
+            let load = Load::new(2 * round, self.orders);
+            relay.push(runner.throughput(&load, 1, Process::Relay).await?.0);
+            let load = Load::new(2 * round + 1, self.orders);
+            load.open_sale(scratch).await?;
+            let (rate, bytes) = runner.throughput(&load, self.batch.into(), Process::Worker).await?;
+            whole.push(rate);
+            peak = peak.max(bytes);
+            sales.push(load.sale_id());
+        }
+        let ratio = median(&whole) / median(&relay);
+        let mut redis = 0;
+        for sale in &sales {
+            redis += scratch.redis_bytes(sale).await?;
+        }
+        let (bytes, decisions) = scratch.ledger_bytes().await?;
+        let last = Load::new(2 * self.rounds, self.orders);
+        last.open_sale(scratch).await?;
+        let latency = runner.latency(&last, self.batch.into(), median(&whole) / 2.0).await?;
+        runner.end().await;
+        Ok(Report {
+            orders: self.orders,
+            intents_per_message: self.batch,
+            relay_orders_per_s: relay,
+            whole_path_orders_per_s: whole,
+            ratio,
+            latency,
+            worker_peak_bytes: peak,
+            redis_bytes_per_decision: redis as f64 / decisions as f64,
+            ledger_bytes_per_decision: bytes as f64 / decisions as f64,
+        })
+    }
+}
+
+/// The middle one of `values`, which are not empty.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
+    let rates = |rates: &[f64]| {
+        let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
+        format!("{:.0} orders/s (rounds: {})", median(rates), each.join(", "))
+    };
+    let mib = report.worker_peak_bytes as f64 / f64::from(1 << 20);
+    let Latency { p50_ms, p99_ms, at_orders_per_s } = report.latency;
+    output::table(["measured", ""], [
+        ["orders a round".into(), report.orders.to_string()],
+        ["intents a message".into(), report.intents_per_message.to_string()],
+        ["bare relay".into(), rates(&report.relay_orders_per_s)],
+        ["whole path".into(), rates(&report.whole_path_orders_per_s)],
+        ["whole path / relay".into(), format!("{:.2}", report.ratio)],
+        ["publish to event".into(), format!("p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms at {at_orders_per_s:.0} orders/s")],
+        ["worker peak memory".into(), format!("{mib:.1} MiB")],
+        ["Redis a decision".into(), format!("{:.0} bytes", report.redis_bytes_per_decision)],
+        ["PostgreSQL a decision".into(), format!("{:.0} bytes", report.ledger_bytes_per_decision)],
+    ])
+}

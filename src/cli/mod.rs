@@ -80,7 +80,7 @@ impl Cli {
             Command::Order(command) => return command.run(&app).await,
             Command::Replay(command) => command.run(&app).await?,
             Command::DeadLetters(command) => command.run(&app).await?,
-            Command::Bench(command) => command.run(&app).await?,
+            Command::Bench(command) => command.run(&app, self.config).await?,
             Command::BenchRelay(command) => command.run(&app).await?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,
         }

@@ -81,6 +81,30 @@ impl RedisInventory {
         })
     }
 
+    /// Bytes of Redis's memory that a sale takes.
+    pub async fn usage(&self, sale: &SaleId) -> Result<u64, InventoryError> {
+        let mut connection = self.pool.get().await.map_err(unavailable)?;
+        let Keys { sale, decisions, buyers } = self.keys(sale);
+        let mut pipe = redis::pipe();
+        for key in [sale, decisions, buyers] {
+            // Of every entry, not of a sample.
+            pipe.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0);
+        }
+        let bytes: Vec<Option<u64>> = pipe.query_async(&mut connection).await.map_err(unavailable)?;
+        Ok(bytes.into_iter().flatten().sum())
+    }
+
+    /// Forgets all that is known of sales.
+    pub async fn forget(&self, sales: &[SaleId]) -> Result<(), InventoryError> {
+        let mut connection = self.pool.get().await.map_err(unavailable)?;
+        let mut pipe = redis::pipe();
+        for sale in sales {
+            let Keys { sale, decisions, buyers } = self.keys(sale);
+            pipe.unlink(&[sale, decisions, buyers]).ignore();
+        }
+        pipe.query_async(&mut connection).await.map_err(unavailable)
+    }
+
     fn keys(&self, sale: &SaleId) -> Keys {
         let prefix = format!("{}:{{{sale}}}", self.namespace);
         Keys {
@@ -93,6 +117,9 @@ impl RedisInventory {
     /// Calls `script` once for each of `calls` in one pipeline. A script the server doesn't have
     /// is loaded, and the calls that missed it, which did nothing, are repeated.
     async fn call(&self, script: &Script, calls: &[Cmd]) -> Result<Vec<Value>, InventoryError> {
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.pool.get().await.map_err(unavailable)?;
         let mut results = pipeline(&mut connection, calls.iter()).await?;
         let missed: Vec<usize> = (0..results.len()).filter(|&i| is_no_script(&results[i])).collect();
@@ -262,6 +289,9 @@ impl Inventory for RedisInventory {
     }
 
     async fn remaining(&self, sales: &[SaleId]) -> Result<Vec<Option<u32>>, InventoryError> {
+        if sales.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.pool.get().await.map_err(unavailable)?;
         let mut pipe = redis::pipe();
         for sale in sales {

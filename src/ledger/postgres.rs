@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Connection, PgConnection, Postgres, Row};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Row};
 use tokio::time::error::Elapsed;
 
 use super::{Ledger, LedgerError, Opening, Proposed, Recorded};
@@ -60,6 +60,28 @@ impl PostgresLedger {
         connection.close().await.map_err(sorted)
     }
 
+    /// Makes database `name` on the server of `url`, and returns its URL.
+    pub async fn create_database(url: &SecretString, name: &str) -> Result<SecretString, LedgerError> {
+        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
+        execute(&options, format!("create database \"{name}\"")).await?;
+        Ok(options.database(name).to_url_lossy().to_string().into())
+    }
+
+    /// Drops database `name` on the server of `url`, whoever is connected to it.
+    pub async fn drop_database(url: &SecretString, name: &str) -> Result<(), LedgerError> {
+        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
+        execute(&options, format!("drop database if exists \"{name}\" with (force)")).await
+    }
+
+    /// Bytes that the decisions take, with their index, and how many there are.
+    pub async fn usage(&self) -> Result<(u64, u64), LedgerError> {
+        let mut connection = self.connection().await?;
+        let query = sqlx::query_as("select pg_total_relation_size('decisions'), count(*) from decisions");
+        let query = query.fetch_one(&mut *connection);
+        let (bytes, count): (i64, i64) = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+        Ok((bytes.cast_unsigned(), count.cast_unsigned()))
+    }
+
     /// Fails unless the database can be reached and has this version's schema.
     pub async fn check(&self) -> Result<(), LedgerError> {
         let mut connection = self.connection().await?;
@@ -76,6 +98,14 @@ impl PostgresLedger {
     async fn connection(&self) -> Result<PoolConnection<Postgres>, LedgerError> {
         self.pool.acquire().await.map_err(sorted)
     }
+}
+
+/// Runs one statement, with a name in it that can't be bound, on a connection of its own.
+async fn execute(options: &PgConnectOptions, statement: String) -> Result<(), LedgerError> {
+    let mut connection = PgConnection::connect_with(options).await.map_err(sorted)?;
+    let run = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await;
+    run.map_err(sorted)?;
+    connection.close().await.map_err(sorted)
 }
 
 /// Takes the result of a statement and its connection. A connection whose answer didn't come in

@@ -85,11 +85,10 @@ impl Reconciler {
         let (standing, moving): (Vec<_>, Vec<_>) = found
             .into_iter()
             .partition(|correction| suspects.get(&correction.sale_id) == Some(correction));
-        if !standing.is_empty() {
-            for (correction, done) in standing.iter().zip(self.inventory.correct(&standing).await?) {
-                let Correction { sale_id, seen, actual } = correction;
-                tracing::warn!(%sale_id, seen, actual, done, "the inventory's stock was off");
-            }
+        if let Some(Correction { sale_id, seen, actual }) = standing.first() {
+            let corrected = self.inventory.correct(&standing).await?;
+            let sales = corrected.iter().filter(|&&done| done).count();
+            tracing::warn!(sales, first = %sale_id, seen, actual, "corrected the inventory's stock");
         }
         Ok(moving.into_iter().map(|correction| (correction.sale_id.clone(), correction)).collect())
     }

@@ -46,6 +46,7 @@ impl Recorder {
         crash_point("recorded");
         let mut decided = Vec::with_capacity(entries.len());
         let mut amendments = Vec::new();
+        let mut counted = HashSet::with_capacity(entries.len());
         for ProposedEntry { entry, decision, deducted } in entries {
             match &finals[&decision.order.id] {
                 Ok(last) => {
@@ -53,7 +54,8 @@ impl Recorder {
                         amendments.extend(amendment(&decision, deducted, last));
                     }
                     if last.decision.order == decision.order {
-                        self.tally.decided(&last.decision, last.known);
+                        let repeat = last.known || !counted.insert(&last.decision.order.id);
+                        self.tally.decided(&last.decision, repeat);
                         decided.push((entry, last.decision.clone()));
                     } else {
                         parked.push(conflict(entry));
@@ -132,7 +134,11 @@ impl Recorder {
 fn amendment(proposed: &Decision, deducted: bool, last: &Final) -> Option<Amendment> {
     let same_order = last.decision.order == proposed.order;
     let same_answer = same_order && last.decision.outcome == proposed.outcome;
-    if same_answer && !(deducted && last.known) {
+    // Known is not enough: another batch may have recorded the same deduction first, or an earlier
+    // try of this one whose reply was lost. Both bear a time that is not before this proposal's.
+    let deducted_again =
+        deducted && last.known && last.decision.decided_at < proposed.decided_at;
+    if same_answer && !deducted_again {
         return None;
     }
     let sale = &proposed.order.sale_id;

@@ -18,9 +18,9 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn decided(&self, decision: &Decision, known: bool) {
+    pub(super) fn decided(&self, decision: &Decision, repeat: bool) {
         let count = match decision.outcome {
-            _ if known => &self.repeats,
+            _ if repeat => &self.repeats,
             Outcome::Created => &self.created,
             Outcome::SoldOut => &self.sold_out,
             Outcome::Rejected(_) => &self.rejected,

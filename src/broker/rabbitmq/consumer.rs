@@ -42,7 +42,7 @@ impl Supervisor {
                     backoff.reset();
                     session.run(&mut hand_over, &self.stop).await
                 }
-                None => match Session::open(&self.link, self.queue, self.prefetch).await {
+                None => match Session::open(&self.link, &self.queue, self.prefetch).await {
                     Ok(opened) => {
                         tracing::info!(queue = ?self.queue, "consuming again");
                         session = Some(opened);
@@ -81,7 +81,7 @@ type Settled = (u64, Settlement);
 type Received = Option<Result<lapin::message::Delivery, lapin::Error>>;
 
 impl Session {
-    pub(super) async fn open(link: &Link, queue: Queue, prefetch: u16) -> Result<Self, BrokerError> {
+    pub(super) async fn open(link: &Link, queue: &Queue, prefetch: u16) -> Result<Self, BrokerError> {
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
         let opening = async {

@@ -1,6 +1,7 @@
 //! Publishing: everything is confirmed, nothing waits for ever.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -12,12 +13,14 @@ use super::{Link, sorted};
 use crate::broker::{BrokerError, Message, Published};
 use crate::fault::crash_point;
 
+/// Channels for messages that must arrive; so many batches of them can be on their way at once.
+const EXACT_CHANNELS: usize = 4;
+
 /// Publishes on one connection, made when it is needed and given up after any failure.
 pub(super) struct Publisher {
     link: Arc<Link>,
     lanes: Mutex<Option<Lanes>>,
-    /// One batch at a time on the exact channel, see [`Lanes::exact`].
-    exact_turn: Mutex<()>,
+    next_exact: AtomicUsize,
 }
 
 /// The channels of a connection.
@@ -28,12 +31,12 @@ struct Lanes {
     events: Channel,
     /// For messages that must arrive in a queue. The client library may hand a returned message to
     /// the confirm of another one, so only a channel with one batch at a time tells whose it was.
-    exact: Channel,
+    exact: Arc<[Mutex<Channel>; EXACT_CHANNELS]>,
 }
 
 impl Publisher {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, lanes: Mutex::new(None), exact_turn: Mutex::new(()) }
+        Self { link, lanes: Mutex::new(None), next_exact: AtomicUsize::new(0) }
     }
 
     /// A channel to ask the server something; the answer may close it.
@@ -50,8 +53,9 @@ impl Publisher {
         let published = async {
             let unrouted = self.send(&lanes.events, &events).await?;
             if !exact.is_empty() {
-                let _turn = self.exact_turn.lock().await;
-                if self.send(&lanes.exact, &exact).await? > 0 {
+                let turn = self.next_exact.fetch_add(1, Ordering::Relaxed) % EXACT_CHANNELS;
+                let channel = lanes.exact[turn].lock().await;
+                if self.send(&channel, &exact).await? > 0 {
                     return Err(BrokerError::Unroutable(match exact[0] {
                         Message::DeadLetter(_) => "dead letters",
                         _ => "intents",
@@ -99,19 +103,22 @@ impl Publisher {
         if let Some(lanes) = &*lanes
             && lanes.connection.status().connected()
             && lanes.events.status().connected()
-            && lanes.exact.status().connected()
         {
             return Ok(lanes.clone());
         }
         let connection = self.link.connect("publisher").await?;
         let opening = async {
-            let (events, exact) = (connection.create_channel().await?, connection.create_channel().await?);
-            events.confirm_select(ConfirmSelectOptions::default()).await?;
-            exact.confirm_select(ConfirmSelectOptions::default()).await?;
+            let events = confirming(&connection).await?;
+            let exact = [
+                Mutex::new(confirming(&connection).await?),
+                Mutex::new(confirming(&connection).await?),
+                Mutex::new(confirming(&connection).await?),
+                Mutex::new(confirming(&connection).await?),
+            ];
             Ok((events, exact))
         };
         let (events, exact) = self.link.within(opening).await?;
-        let opened = Lanes { connection: Arc::new(connection), events, exact };
+        let opened = Lanes { connection: Arc::new(connection), events, exact: Arc::new(exact) };
         *lanes = Some(opened.clone());
         Ok(opened)
     }
@@ -130,4 +137,11 @@ impl Publisher {
             let _ = tokio::time::timeout(timeout, async { closing.await.map_err(sorted) }).await;
         });
     }
+}
+
+/// A channel whose publishes are confirmed.
+async fn confirming(connection: &Connection) -> Result<Channel, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
 }

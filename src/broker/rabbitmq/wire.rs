@@ -137,7 +137,7 @@ fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicPropert
     let end = letter.detail.floor_char_boundary(MAX_DETAIL_BYTES);
     set(header::REASON, letter.reason);
     set(header::DETAIL, &letter.detail[..end]);
-    set(header::QUEUE, &names.queue(Queue::Intents));
+    set(header::QUEUE, &names.queue(&Queue::Intents));
     set(header::AT, &rfc3339(Utc::now()));
     properties.with_headers(headers).with_delivery_mode(PERSISTENT)
 }

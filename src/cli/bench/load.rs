@@ -1,0 +1,101 @@
+//! The orders of a bench.
+
+use serde_json::json;
+
+use crate::app::scratch::Scratch;
+use crate::broker::{Broker, Message};
+use crate::decision::{Decision, Outcome};
+use crate::event::Event;
+use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::sale::Sale;
+
+/// Messages in one publish.
+const CHUNK: usize = 1000;
+
+/// As many orders of one unit as asked for, from as many users, for a sale with half the stock.
+pub(super) struct Load {
+    run: u16,
+    pub orders: u32,
+}
+
+impl Load {
+    /// Orders that differ from those of any other `run`.
+    pub(super) fn new(run: u16, orders: u32) -> Self {
+        Self { run, orders }
+    }
+
+    /// The same run with another number of orders.
+    pub(super) fn with_orders(&self, orders: u32) -> Self {
+        Self { run: self.run, orders }
+    }
+
+    pub(super) fn sale_id(&self) -> SaleId {
+        let Ok(id) = SaleId::parse(format!("bench-{:05}", self.run)) else { unreachable!("fixed form") };
+        id
+    }
+
+    pub(super) async fn open_sale(&self, scratch: &Scratch) -> anyhow::Result<()> {
+        let (id, stock) = (self.sale_id(), self.orders / 2);
+        let sale = Sale { id, stock, per_user_limit: None, opens_at: None, closes_at: None };
+        scratch.app.ledger().await?.open(&[sale]).await?;
+        Ok(())
+    }
+
+    /// Order ids have the form of UUIDs, so that they have a usual length, and end in a number.
+    fn order_id(&self, number: u32) -> String {
+        format!("{:08x}-0000-7000-8000-{number:012x}", self.run)
+    }
+
+    /// The number of the order that the data of an event is about.
+    pub(super) fn number(&self, subject: &str) -> Option<u32> {
+        let number = u32::from_str_radix(subject.get(24..)?, 16).ok()?;
+        (self.order_id(number) == subject).then_some(number)
+    }
+
+    /// Orders `from` up to `to` as the body of one message.
+    pub(super) fn body(&self, from: u32, to: u32) -> Vec<u8> {
+        let sale = self.sale_id();
+        let intent = |number| {
+            json!({
+                "order_id": self.order_id(number), "sale_id": sale,
+                "user_id": format!("user-{number:08}"), "quantity": 1,
+            })
+        };
+        let body = if to == from + 1 {
+            intent(from).to_string()
+        } else {
+            serde_json::Value::Array((from..to).map(intent).collect()).to_string()
+        };
+        body.into_bytes()
+    }
+
+    /// Publishes all orders, `per_message` in each message.
+    pub(super) async fn publish(&self, broker: &dyn Broker, per_message: u32) -> anyhow::Result<()> {
+        let sale = self.sale_id();
+        let firsts: Vec<u32> = (0..self.orders).step_by(per_message as usize).collect();
+        for chunk in firsts.chunks(CHUNK) {
+            let bodies: Vec<Vec<u8>> = chunk
+                .iter()
+                .map(|&from| self.body(from, (from + per_message).min(self.orders)))
+                .collect();
+            let messages: Vec<Message<'_>> = bodies
+                .iter()
+                .map(|body| Message::Intent { routing_key: sale.as_str(), body, properties: None })
+                .collect();
+            broker.publish(&messages).await?;
+        }
+        Ok(())
+    }
+
+    /// An event of the same size as those the orders get.
+    pub(super) fn sample_event(&self) -> anyhow::Result<Event> {
+        let order = Order {
+            id: OrderId::parse(self.order_id(0))?,
+            sale_id: self.sale_id(),
+            user_id: UserId::parse("user-00000000")?,
+            quantity: Quantity::new(1).ok_or_else(|| anyhow::anyhow!("one is a quantity"))?,
+        };
+        let decided_at = chrono::Utc::now();
+        Ok(Event::of(&Decision { order, outcome: Outcome::SoldOut, decided_at }))
+    }
+}

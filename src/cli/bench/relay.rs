@@ -1,0 +1,62 @@
+//! The bare relay: consume, publish with confirm, acknowledge.
+
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::load::Load;
+use crate::app::App;
+use crate::broker::{Delivery, Message, Queue};
+use crate::shutdown;
+
+/// What a worker would be without its stages: for each message one event, of the size that a
+/// decision's has. Takes batches like the worker does, and as many at once.
+#[derive(Debug, Args)]
+pub(crate) struct Relay {}
+
+impl Relay {
+    pub(crate) async fn run(self, app: &App) -> anyhow::Result<()> {
+        let stop = shutdown::on_signal()?;
+        let (broker, settings) = (app.broker().await?, &app.settings().worker);
+        let mut deliveries =
+            broker.consume(Queue::Intents, app.settings().broker.prefetch).await?;
+        let event = Arc::new(Load::new(0, 1).sample_event()?);
+        let slots = Arc::new(Semaphore::new(settings.batches_in_flight));
+        let mut relaying = JoinSet::new();
+        loop {
+            let slot = slots.clone().acquire_owned().await?;
+            let first = tokio::select! {
+                first = deliveries.next() => first,
+                () = stop.cancelled() => break,
+            };
+            let Some(first) = first else { break };
+            let mut batch = vec![first];
+            while batch.len() < settings.max_batch
+                && let Some(delivery) = deliveries.ready()
+            {
+                batch.push(delivery);
+            }
+            let (broker, event) = (broker.clone(), event.clone());
+            relaying.spawn(async move {
+                let messages: Vec<Message<'_>> = batch.iter().map(|_| Message::Event(&event)).collect();
+                let published = broker.publish(&messages).await;
+                if published.is_ok() {
+                    batch.into_iter().for_each(Delivery::ack);
+                }
+                drop(slot);
+                published
+            });
+            while let Some(relayed) = relaying.try_join_next() {
+                relayed??;
+            }
+        }
+        deliveries.stop();
+        while let Some(relayed) = relaying.join_next().await {
+            relayed??;
+        }
+        deliveries.finished().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! Running the processes that are measured, and measuring them.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use tokio::process::{Child, Command};
+
+use super::load::Load;
+use crate::app::scratch::Scratch;
+use crate::broker::{Broker, Deliveries, Message};
+use crate::event::order_id_of;
+
+/// No event for so long means that something is wrong.
+const STALLED: Duration = Duration::from_secs(60);
+/// How long the latency is watched, and how often a share of the load is sent.
+const WATCHED: Duration = Duration::from_secs(8);
+const SHARE: Duration = Duration::from_millis(5);
+/// Events the bench holds unacknowledged; a subscriber is not to be what limits.
+const SUBSCRIBER_PREFETCH: u16 = 5000;
+
+/// What is run.
+#[derive(Clone, Copy)]
+pub(super) enum Process {
+    Relay,
+    Worker,
+}
+
+/// Time from publishing an intent to receiving its event.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Latency {
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub at_orders_per_s: f64,
+}
+
+/// Runs processes against one scratch place.
+pub(super) struct Runner<'a> {
+    scratch: &'a Scratch,
+    broker: Arc<dyn Broker>,
+    events: Deliveries,
+    config: Option<PathBuf>,
+}
+
+impl<'a> Runner<'a> {
+    pub(super) async fn new(scratch: &'a Scratch, config: Option<PathBuf>) -> anyhow::Result<Self> {
+        let broker = scratch.app.broker().await?;
+        let events = scratch.events(SUBSCRIBER_PREFETCH).await?;
+        Ok(Self { scratch, broker, events, config })
+    }
+
+    pub(super) async fn end(self) {
+        self.events.stop();
+        self.events.finished().await;
+    }
+
+    /// Fills the queue, then lets a process empty it. Returns orders per second between its first
+    /// and its last event, and its peak memory in bytes.
+    pub(super) async fn throughput(
+        &mut self,
+        load: &Load,
+        per_message: u32,
+        process: Process,
+    ) -> anyhow::Result<(f64, u64)> {
+        load.publish(self.broker.as_ref(), per_message).await?;
+        let child = self.start(process)?;
+        self.event().await?;
+        let begun = Instant::now();
+        for _ in 1..load.orders {
+            self.event().await?;
+        }
+        let rate = f64::from(load.orders - 1) / begun.elapsed().as_secs_f64();
+        let peak = peak_memory(&child)?;
+        stop(child).await?;
+        Ok((rate, peak))
+    }
+
+    /// Sends orders at a steady rate, and takes the time until each one's event is here.
+    pub(super) async fn latency(
+        &mut self,
+        load: &Load,
+        per_message: u32,
+        orders_per_s: f64,
+    ) -> anyhow::Result<Latency> {
+        let child = self.start(Process::Worker)?;
+        let wanted = (orders_per_s * WATCHED.as_secs_f64()) as u32;
+        let orders = wanted.clamp(per_message, load.orders) / per_message * per_message;
+        let source = load.with_orders(orders);
+        let sending = tokio::spawn(send(self.broker.clone(), source, per_message, orders_per_s));
+        let mut received = vec![None; orders as usize];
+        for _ in 0..orders {
+            let subject = self.event().await?;
+            let number = load.number(&subject).context("an event of another run")?;
+            received[number as usize].get_or_insert_with(Instant::now);
+        }
+        let sent = sending.await??;
+        stop(child).await?;
+        let mut waits: Vec<f64> = received
+            .into_iter()
+            .zip(sent)
+            .filter_map(|(received, sent)| Some(received?.duration_since(sent).as_secs_f64() * 1e3))
+            .collect();
+        waits.sort_by(f64::total_cmp);
+        let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
+        Ok(Latency { p50_ms: at(0.50), p99_ms: at(0.99), at_orders_per_s: orders_per_s })
+    }
+
+    /// The order id of the next event.
+    async fn event(&mut self) -> anyhow::Result<String> {
+        let Ok(Some(delivery)) = tokio::time::timeout(STALLED, self.events.next()).await else {
+            bail!("no event for {STALLED:?}; see what the worker printed above");
+        };
+        let order_id = order_id_of(&delivery.body).context("an event without an order id")?;
+        delivery.ack();
+        Ok(order_id)
+    }
+
+    fn start(&self, process: Process) -> anyhow::Result<Child> {
+        let settings = self.scratch.app.settings();
+        let mut command = Command::new(std::env::current_exe()?);
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        command
+            .arg(match process {
+                Process::Relay => "bench-relay",
+                Process::Worker => "worker",
+            })
+            .env("FLOODGATE_NAMESPACE", &settings.namespace)
+            .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
+            .env("FLOODGATE_LOG__FILTER", "warn")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("could not start a worker")
+    }
+}
+
+/// Sends every order of `load` at its time. Returns when each was sent.
+async fn send(
+    broker: Arc<dyn Broker>,
+    load: Load,
+    per_message: u32,
+    orders_per_s: f64,
+) -> anyhow::Result<Vec<Instant>> {
+    let sale = load.sale_id();
+    let mut sent = Vec::with_capacity(load.orders as usize);
+    let mut confirms = tokio::task::JoinSet::new();
+    let begun = Instant::now();
+    while sent.len() < load.orders as usize {
+        let due = (begun.elapsed().as_secs_f64() * orders_per_s) as usize;
+        let mut bodies = Vec::new();
+        while sent.len() < due.min(load.orders as usize) {
+            let from = sent.len() as u32;
+            bodies.push(load.body(from, from + per_message));
+            sent.extend((0..per_message).map(|_| Instant::now()));
+        }
+        let (broker, sale) = (broker.clone(), sale.clone());
+        confirms.spawn(async move {
+            let messages: Vec<Message<'_>> = bodies
+                .iter()
+                .map(|body| Message::Intent { routing_key: sale.as_str(), body, properties: None })
+                .collect();
+            broker.publish(&messages).await
+        });
+        tokio::time::sleep(SHARE).await;
+    }
+    while let Some(confirmed) = confirms.join_next().await {
+        confirmed??;
+    }
+    Ok(sent)
+}
+
+/// The most memory the process has had, by the kernel's account (`VmHWM`, proc(5)).
+fn peak_memory(child: &Child) -> anyhow::Result<u64> {
+    let id = child.id().context("the process has ended")?;
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmHWM")?.trim().parse()?;
+    Ok(kib * 1024)
+}
+
+/// Drains the process.
+async fn stop(mut child: Child) -> anyhow::Result<()> {
+    let id = child.id().context("the process has ended")?;
+    // The standard library has no other signal than SIGKILL.
+    Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
+    let status = child.wait().await?;
+    if !status.success() {
+        bail!("a measured process ended with {status}");
+    }
+    Ok(())
+}
