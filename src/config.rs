@@ -60,7 +60,7 @@ pub struct InventorySettings {
     timeout_ms: u64,
     retry_after_ms: u64,
     keep_after_close_s: u32,
-    reconcile_every_ms: u64,
+    pub reconcile_every_ms: u64,
 }
 
 /// What a worker does while the inventory can't be reached.
@@ -79,7 +79,7 @@ pub enum WhenUnavailable {
 #[allow(missing_docs)]
 pub struct LedgerSettings {
     pub max_connections: u32,
-    timeout_ms: u64,
+    pub timeout_ms: u64,
 }
 
 /// Section `worker`.

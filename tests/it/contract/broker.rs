@@ -1,0 +1,195 @@
+//! The contract of `Broker`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodgate::broker::{Broker, DeadLetter, Delivery, Message, Queue};
+
+use super::on_real_servers;
+use crate::harness::PATIENCE;
+
+on_real_servers!(|stage: &crate::harness::Stage| stage.broker.clone();
+    what_is_published_is_delivered_in_order,
+    what_is_not_settled_comes_again,
+    what_is_given_back_comes_again,
+    what_is_acknowledged_out_of_order_is_gone,
+    no_more_than_the_prefetch_is_handed_over,
+    a_stopped_consumer_hands_over_what_it_has_and_no_more,
+    a_dead_letter_keeps_its_bytes_and_gets_a_reason,
+    a_redriven_letter_starts_afresh,
+    many_publishers_at_once_are_all_confirmed,
+);
+
+type B = Arc<dyn Broker>;
+
+async fn publish(broker: &B, bodies: impl IntoIterator<Item = String>) {
+    let bodies: Vec<String> = bodies.into_iter().collect();
+    let messages: Vec<Message<'_>> = bodies
+        .iter()
+        .map(|body| Message::Intent { routing_key: "s", body: body.as_bytes(), properties: None })
+        .collect();
+    broker.publish(&messages).await.expect("publish");
+}
+
+async fn take(broker: &B, count: usize) -> (floodgate::broker::Deliveries, Vec<Delivery>) {
+    let mut deliveries = broker.consume(Queue::Intents, 1000).await.expect("consume");
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let next = tokio::time::timeout(PATIENCE, deliveries.next()).await;
+        taken.push(next.expect("a delivery in time").expect("a delivery"));
+    }
+    (deliveries, taken)
+}
+
+fn text(delivery: &Delivery) -> &str {
+    std::str::from_utf8(&delivery.body).expect("UTF-8")
+}
+
+async fn end(deliveries: floodgate::broker::Deliveries) {
+    deliveries.stop();
+    deliveries.finished().await;
+}
+
+async fn what_is_published_is_delivered_in_order(broker: B) {
+    publish(&broker, (0..300).map(|n| n.to_string())).await;
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 300);
+    let (deliveries, taken) = take(&broker, 300).await;
+    for (n, delivery) in taken.into_iter().enumerate() {
+        assert_eq!(text(&delivery), n.to_string());
+        assert_eq!(delivery.properties.routing_key, "s");
+        delivery.ack();
+    }
+    end(deliveries).await;
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
+}
+
+async fn what_is_not_settled_comes_again(broker: B) {
+    publish(&broker, (0..3).map(|n| n.to_string())).await;
+    let (deliveries, taken) = take(&broker, 3).await;
+    drop(taken);
+    end(deliveries).await;
+    let (deliveries, taken) = take(&broker, 3).await;
+    assert_eq!(taken.len(), 3);
+    taken.into_iter().for_each(Delivery::ack);
+    end(deliveries).await;
+}
+
+async fn what_is_given_back_comes_again(broker: B) {
+    publish(&broker, ["a".into()]).await;
+    let (mut deliveries, mut taken) = take(&broker, 1).await;
+    taken.remove(0).requeue();
+    let again = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("in time").expect("again");
+    assert_eq!(text(&again), "a");
+    again.ack();
+    end(deliveries).await;
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
+}
+
+async fn what_is_acknowledged_out_of_order_is_gone(broker: B) {
+    publish(&broker, (0..10).map(|n| n.to_string())).await;
+    let (deliveries, mut taken) = take(&broker, 10).await;
+    let kept = taken.remove(4);
+    taken.into_iter().rev().for_each(Delivery::ack);
+    drop(kept);
+    end(deliveries).await;
+    let (deliveries, taken) = take(&broker, 1).await;
+    assert_eq!(text(&taken[0]), "4");
+    taken.into_iter().for_each(Delivery::ack);
+    end(deliveries).await;
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
+}
+
+async fn no_more_than_the_prefetch_is_handed_over(broker: B) {
+    publish(&broker, (0..10).map(|n| n.to_string())).await;
+    let mut deliveries = broker.consume(Queue::Intents, 4).await.expect("consume");
+    let mut held = Vec::new();
+    while let Ok(Some(delivery)) =
+        tokio::time::timeout(Duration::from_millis(500), deliveries.next()).await
+    {
+        held.push(delivery);
+    }
+    assert_eq!(held.len(), 4);
+    held.into_iter().for_each(Delivery::ack);
+    for _ in 4..10 {
+        let next = tokio::time::timeout(PATIENCE, deliveries.next()).await;
+        next.expect("in time").expect("the others").ack();
+    }
+    end(deliveries).await;
+}
+
+async fn a_stopped_consumer_hands_over_what_it_has_and_no_more(broker: B) {
+    publish(&broker, (0..5).map(|n| n.to_string())).await;
+    let (mut deliveries, taken) = take(&broker, 5).await;
+    deliveries.stop();
+    publish(&broker, ["late".into()]).await;
+    // The end of deliveries comes before the settling of those handed over.
+    while let Some(late) = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("an end") {
+        late.requeue();
+    }
+    taken.into_iter().for_each(Delivery::ack);
+    deliveries.finished().await;
+    let (deliveries, taken) = take(&broker, 1).await;
+    assert_eq!(text(&taken[0]), "late");
+    taken.into_iter().for_each(Delivery::ack);
+    end(deliveries).await;
+}
+
+/// Parks one message, and takes it from the dead letters.
+async fn park(broker: &B, body: &str) -> (floodgate::broker::Deliveries, Delivery) {
+    publish(broker, [body.to_owned()]).await;
+    let (deliveries, mut taken) = take(broker, 1).await;
+    let delivery = taken.remove(0);
+    let letter = DeadLetter {
+        body: delivery.body.clone(),
+        properties: delivery.properties.clone(),
+        reason: "bad_json",
+        detail: "é".repeat(1000),
+    };
+    broker.publish(&[Message::DeadLetter(&letter)]).await.expect("publish");
+    delivery.ack();
+    end(deliveries).await;
+    let mut letters = broker.consume(Queue::DeadLetters, 10).await.expect("consume");
+    let letter = tokio::time::timeout(PATIENCE, letters.next()).await.expect("in time").expect("a letter");
+    (letters, letter)
+}
+
+async fn a_dead_letter_keeps_its_bytes_and_gets_a_reason(broker: B) {
+    let (letters, letter) = park(&broker, "{ not json").await;
+    assert_eq!(text(&letter), "{ not json");
+    assert_eq!(letter.properties.routing_key, "s");
+    let obituary = letter.properties.dead.clone().expect("a reason");
+    assert_eq!(obituary.reason, "bad_json");
+    assert!(obituary.detail.starts_with('é') && obituary.detail.len() <= 500);
+    assert!(chrono::DateTime::parse_from_rfc3339(&obituary.at).is_ok());
+    letter.ack();
+    end(letters).await;
+}
+
+async fn a_redriven_letter_starts_afresh(broker: B) {
+    let (letters, letter) = park(&broker, "again").await;
+    let properties = Some(&letter.properties);
+    let message = Message::Intent { routing_key: "s", body: &letter.body, properties };
+    broker.publish(&[message]).await.expect("publish");
+    letter.ack();
+    end(letters).await;
+    let (deliveries, mut taken) = take(&broker, 1).await;
+    let delivery = taken.remove(0);
+    assert_eq!(text(&delivery), "again");
+    assert!(delivery.properties.dead.is_none());
+    delivery.ack();
+    end(deliveries).await;
+}
+
+async fn many_publishers_at_once_are_all_confirmed(broker: B) {
+    let mut publishing = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        let broker = broker.clone();
+        publishing.spawn(async move { publish(&broker, [format!("{n}")]).await });
+    }
+    while let Some(done) = publishing.join_next().await {
+        done.expect("no panic");
+    }
+    let (deliveries, taken) = take(&broker, 50).await;
+    taken.into_iter().for_each(Delivery::ack);
+    end(deliveries).await;
+}

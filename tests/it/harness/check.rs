@@ -1,0 +1,83 @@
+//! The invariants of the design, as a user could see them: events, ledger, queues.
+
+use std::collections::HashMap;
+
+use floodgate::broker::Queue;
+use floodgate::decision::Outcome;
+use floodgate::order::{Order, OrderId};
+
+use super::{PATIENCE, Stage};
+
+/// What came out of a set of orders.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub created: usize,
+    pub sold_out: usize,
+    pub rejected: usize,
+}
+
+/// Waits until every one of `orders` has its event, then checks that events and ledger agree, that
+/// a repeated event repeats its first to the byte, and that no sale sold more than it had.
+/// `orders` hold each order id once.
+pub async fn settled(stage: &mut Stage, orders: &[Order]) -> Totals {
+    settled_but(stage, orders, 0).await
+}
+
+/// The same, when `taken` events were taken before.
+pub async fn settled_but(stage: &mut Stage, orders: &[Order], taken: usize) -> Totals {
+    let mut missing: HashMap<String, &Order> =
+        orders.iter().map(|order| (order.id.to_string(), order)).collect();
+    assert_eq!(missing.len(), orders.len(), "each order id once");
+    let mut seen: HashMap<String, Vec<u8>> = HashMap::new();
+    while missing.len() > taken {
+        let next = tokio::time::timeout(PATIENCE, stage.events.next()).await;
+        let Ok(Some(event)) = next else {
+            let some: Vec<_> = missing.keys().take(5).collect();
+            panic!("{} of {} orders have no event, such as {some:?}", missing.len(), orders.len());
+        };
+        let id = floodgate::event::order_id_of(&event.body).expect("an order id");
+        missing.remove(&id);
+        let first = seen.entry(id).or_insert_with(|| event.body.clone());
+        assert_eq!(*first, event.body, "a repeated event is the same to the byte");
+        event.ack();
+    }
+    let mut totals = Totals::default();
+    let mut sold: HashMap<&str, u32> = HashMap::new();
+    for order in orders {
+        let decision = stage.ledger.decision(&order.id).await.expect("ledger");
+        let decision = decision.expect("decided");
+        assert_eq!(decision.order, *order);
+        if let Some(event) = seen.get(order.id.as_str()) {
+            assert_eq!(*event, floodgate::event::decision_json(&decision), "event and ledger agree");
+        }
+        match decision.outcome {
+            Outcome::Created => {
+                totals.created += 1;
+                *sold.entry(order.sale_id.as_str()).or_default() += order.quantity.get();
+            }
+            Outcome::SoldOut => totals.sold_out += 1,
+            Outcome::Rejected(_) => totals.rejected += 1,
+        }
+    }
+    for state in stage.ledger.sales(None).await.expect("sales") {
+        let by_decisions = sold.get(state.sale.id.as_str()).copied().unwrap_or(0);
+        assert_eq!(state.sold, by_decisions, "sale {} counts what it sold", state.sale.id);
+        assert!(state.sold <= state.sale.stock);
+    }
+    totals
+}
+
+/// Waits until the intents queue is empty, and stays so.
+pub async fn empty(stage: &Stage) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while stage.broker.depth(Queue::Intents).await.expect("depth") > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the queue does not empty");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// The outcome of one order, by the ledger.
+pub async fn outcome(stage: &Stage, id: &str) -> Option<Outcome> {
+    let id = OrderId::parse(id).expect("order id");
+    stage.ledger.decision(&id).await.expect("ledger").map(|decision| decision.outcome)
+}

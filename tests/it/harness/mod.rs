@@ -1,0 +1,258 @@
+//! What tests share: a place apart on the servers, workers in and out of process, and checks of
+//! the invariants.
+
+pub mod check;
+pub mod process;
+pub mod proxy;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use floodgate::app::scratch::Scratch;
+use floodgate::broker::topology::Topology;
+use floodgate::broker::{Broker, Deliveries, Message, Queue};
+use floodgate::config::Settings;
+use floodgate::decision::Reason;
+use floodgate::ledger::Ledger;
+use floodgate::order::{Candidate, Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::sale::Sale;
+use floodgate::worker::Worker;
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The settings of the servers to test with, or a failure that says how to get them.
+pub fn settings() -> Settings {
+    static LOGS: Once = Once::new();
+    LOGS.call_once(|| {
+        let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "floodgate=warn,lapin=off".into());
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+    });
+    let settings = Settings::load(None).expect("settings");
+    let all = [
+        floodgate::config::Server::Amqp,
+        floodgate::config::Server::Redis,
+        floodgate::config::Server::Database,
+    ];
+    if let Err(error) = settings.require(&all) {
+        panic!("these tests need servers. Run scripts/test, or: scripts/services up && eval \"$(scripts/services env)\"\n{error}");
+    }
+    settings
+}
+
+/// A name that no other test has.
+pub fn unique(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("test-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A deployment of its own on the servers.
+pub struct Stage {
+    pub scratch: Scratch,
+    pub broker: Arc<dyn Broker>,
+    pub ledger: Arc<dyn Ledger>,
+    pub events: Deliveries,
+}
+
+impl Stage {
+    pub async fn new(what: &str) -> Self {
+        Self::with(what, |_| ()).await
+    }
+
+    /// A stage with changed settings.
+    pub async fn with(what: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let scratch = Scratch::create(&settings, &unique(what)).await.expect("servers");
+        let broker = scratch.app.broker().await.expect("broker");
+        let ledger = scratch.app.ledger().await.expect("ledger");
+        let events = scratch.events(5000).await.expect("events");
+        Self { scratch, broker, ledger, events }
+    }
+
+    pub async fn open(&self, sale: Sale) {
+        self.ledger.open(&[sale]).await.expect("open a sale");
+    }
+
+    /// Publishes one message for each body.
+    pub async fn post<B: AsRef<[u8]>>(&self, bodies: &[B]) {
+        for chunk in bodies.chunks(500) {
+            let messages: Vec<Message<'_>> = chunk
+                .iter()
+                .map(|body| Message::Intent { routing_key: "any", body: body.as_ref(), properties: None })
+                .collect();
+            self.broker.publish(&messages).await.expect("publish");
+        }
+    }
+
+    pub async fn post_orders(&self, orders: &[Order]) {
+        let bodies: Vec<Vec<u8>> = orders.iter().map(body).collect();
+        self.post(&bodies).await;
+    }
+
+    /// Starts a worker in this process.
+    pub async fn worker(&self) -> Running {
+        let worker = self.scratch.app.worker().await.expect("worker");
+        Running::start(worker)
+    }
+
+    /// The next event's data; fails when none comes.
+    pub async fn event(&mut self) -> serde_json::Value {
+        let next = tokio::time::timeout(PATIENCE, self.events.next()).await;
+        let delivery = next.expect("an event in time").expect("an event");
+        let value = serde_json::from_slice(&delivery.body).expect("JSON");
+        delivery.ack();
+        value
+    }
+
+    /// Dead letters, as many as are asked for: reason and body.
+    pub async fn dead_letters(&self, count: usize) -> Vec<(String, Vec<u8>)> {
+        let mut letters = self.broker.consume(Queue::DeadLetters, 1000).await.expect("consume");
+        let mut found = Vec::new();
+        while found.len() < count {
+            let next = tokio::time::timeout(PATIENCE, letters.next()).await;
+            let letter = next.expect("a dead letter in time").expect("a dead letter");
+            let reason = letter.properties.dead.clone().expect("a reason").reason;
+            found.push((reason, letter.body.clone()));
+            letter.ack();
+        }
+        letters.stop();
+        letters.finished().await;
+        found
+    }
+
+    /// Removes everything; called at the end of a test that passed.
+    pub async fn remove(self) {
+        self.events.stop();
+        drop(self.events);
+        self.scratch.remove().await.expect("clean up");
+    }
+}
+
+/// A worker in this process.
+pub struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), floodgate::worker::WorkerError>>,
+}
+
+impl Running {
+    pub fn start(worker: Worker) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker.run(stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Drains it.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic").expect("drained");
+    }
+}
+
+pub fn sale_id(text: &str) -> SaleId {
+    SaleId::parse(text).expect("sale id")
+}
+
+/// A sale without limit and window.
+pub fn sale(id: &str, stock: u32) -> Sale {
+    Sale { id: sale_id(id), stock, per_user_limit: None, opens_at: None, closes_at: None }
+}
+
+pub fn order(id: &str, sale: &str, user: &str, quantity: i64) -> Order {
+    Order {
+        id: OrderId::parse(id).expect("order id"),
+        sale_id: sale_id(sale),
+        user_id: UserId::parse(user).expect("user id"),
+        quantity: Quantity::new(quantity).expect("quantity"),
+    }
+}
+
+/// `count` orders of one unit each, from as many users.
+pub fn orders(sale: &str, count: usize) -> Vec<Order> {
+    (0..count).map(|n| order(&format!("o-{n}"), sale, &format!("u-{n}"), 1)).collect()
+}
+
+pub fn body(order: &Order) -> Vec<u8> {
+    serde_json::to_vec(order).expect("JSON")
+}
+
+pub fn time(text: &str) -> DateTime<Utc> {
+    DateTime::parse_from_rfc3339(text).expect("time").to_utc()
+}
+
+pub fn candidate(order: Order) -> Candidate {
+    Candidate { order, at: time("2026-11-27T08:00:00Z"), verdict: None }
+}
+
+pub fn denied(order: Order, reason: Reason) -> Candidate {
+    Candidate { verdict: Some(reason), ..candidate(order) }
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A channel of a plain AMQP client, for what the port doesn't do.
+pub async fn channel(stage: &Stage) -> lapin::Channel {
+    let url = stage.scratch.app.settings().amqp_url.expose_secret();
+    let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
+    connection.await.expect("connect").create_channel().await.expect("channel")
+}
+
+pub async fn delete_queue(stage: &Stage, queue: Queue) {
+    let name = Topology::new(&stage.scratch.app.settings().namespace).queue(&queue);
+    let options = lapin::options::QueueDeleteOptions::default();
+    channel(stage).await.queue_delete(name.into(), options).await.expect("delete");
+}
+
+/// Posts an order as a request, and waits for its reply.
+pub async fn ask(stage: &Stage, order: &Order) -> serde_json::Value {
+    use futures_util::StreamExt;
+    use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+
+    let channel = channel(stage).await;
+    let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    let queue = channel.queue_declare("".into(), exclusive, Default::default()).await.expect("declare");
+    let no_ack = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let mut replies = channel
+        .basic_consume(queue.name().clone(), "".into(), no_ack, Default::default())
+        .await
+        .expect("consume");
+    let properties = lapin::BasicProperties::default()
+        .with_reply_to(queue.name().clone())
+        .with_correlation_id("question-1".into());
+    let exchange = Topology::new(&stage.scratch.app.settings().namespace).intents_exchange();
+    let options = BasicPublishOptions::default();
+    channel
+        .basic_publish(exchange.into(), "s".into(), options, &body(order), properties)
+        .await
+        .expect("publish");
+    let reply = tokio::time::timeout(PATIENCE, replies.next()).await;
+    let reply = reply.expect("a reply in time").expect("a reply").expect("a reply");
+    let correlation_id = reply.properties.correlation_id().clone().expect("a correlation id");
+    assert_eq!(correlation_id.to_string(), "question-1");
+    serde_json::from_slice(&reply.data).expect("JSON")
+}
+
+/// The URL of the database server, and the host and port in it.
+pub fn database_address(settings: &Settings) -> (String, String) {
+    address(settings.database_url.expose_secret())
+}
+
+/// The URL of the broker, and the host and port in it.
+pub fn broker_address(settings: &Settings) -> (String, String) {
+    address(settings.amqp_url.expose_secret())
+}
+
+fn address(url: &str) -> (String, String) {
+    let after = url.split_once('@').map_or(url, |(_, after)| after);
+    let address = after.split('/').next().unwrap_or(after);
+    (url.to_owned(), address.to_owned())
+}

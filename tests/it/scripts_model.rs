@@ -1,0 +1,162 @@
+//! The Lua scripts against a model of a sale: random orders, quantities, limits, windows, repeats,
+//! conflicts, verdicts and amendments must be answered as the model answers them.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use floodgate::decision::{Decision, Outcome, Reason};
+use floodgate::inventory::{Amendment, Inventory, Proposal};
+use floodgate::order::{Candidate, Order};
+use floodgate::sale::{Sale, SaleState};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::harness::{Stage, order, sale, time, unique};
+
+/// What happens to a sale, in small numbers, so that orders meet each other often.
+#[derive(Debug, Clone)]
+enum Step {
+    Propose(Vec<Ask>),
+    /// The ledger refuses order `id`, if it is known, and says how much is left at most.
+    Refuse { id: u8, remaining: Option<u32> },
+}
+
+#[derive(Debug, Clone)]
+struct Ask {
+    id: u8,
+    user: u8,
+    quantity: u8,
+    minute: u8,
+    verdict: Option<Reason>,
+}
+
+struct Model {
+    sale: Sale,
+    stock: u32,
+    decided: HashMap<String, (Order, Outcome)>,
+    bought: HashMap<String, u32>,
+}
+
+impl Model {
+    fn propose(&mut self, Candidate { order, at, verdict }: &Candidate) -> Proposal {
+        if let Some((known, outcome)) = self.decided.get(order.id.as_str()) {
+            return if known == order {
+                Proposal::Decided { outcome: *outcome, fresh: false }
+            } else {
+                Proposal::Conflict
+            };
+        }
+        let (units, sale) = (order.quantity.get(), &self.sale);
+        let bought = self.bought.get(order.user_id.as_str()).copied().unwrap_or(0);
+        let outcome = if let Some(reason) = verdict {
+            Outcome::Rejected(*reason)
+        } else if sale.opens_at.is_some_and(|opens| *at < opens) {
+            Outcome::Rejected(Reason::NotOpen)
+        } else if sale.closes_at.is_some_and(|closes| *at >= closes) {
+            Outcome::Rejected(Reason::Closed)
+        } else if sale.per_user_limit.is_some_and(|limit| bought + units > limit) {
+            Outcome::Rejected(Reason::PurchaseLimit)
+        } else if units > self.stock {
+            Outcome::SoldOut
+        } else {
+            self.stock -= units;
+            self.bought.insert(order.user_id.to_string(), bought + units);
+            Outcome::Created
+        };
+        self.decided.insert(order.id.to_string(), (order.clone(), outcome));
+        Proposal::Decided { outcome, fresh: true }
+    }
+
+    /// The amendment that refuses order `id`, and what it does.
+    fn refuse(&mut self, id: &str, remaining: Option<u32>) -> Option<Amendment> {
+        let (order, outcome) = self.decided.get_mut(id)?;
+        if *outcome == Outcome::Created {
+            self.stock += order.quantity.get();
+            *self.bought.get_mut(order.user_id.as_str())? -= order.quantity.get();
+        }
+        *outcome = Outcome::SoldOut;
+        self.stock = self.stock.min(remaining.unwrap_or(u32::MAX));
+        let decided_at = opening();
+        let answer = Decision { order: order.clone(), outcome: *outcome, decided_at };
+        Some(Amendment { proposed: order.clone(), answer: Some(answer), remaining })
+    }
+}
+
+fn opening() -> DateTime<Utc> {
+    time("2026-11-27T08:00:00Z")
+}
+
+fn minute(minute: u8) -> DateTime<Utc> {
+    opening() + TimeDelta::minutes(minute.into())
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let verdict = prop_oneof![
+        8 => Just(None),
+        1 => Just(Some(Reason::UserDenied)),
+        1 => Just(Some(Reason::Expired)),
+    ];
+    let ask = (0..12u8, 0..3u8, 1..4u8, 0..10u8, verdict)
+        .prop_map(|(id, user, quantity, minute, verdict)| Ask { id, user, quantity, minute, verdict });
+    let propose = prop::collection::vec(ask, 1..8).prop_map(Step::Propose);
+    let refuse = (0..12u8, prop::option::of(0..10u32))
+        .prop_map(|(id, remaining)| Step::Refuse { id, remaining });
+    prop::collection::vec(prop_oneof![4 => propose, 1 => refuse], 1..12)
+}
+
+fn sales() -> impl Strategy<Value = (u32, Option<u32>, Option<u8>, Option<u8>)> {
+    (0..15u32, prop::option::of(1..6u32), prop::option::of(0..4u8), prop::option::of(5..10u8))
+}
+
+async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let id = sale.id.clone();
+    let state = SaleState { sale: sale.clone(), sold: 0 };
+    inventory.prime(&[state]).await.expect("prime");
+    let mut model = Model { stock: sale.stock, sale, decided: HashMap::new(), bought: HashMap::new() };
+    for step in steps {
+        match step {
+            Step::Propose(asks) => {
+                let candidates: Vec<Candidate> = asks
+                    .iter()
+                    .map(|ask| Candidate {
+                        order: order(&format!("o-{}", ask.id), id.as_str(), &format!("u-{}", ask.user), ask.quantity.into()),
+                        at: minute(ask.minute),
+                        verdict: ask.verdict,
+                    })
+                    .collect();
+                let expected: Vec<_> = candidates.iter().map(|asked| model.propose(asked)).collect();
+                prop_assert_eq!(inventory.propose(&candidates).await.expect("propose"), expected);
+            }
+            Step::Refuse { id, remaining } => {
+                if let Some(amendment) = model.refuse(&format!("o-{id}"), remaining) {
+                    inventory.amend(&[amendment]).await.expect("amend");
+                }
+            }
+        }
+        let left = inventory.remaining(std::slice::from_ref(&id)).await.expect("remaining");
+        prop_assert_eq!(left[0], Some(model.stock));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_scripts_answer_as_the_model_does() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let stage = runtime.block_on(Stage::new("model"));
+    let inventory = stage.scratch.app.inventory().expect("inventory");
+    // A failure prints its smallest input; no file of seeds is kept.
+    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&(sales(), steps()), |((stock, limit, opens, closes), steps)| {
+        let sale = Sale {
+            per_user_limit: limit,
+            opens_at: opens.map(minute),
+            closes_at: closes.map(minute),
+            ..sale(&unique("s"), stock)
+        };
+        runtime.block_on(run(inventory.as_ref(), sale, steps))
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    runtime.block_on(stage.remove());
+}

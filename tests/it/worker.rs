@@ -1,0 +1,181 @@
+//! The whole path in one process: what comes in, what comes out.
+
+use std::sync::Arc;
+
+use chrono::{TimeDelta, Utc};
+use floodgate::broker::Queue;
+use floodgate::decision::{Outcome, Reason};
+use floodgate::order::SaleId;
+use floodgate::sale::Sale;
+
+use crate::harness::check::{self, Totals};
+use crate::harness::{Running, Stage, body, order, orders, sale};
+
+#[tokio::test]
+async fn a_sale_sells_exactly_its_stock_in_queue_order() {
+    let mut stage = Stage::new("order").await;
+    stage.open(sale("s", 100)).await;
+    let orders = orders("s", 1000);
+    stage.post_orders(&orders).await;
+    let worker = stage.worker().await;
+    let totals = check::settled(&mut stage, &orders).await;
+    assert_eq!(totals, Totals { created: 100, sold_out: 900, rejected: 0 });
+    for (n, order) in orders.iter().enumerate() {
+        let expected = if n < 100 { Outcome::Created } else { Outcome::SoldOut };
+        assert_eq!(check::outcome(&stage, order.id.as_str()).await, Some(expected), "order {n}");
+    }
+    worker.stop().await;
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn repeats_get_the_same_event_and_conflicts_are_parked() {
+    let mut stage = Stage::new("repeats").await;
+    stage.open(sale("s", 10)).await;
+    stage.open(sale("t", 10)).await;
+    let first = order("o", "s", "u", 1);
+    stage.post_orders(&[first.clone()]).await;
+    let worker = stage.worker().await;
+    let event = stage.event().await;
+    assert_eq!(event["outcome"], "created");
+
+    let (quantity, user, sale) = (order("o", "s", "u", 2), order("o", "s", "v", 1), order("o", "t", "u", 1));
+    stage.post_orders(&[first.clone(), quantity.clone(), user.clone(), sale.clone()]).await;
+    assert_eq!(stage.event().await, event, "a repeat gets the first answer");
+    let letters = stage.dead_letters(3).await;
+    for (other, (reason, bytes)) in [quantity, user, sale].iter().zip(letters) {
+        assert_eq!((reason.as_str(), bytes), ("order_id_conflict", body(other)));
+    }
+    // What the conflict took from the other sale is given back.
+    let inventory = stage.scratch.app.inventory().expect("inventory");
+    let sales = [SaleId::parse("s").expect("id"), SaleId::parse("t").expect("id")];
+    assert_eq!(inventory.remaining(&sales).await.expect("remaining"), [Some(9), Some(10)]);
+    worker.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn copies_and_conflicts_within_one_message_are_told_apart() {
+    let mut stage = Stage::new("array").await;
+    stage.open(sale("s", 10)).await;
+    stage.open(sale("t", 10)).await;
+    let (first, twin, other) = (order("o", "s", "u", 1), order("o", "s", "u", 1), order("o", "t", "u", 1));
+    let elements = [first, twin, other.clone()].map(|order| serde_json::to_value(order).expect("JSON"));
+    stage.post(&[serde_json::to_vec(&elements).expect("JSON")]).await;
+    let worker = stage.worker().await;
+    assert_eq!(stage.event().await, stage.event().await);
+    assert_eq!(stage.dead_letters(1).await, [("order_id_conflict".into(), body(&other))]);
+    worker.stop().await;
+    let states = stage.ledger.sales(None).await.expect("sales");
+    assert_eq!(states.iter().map(|state| state.sold).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn limit_window_and_age_reject_with_their_reason() {
+    let mut stage = Stage::new("rejects").await;
+    let now = Utc::now();
+    let hour = TimeDelta::hours(1);
+    stage.open(Sale { per_user_limit: Some(1), ..sale("limited", 10) }).await;
+    stage.open(Sale { opens_at: Some(now + hour), ..sale("early", 10) }).await;
+    stage.open(Sale { closes_at: Some(now - hour), ..sale("late", 10) }).await;
+    stage.open(sale("plain", 10)).await;
+    let with_time = |order: &floodgate::order::Order, at: chrono::DateTime<Utc>| {
+        let mut value = serde_json::to_value(order).expect("JSON");
+        value["submitted_at"] = at.to_rfc3339().into();
+        value.to_string().into_bytes()
+    };
+    let all = [
+        order("a", "limited", "u", 1),
+        order("b", "limited", "u", 1),
+        order("c", "early", "u", 1),
+        order("d", "late", "u", 1),
+        order("e", "plain", "u", 1),
+        order("f", "early", "u", 1),
+    ];
+    let mut bodies: Vec<Vec<u8>> = all[..4].iter().map(body).collect();
+    bodies.push(with_time(&all[4], now - hour));
+    // A forged time doesn't get anybody in early.
+    bodies.push(with_time(&all[5], now + hour * 2));
+    stage.post(&bodies).await;
+    let worker = stage.worker().await;
+    check::settled(&mut stage, &all).await;
+    for (id, expected) in [
+        ("a", Outcome::Created),
+        ("b", Outcome::Rejected(Reason::PurchaseLimit)),
+        ("c", Outcome::Rejected(Reason::NotOpen)),
+        ("d", Outcome::Rejected(Reason::Closed)),
+        ("e", Outcome::Rejected(Reason::Expired)),
+        ("f", Outcome::Rejected(Reason::NotOpen)),
+    ] {
+        assert_eq!(check::outcome(&stage, id).await, Some(expected), "{id}");
+    }
+    worker.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn two_workers_share_the_queue_and_one_of_them_has_a_wrong_clock() {
+    let mut stage = Stage::new("two").await;
+    stage.open(Sale { per_user_limit: Some(2), ..sale("s", 150) }).await;
+    let mut all = Vec::new();
+    for n in 0..900 {
+        all.push(order(&format!("o-{n}"), "s", &format!("u-{}", n % 100), 1));
+    }
+    // Every order three times over.
+    for _ in 0..3 {
+        stage.post_orders(&all).await;
+    }
+    let first = stage.worker().await;
+    let mut skewed = stage.scratch.app.worker().await.expect("worker");
+    skewed.clock = Arc::new(|| Utc::now() + TimeDelta::minutes(5));
+    let second = Running::start(skewed);
+    let totals = check::settled(&mut stage, &all).await;
+    assert_eq!(totals.created, 150);
+    check::empty(&stage).await;
+    first.stop().await;
+    second.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn an_intent_with_reply_to_is_answered_there() {
+    let mut stage = Stage::new("reply").await;
+    stage.open(sale("s", 1)).await;
+    let worker = stage.worker().await;
+    let reply = crate::harness::ask(&stage, &order("o", "s", "u", 1)).await;
+    assert_eq!(reply["outcome"], "created");
+    assert_eq!(stage.event().await, reply);
+    worker.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn stock_that_belongs_to_nobody_is_found_again() {
+    let mut stage = Stage::with("reconcile", |settings| {
+        settings.inventory.reconcile_every_ms = 200;
+    })
+    .await;
+    stage.open(sale("s", 10)).await;
+    let worker = stage.worker().await;
+    stage.post_orders(&orders("s", 1)).await;
+    stage.event().await;
+    // As if an order had been proposed, and then lost with its worker and its message.
+    let inventory = stage.scratch.app.inventory().expect("inventory");
+    let lost = crate::harness::candidate(order("lost", "s", "u", 4));
+    inventory.propose(&[lost]).await.expect("propose");
+    stage.post_orders(&[order("o-1", "s", "u", 6)]).await;
+    assert_eq!(stage.event().await["outcome"], "sold_out");
+    let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
+    let sales = [SaleId::parse("s").expect("id")];
+    while inventory.remaining(&sales).await.expect("remaining") != [Some(9)] {
+        assert!(tokio::time::Instant::now() < deadline, "not reconciled");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    stage.post_orders(&[order("o-2", "s", "v", 9)]).await;
+    assert_eq!(stage.event().await["outcome"], "created");
+    worker.stop().await;
+    stage.remove().await;
+}
