@@ -188,13 +188,23 @@ impl Settings {
         let thousand = "1 to 1000";
         let per_message = self.intent.max_per_message as u64;
         in_range("intent.max_per_message", per_message, 1..=1000, thousand)?;
-        in_range("intent.delivery_limit", self.intent.delivery_limit.into(), 1..=1_000_000, "1 to 1000000")?;
+        in_range(
+            "intent.delivery_limit",
+            self.intent.delivery_limit.into(),
+            1..=1_000_000,
+            "1 to 1000000",
+        )?;
         in_range("broker.prefetch", self.broker.prefetch.into(), 1..=65_535, "1 to 65535")?;
         in_range("broker.confirm_timeout_ms", self.broker.confirm_timeout_ms, ms.clone(), hour)?;
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
         in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;
         in_range("inventory.retry_after_ms", self.inventory.retry_after_ms, ms.clone(), hour)?;
-        in_range("inventory.reconcile_every_ms", self.inventory.reconcile_every_ms, ms.clone(), hour)?;
+        in_range(
+            "inventory.reconcile_every_ms",
+            self.inventory.reconcile_every_ms,
+            ms.clone(),
+            hour,
+        )?;
         in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
         in_range("ledger.timeout_ms", self.ledger.timeout_ms, ms, hour)?;
         in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;

@@ -21,13 +21,8 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
-        Self::UserDenied,
-        Self::PurchaseLimit,
-        Self::NotOpen,
-        Self::Closed,
-        Self::Expired,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::UserDenied, Self::PurchaseLimit, Self::NotOpen, Self::Closed, Self::Expired];
 
     /// The word used in events and in the ledger.
     pub fn name(self) -> &'static str {

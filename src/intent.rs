@@ -99,11 +99,8 @@ pub fn parse(body: &[u8], limits: Limits) -> Vec<Element<'_>> {
     let whole =
         |fault, detail| vec![Element { bytes: body, intent: Err(Refusal { fault, detail }) }];
     if body.len() > limits.max_body_bytes {
-        let detail = format!(
-            "the body has {} bytes; accepted: up to {}",
-            body.len(),
-            limits.max_body_bytes
-        );
+        let detail =
+            format!("the body has {} bytes; accepted: up to {}", body.len(), limits.max_body_bytes);
         return whole(Fault::BodyTooLarge, detail);
     }
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
@@ -165,7 +162,8 @@ fn explain(bytes: &[u8], error: &serde_json::Error) -> Refusal {
 
 impl Wire {
     fn into_intent(self) -> Result<Intent, Refusal> {
-        let bad_id = |invalid: InvalidId| Refusal { fault: Fault::BadId, detail: invalid.to_string() };
+        let bad_id =
+            |invalid: InvalidId| Refusal { fault: Fault::BadId, detail: invalid.to_string() };
         let order = Order {
             id: OrderId::parse(required("order_id", self.order_id)?).map_err(bad_id)?,
             sale_id: SaleId::parse(required("sale_id", self.sale_id)?).map_err(bad_id)?,
@@ -199,7 +197,9 @@ fn time(text: &str) -> Result<DateTime<Utc>, Refusal> {
         Ok(time) => Ok(time.to_utc()),
         Err(error) => refuse(
             Fault::BadTime,
-            format!("submitted_at is no time ({error}); accepted: RFC 3339, such as 2026-11-27T08:00:00Z"),
+            format!(
+                "submitted_at is no time ({error}); accepted: RFC 3339, such as 2026-11-27T08:00:00Z"
+            ),
         ),
     }
 }

@@ -99,10 +99,7 @@ impl Quantity {
 
     /// `units` as a quantity, or `None` when out of range.
     pub fn new(units: i64) -> Option<Self> {
-        u32::try_from(units)
-            .ok()
-            .filter(|units| (1..=Self::MAX).contains(units))
-            .map(Self)
+        u32::try_from(units).ok().filter(|units| (1..=Self::MAX).contains(units)).map(Self)
     }
 
     /// The number of units.

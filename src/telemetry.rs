@@ -11,8 +11,10 @@ const NOT_LOGGED: &str = "lapin::returned_messages=off";
 
 /// Starts logging for the whole process.
 pub fn init(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(format!("{},{NOT_LOGGED}", settings.filter))
-        .map_err(|error| anyhow::anyhow!("settings: log.filter is {:?}: {error}", settings.filter))?;
+    let filter =
+        EnvFilter::try_new(format!("{},{NOT_LOGGED}", settings.filter)).map_err(|error| {
+            anyhow::anyhow!("settings: log.filter is {:?}: {error}", settings.filter)
+        })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Json => logs.json().flatten_event(true).finish().try_init()?,

@@ -59,9 +59,7 @@ impl Scratch {
 
     /// Removes everything. Tries all of it, and tells of the first failure.
     pub async fn remove(self) -> Result<()> {
-        let sales: Vec<SaleId> =
-            self.app.ledger().await?.sales(None).await?.into_iter().map(|state| state.sale.id).collect();
-        let redis = self.inventory.forget(&sales).await;
+        let redis = self.inventory.remove().await;
         let queues = self.broker.remove(&[SUBSCRIBER]).await;
         let database = PostgresLedger::drop_database(&self.outside.database_url, &self.name).await;
         redis?;

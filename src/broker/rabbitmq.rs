@@ -57,10 +57,11 @@ impl RabbitBroker {
         delivery_limit: u32,
     ) -> Result<Self, BrokerError> {
         // The parser's own message may repeat the URL with its password.
-        let mut uri: AMQPUri = url
-            .expose_secret()
-            .parse()
-            .map_err(|_| BrokerError::Permanent("the AMQP URL is not amqp://user:password@host:port/vhost".into()))?;
+        let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| {
+            BrokerError::Permanent(
+                "the AMQP URL is not amqp://user:password@host:port/vhost".into(),
+            )
+        })?;
         uri.query.heartbeat.get_or_insert(settings.heartbeat_s);
         let timeout = settings.confirm_timeout();
         uri.query
@@ -147,7 +148,12 @@ impl Link {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         for exchange in names.exchanges() {
             channel
-                .exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default())
+                .exchange_declare(
+                    exchange.into(),
+                    ExchangeKind::Topic,
+                    durable,
+                    FieldTable::default(),
+                )
                 .await?;
         }
 
@@ -210,12 +216,8 @@ impl Broker for RabbitBroker {
         let stop = CancellationToken::new();
         // The first connection is made here, so that a wrong address is known at once.
         let first = consumer::Session::open(&self.link, &queue, prefetch).await?;
-        let consumer = consumer::Supervisor {
-            link: self.link.clone(),
-            queue,
-            prefetch,
-            stop: stop.clone(),
-        };
+        let consumer =
+            consumer::Supervisor { link: self.link.clone(), queue, prefetch, stop: stop.clone() };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
         Ok(Deliveries { incoming, stop, consumer })
     }

@@ -75,7 +75,8 @@ impl Bench {
             relay.push(runner.throughput(&load, 1, Process::Relay).await?.0);
             let load = Load::new(2 * round + 1, self.orders);
             load.open_sale(scratch).await?;
-            let (rate, bytes) = runner.throughput(&load, self.batch.into(), Process::Worker).await?;
+            let (rate, bytes) =
+                runner.throughput(&load, self.batch.into(), Process::Worker).await?;
             whole.push(rate);
             peak = peak.max(bytes);
             sales.push(load.sale_id());
@@ -118,15 +119,24 @@ fn print(report: &Report) -> anyhow::Result<()> {
     };
     let mib = report.worker_peak_bytes as f64 / f64::from(1 << 20);
     let Latency { p50_ms, p99_ms, at_orders_per_s } = report.latency;
-    output::table(["measured", ""], [
-        ["orders a round".into(), report.orders.to_string()],
-        ["intents a message".into(), report.intents_per_message.to_string()],
-        ["bare relay".into(), rates(&report.relay_orders_per_s)],
-        ["whole path".into(), rates(&report.whole_path_orders_per_s)],
-        ["whole path / relay".into(), format!("{:.2}", report.ratio)],
-        ["publish to event".into(), format!("p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms at {at_orders_per_s:.0} orders/s")],
-        ["worker peak memory".into(), format!("{mib:.1} MiB")],
-        ["Redis a decision".into(), format!("{:.0} bytes", report.redis_bytes_per_decision)],
-        ["PostgreSQL a decision".into(), format!("{:.0} bytes", report.ledger_bytes_per_decision)],
-    ])
+    output::table(
+        ["measured", ""],
+        [
+            ["orders a round".into(), report.orders.to_string()],
+            ["intents a message".into(), report.intents_per_message.to_string()],
+            ["bare relay".into(), rates(&report.relay_orders_per_s)],
+            ["whole path".into(), rates(&report.whole_path_orders_per_s)],
+            ["whole path / relay".into(), format!("{:.2}", report.ratio)],
+            [
+                "publish to event".into(),
+                format!("p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms at {at_orders_per_s:.0} orders/s"),
+            ],
+            ["worker peak memory".into(), format!("{mib:.1} MiB")],
+            ["Redis a decision".into(), format!("{:.0} bytes", report.redis_bytes_per_decision)],
+            [
+                "PostgreSQL a decision".into(),
+                format!("{:.0} bytes", report.ledger_bytes_per_decision),
+            ],
+        ],
+    )
 }

@@ -28,7 +28,9 @@ pub(super) struct DeadLettersArgs {
 #[derive(Debug, Subcommand)]
 enum DeadLettersCommand {
     /// Show dead letters and how many there are for each reason
-    #[command(after_help = "Example:\n  floodgate dead-letters list --reason unknown_sale --limit 5")]
+    #[command(
+        after_help = "Example:\n  floodgate dead-letters list --reason unknown_sale --limit 5"
+    )]
     List {
         #[command(flatten)]
         filter: Filter,
@@ -84,7 +86,9 @@ impl DeadLettersArgs {
         let broker = app.broker().await?;
         let broker = broker.as_ref();
         match self.command {
-            DeadLettersCommand::List { filter, limit, json } => list(broker, &filter, limit, json).await,
+            DeadLettersCommand::List { filter, limit, json } => {
+                list(broker, &filter, limit, json).await
+            }
             DeadLettersCommand::Redrive { filter, json } => {
                 let sent = redrive(broker, &filter).await?;
                 report("redriven", sent, json)
@@ -104,10 +108,11 @@ impl Filter {
 }
 
 fn obituary(letter: &Delivery) -> Obituary {
-    letter.properties.dead.clone().unwrap_or_else(|| Obituary {
-        reason: "unknown".into(),
-        ..Obituary::default()
-    })
+    letter
+        .properties
+        .dead
+        .clone()
+        .unwrap_or_else(|| Obituary { reason: "unknown".into(), ..Obituary::default() })
 }
 
 fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
@@ -142,7 +147,9 @@ impl Walk {
             return Some(letter);
         }
         let Self { depth, seen, .. } = self;
-        eprintln!("Looked at {seen} of {depth}: the others are held by someone else, or behind those.");
+        eprintln!(
+            "Looked at {seen} of {depth}: the others are held by someone else, or behind those."
+        );
         None
     }
 
@@ -160,7 +167,12 @@ impl Walk {
     }
 }
 
-async fn list(broker: &dyn Broker, filter: &Filter, limit: usize, json: bool) -> anyhow::Result<()> {
+async fn list(
+    broker: &dyn Broker,
+    filter: &Filter,
+    limit: usize,
+    json: bool,
+) -> anyhow::Result<()> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut shown: Vec<Printed> = Vec::new();
     let mut walk = Walk::begin(broker).await?;
@@ -188,13 +200,15 @@ async fn list(broker: &dyn Broker, filter: &Filter, limit: usize, json: bool) ->
     output::table(["reason", "count"], rows)?;
     output::text("\n")?;
     let cut = |text: &str| {
-        let mut short: String = text.chars().take(SHOWN_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut short: String =
+            text.chars().take(SHOWN_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
         if text.chars().nth(SHOWN_CHARS).is_some() {
             short.push('…');
         }
         short
     };
-    let rows = shown.iter().map(|letter| [letter.reason.clone(), cut(&letter.body), cut(&letter.detail)]);
+    let rows =
+        shown.iter().map(|letter| [letter.reason.clone(), cut(&letter.body), cut(&letter.detail)]);
     output::table(["reason", "body", "detail"], rows)
 }
 

@@ -5,7 +5,9 @@ use clap::Args;
 use crate::app::App;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  FLOODGATE_DATABASE_URL=postgres://user@host/shop floodgate migrate")]
+#[command(
+    after_help = "Example:\n  FLOODGATE_DATABASE_URL=postgres://user@host/shop floodgate migrate"
+)]
 pub(super) struct Migrate {}
 
 impl Migrate {

@@ -24,7 +24,10 @@ use crate::telemetry;
 /// Settings come from the environment (FLOODGATE_AMQP_URL, FLOODGATE_REDIS_URL,
 /// FLOODGATE_DATABASE_URL and others) or a file; `floodgate settings` prints them all.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example:\n  floodgate migrate && floodgate sale open --sale-id bottles --stock 100 && floodgate worker")]
+#[command(
+    version,
+    after_help = "Example:\n  floodgate migrate && floodgate sale open --sale-id bottles --stock 100 && floodgate worker"
+)]
 pub struct Cli {
     /// A file with settings, in TOML
     #[arg(long, global = true, value_name = "FILE")]
@@ -63,7 +66,7 @@ impl Cli {
         match self.try_run() {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("floodgate: {error:#}");
+                eprintln!("floodgate: {}", explain(&error));
                 ExitCode::FAILURE
             }
         }
@@ -86,4 +89,17 @@ impl Cli {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// An error and its causes in one line. Libraries differ in whether an error repeats its cause;
+/// what was said already isn't said again.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{separator}{cause}");
+        }
+    }
+    text
 }

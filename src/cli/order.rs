@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 use super::output;
 use crate::app::App;
-use crate::event::{decision_json, rfc3339};
 use crate::decision::Reason;
+use crate::event::{decision_json, rfc3339};
 use crate::order::OrderId;
 
 #[derive(Debug, Args)]
@@ -33,7 +33,9 @@ impl OrderArgs {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
         let OrderCommand::Show { order_id, json } = self.command;
         let Some(decision) = app.ledger().await?.decision(&order_id).await? else {
-            eprintln!("Order {order_id} is not decided: it is unknown, still queued, or a dead letter.");
+            eprintln!(
+                "Order {order_id} is not decided: it is unknown, still queued, or a dead letter."
+            );
             return Ok(ExitCode::FAILURE);
         };
         if json {

@@ -52,7 +52,12 @@ impl Replay {
         let broker = app.broker().await?;
         let stop = shutdown::on_signal()?;
         let begun = Instant::now();
-        let mut sender = Sender { broker: broker.as_ref(), per_message: self.batch.into(), lines: 0, messages: 0 };
+        let mut sender = Sender {
+            broker: broker.as_ref(),
+            per_message: self.batch.into(),
+            lines: 0,
+            messages: 0,
+        };
         while let Some(lines) = source.take(self.lines_at_once()).with_context(|| name.clone())? {
             sender.send(lines).await?;
             bar.set_message(format!("{} lines", sender.lines));
@@ -62,9 +67,12 @@ impl Replay {
             self.keep_to_rate(begun, sender.lines).await;
         }
         bar.finish_and_clear();
-        let (lines, messages, seconds) = (sender.lines, sender.messages, begun.elapsed().as_secs_f64());
+        let (lines, messages, seconds) =
+            (sender.lines, sender.messages, begun.elapsed().as_secs_f64());
         if self.json {
-            return output::json(&serde_json::json!({ "lines": lines, "messages": messages, "seconds": seconds }));
+            return output::json(
+                &serde_json::json!({ "lines": lines, "messages": messages, "seconds": seconds }),
+            );
         }
         eprintln!("{lines} lines in {messages} messages, all confirmed, in {seconds:.1} s.");
         Ok(())
@@ -86,7 +94,8 @@ impl Replay {
 
 /// A bar over the bytes of the file; hidden unless standard error is a terminal.
 fn progress() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {elapsed} (left {eta})");
+    let style =
+        ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {elapsed} (left {eta})");
     let bar = ProgressBar::new(0);
     if let Ok(style) = style {
         bar.set_style(style);
@@ -107,7 +116,11 @@ impl Sender<'_> {
         let bodies = grouped(lines, self.per_message);
         let messages: Vec<Message<'_>> = bodies
             .iter()
-            .map(|line| Message::Intent { routing_key: &line.routing_key, body: &line.body, properties: None })
+            .map(|line| Message::Intent {
+                routing_key: &line.routing_key,
+                body: &line.body,
+                properties: None,
+            })
             .collect();
         for chunk in messages.chunks(CHUNK) {
             self.publish(chunk).await?;
@@ -131,7 +144,11 @@ impl Sender<'_> {
             }
         }
         let sent = self.lines;
-        self.broker.publish(messages).await.map(drop).with_context(|| format!("{sent} lines were confirmed before"))
+        self.broker
+            .publish(messages)
+            .await
+            .map(drop)
+            .with_context(|| format!("{sent} lines were confirmed before"))
     }
 }
 
@@ -145,7 +162,8 @@ fn grouped(lines: Vec<Line>, per_message: usize) -> Vec<Line> {
     let mut messages: Vec<Line> = json
         .chunks(per_message)
         .map(|group| {
-            let mut body = Vec::with_capacity(group.iter().map(|line| line.body.len() + 1).sum::<usize>() + 1);
+            let mut body =
+                Vec::with_capacity(group.iter().map(|line| line.body.len() + 1).sum::<usize>() + 1);
             for (index, line) in group.iter().enumerate() {
                 body.push(if index == 0 { b'[' } else { b',' });
                 body.extend_from_slice(&line.body);

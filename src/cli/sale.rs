@@ -104,12 +104,19 @@ impl SaleArgs {
         match self.command {
             SaleCommand::Open(open) => open.run(app).await,
             SaleCommand::Show { sale_id, json } => {
-                let states = app.ledger().await?.sales(Some(std::slice::from_ref(&sale_id))).await?;
+                let states =
+                    app.ledger().await?.sales(Some(std::slice::from_ref(&sale_id))).await?;
                 let Some(state) = states.first() else {
-                    eprintln!("There is no sale {sale_id}. Open it: floodgate sale open --sale-id {sale_id} --stock N");
+                    eprintln!(
+                        "There is no sale {sale_id}. Open it: floodgate sale open --sale-id {sale_id} --stock N"
+                    );
                     return Ok(ExitCode::FAILURE);
                 };
-                if json { output::json(&printed(state))? } else { print_table(&states)? }
+                if json {
+                    output::json(&printed(state))?;
+                } else {
+                    print_table(&states)?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             SaleCommand::List { json } => {

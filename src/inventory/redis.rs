@@ -90,19 +90,31 @@ impl RedisInventory {
             // Of every entry, not of a sample.
             pipe.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0);
         }
-        let bytes: Vec<Option<u64>> = pipe.query_async(&mut connection).await.map_err(unavailable)?;
+        let bytes: Vec<Option<u64>> =
+            pipe.query_async(&mut connection).await.map_err(unavailable)?;
         Ok(bytes.into_iter().flatten().sum())
     }
 
-    /// Forgets all that is known of sales.
-    pub async fn forget(&self, sales: &[SaleId]) -> Result<(), InventoryError> {
+    /// Deletes every key of the namespace.
+    pub async fn remove(&self) -> Result<(), InventoryError> {
         let mut connection = self.pool.get().await.map_err(unavailable)?;
-        let mut pipe = redis::pipe();
-        for sale in sales {
-            let Keys { sale, decisions, buyers } = self.keys(sale);
-            pipe.unlink(&[sale, decisions, buyers]).ignore();
+        let pattern = format!("{}:{{*", self.namespace);
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<String>) =
+                scan.query_async(&mut connection).await.map_err(unavailable)?;
+            if !keys.is_empty() {
+                let mut unlink = redis::cmd("UNLINK");
+                unlink.arg(&keys);
+                unlink.query_async::<()>(&mut connection).await.map_err(unavailable)?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
         }
-        pipe.query_async(&mut connection).await.map_err(unavailable)
     }
 
     fn keys(&self, sale: &SaleId) -> Keys {
@@ -122,7 +134,8 @@ impl RedisInventory {
         }
         let mut connection = self.pool.get().await.map_err(unavailable)?;
         let mut results = pipeline(&mut connection, calls.iter()).await?;
-        let missed: Vec<usize> = (0..results.len()).filter(|&i| is_no_script(&results[i])).collect();
+        let missed: Vec<usize> =
+            (0..results.len()).filter(|&i| is_no_script(&results[i])).collect();
         if !missed.is_empty() {
             script.load_async(&mut connection).await.map_err(unavailable)?;
             let again = pipeline(&mut connection, missed.iter().map(|&i| &calls[i])).await?;
@@ -135,9 +148,8 @@ impl RedisInventory {
 
     /// When the keys of a sale may go: a while after it closes, or never.
     fn expires_at(&self, closes_at: Option<DateTime<Utc>>) -> i64 {
-        closes_at.map_or(0, |closes| {
-            (closes.max(Utc::now()) + self.keep_after_close).timestamp_millis()
-        })
+        closes_at
+            .map_or(0, |closes| (closes.max(Utc::now()) + self.keep_after_close).timestamp_millis())
     }
 }
 
@@ -251,7 +263,8 @@ impl Inventory for RedisInventory {
             .map(|(sale, places)| {
                 let keys = self.keys(sale);
                 let mut call = evalsha(&self.amend, &[&keys.sale, &keys.decisions, &keys.buyers]);
-                let remaining = places.iter().filter_map(|&place| amendments[place].remaining).min();
+                let remaining =
+                    places.iter().filter_map(|&place| amendments[place].remaining).min();
                 call.arg(remaining.map(|units| units.to_string()).unwrap_or_default());
                 for &place in places {
                     let Amendment { proposed, answer, .. } = &amendments[place];

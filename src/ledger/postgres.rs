@@ -44,7 +44,10 @@ impl PostgresLedger {
             .parse::<PgConnectOptions>()
             .map_err(permanent)?
             .application_name("floodgate")
-            .options([("statement_timeout", server_ms.as_str()), ("lock_timeout", server_ms.as_str())]);
+            .options([
+                ("statement_timeout", server_ms.as_str()),
+                ("lock_timeout", server_ms.as_str()),
+            ]);
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(timeout)
@@ -61,7 +64,10 @@ impl PostgresLedger {
     }
 
     /// Makes database `name` on the server of `url`, and returns its URL.
-    pub async fn create_database(url: &SecretString, name: &str) -> Result<SecretString, LedgerError> {
+    pub async fn create_database(
+        url: &SecretString,
+        name: &str,
+    ) -> Result<SecretString, LedgerError> {
         let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
         execute(&options, format!("create database \"{name}\"")).await?;
         Ok(options.database(name).to_url_lossy().to_string().into())
@@ -76,9 +82,11 @@ impl PostgresLedger {
     /// Bytes that the decisions take, with their index, and how many there are.
     pub async fn usage(&self) -> Result<(u64, u64), LedgerError> {
         let mut connection = self.connection().await?;
-        let query = sqlx::query_as("select pg_total_relation_size('decisions'), count(*) from decisions");
+        let query =
+            sqlx::query_as("select pg_total_relation_size('decisions'), count(*) from decisions");
         let query = query.fetch_one(&mut *connection);
-        let (bytes, count): (i64, i64) = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+        let (bytes, count): (i64, i64) =
+            settle(tokio::time::timeout(self.timeout, query).await, connection)?;
         Ok((bytes.cast_unsigned(), count.cast_unsigned()))
     }
 
@@ -91,7 +99,9 @@ impl PostgresLedger {
         if migrated {
             Ok(())
         } else {
-            Err(LedgerError::Permanent("the database has no ledger yet; run: floodgate migrate".into()))
+            Err(LedgerError::Permanent(
+                "the database has no ledger yet; run: floodgate migrate".into(),
+            ))
         }
     }
 
@@ -145,7 +155,8 @@ impl Ledger for PostgresLedger {
         .bind(opens)
         .bind(closes)
         .fetch_all(&mut *connection);
-        let opened: Vec<String> = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+        let opened: Vec<String> =
+            settle(tokio::time::timeout(self.timeout, query).await, connection)?;
         let mut opened: HashSet<String> = opened.into_iter().collect();
         let ids: Vec<SaleId> = sales.iter().map(|sale| sale.id.clone()).collect();
         let states = self.sales(Some(&ids)).await?;
@@ -198,9 +209,9 @@ impl Ledger for PostgresLedger {
         for row in &rows {
             let place: i64 = row.try_get("r_place").map_err(permanent)?;
             let place = usize::try_from(place - 1).map_err(permanent)?;
-            let proposal = proposals
-                .get(place)
-                .ok_or_else(|| permanent(format!("an answer for place {place} of {}", proposals.len())))?;
+            let proposal = proposals.get(place).ok_or_else(|| {
+                permanent(format!("an answer for place {place} of {}", proposals.len()))
+            })?;
             answers[place] = instead(row, &proposal.decision.order.id).map_err(permanent)?;
         }
         Ok(answers)
@@ -302,7 +313,9 @@ fn sorted(error: sqlx::Error) -> LedgerError {
         sqlx::Error::Database(database) => database
             .code()
             .is_some_and(|code| ["22", "23", "P0"].iter().any(|class| code.starts_with(class))),
-        sqlx::Error::Configuration(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
+        sqlx::Error::Configuration(_)
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnDecode { .. } => true,
         _ => false,
     };
     if stays { permanent(error) } else { LedgerError::Transient(Box::new(error)) }

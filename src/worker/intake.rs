@@ -13,9 +13,10 @@ use crate::order::{Candidate, Intent};
 /// Takes a message apart. Its items come in the order of its elements; there is at least one.
 pub(super) fn take_apart(delivery: Delivery, limits: Limits, now: DateTime<Utc>) -> VecDeque<Item> {
     let ticket = Ticket::new(delivery);
-    let sent_at = ticket.properties().timestamp_s.and_then(|seconds| {
-        DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0)
-    });
+    let sent_at = ticket
+        .properties()
+        .timestamp_s
+        .and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
     let body = ticket.body();
     let items = match unsupported_encoding(&ticket) {
         Some(detail) => {

@@ -84,12 +84,12 @@ impl Worker {
             stop.cancelled().await;
             tokio::time::sleep(deadline).await;
         };
-        let worked = tokio::select! {
+        let ended = tokio::select! {
             worked = self.work(touched, tally.clone(), &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
-        tally.log(if worked.is_ok() { "drained" } else { "ended" });
-        worked
+        tally.log(if ended.is_ok() { "drained" } else { "ended" });
+        ended
     }
 
     async fn work(
@@ -99,8 +99,7 @@ impl Worker {
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let settings = &self.settings;
-        let mut deliveries =
-            self.broker.consume(Queue::Intents, settings.broker.prefetch).await?;
+        let mut deliveries = self.broker.consume(Queue::Intents, settings.broker.prefetch).await?;
         let (limits, clock) = (settings.intent.limits(), self.clock.clone());
         let mut batcher = Batcher::new(settings.worker.max_batch, move |delivery| {
             intake::take_apart(delivery, limits, clock())
@@ -117,15 +116,15 @@ impl Worker {
             let Some(mut batch) = next(&mut batcher, &mut deliveries, stop).await else { break };
             let now = (self.clock)().trunc_subsecs(3);
             verify::verify(&mut batch, settings.intent.max_age(), now);
-            let proposed = proposer.propose(batch, now).await;
-            let slot = match proposed.source {
+            let batch = proposer.propose(batch, now).await;
+            let slot = match batch.source {
                 Source::Inventory => slot,
                 Source::LedgerAlone => {
                     drop(slot);
                     self::slot(&slots, in_flight).await
                 }
             };
-            finishing.spawn(finisher.clone().finish(proposed, slot));
+            finishing.spawn(finisher.clone().finish(batch, slot));
             while let Some(finished) = finishing.try_join_next() {
                 propagate(finished);
             }

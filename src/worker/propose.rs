@@ -69,7 +69,8 @@ impl Proposer {
             match proposal {
                 Proposal::Decided { outcome, fresh } => {
                     let order = entry.candidate.order.clone();
-                    let deducted = fresh && outcome == Outcome::Created && source == Source::Inventory;
+                    let deducted =
+                        fresh && outcome == Outcome::Created && source == Source::Inventory;
                     let decision = Decision { order, outcome, decided_at: now };
                     proposed.push(ProposedEntry { entry, decision, deducted });
                 }
@@ -122,7 +123,8 @@ impl Proposer {
             let sales: BTreeSet<SaleId> =
                 absent.iter().map(|&place| candidates[place].order.sale_id.clone()).collect();
             let sales: Vec<SaleId> = sales.into_iter().collect();
-            let states = self.ledger.sales(Some(&sales)).await.map_err(|e| InventoryError(e.into()))?;
+            let states =
+                self.ledger.sales(Some(&sales)).await.map_err(|e| InventoryError(e.into()))?;
             if !states.is_empty() {
                 self.inventory.prime(&states).await?;
                 candidates = absent.iter().map(|&place| candidates[place].clone()).collect();

@@ -24,7 +24,8 @@ impl Outlet {
         let (entries, events): (Vec<Entry>, Vec<Event>) =
             decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
         let mut messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
-        messages.extend(entries.iter().zip(&events).filter_map(|(entry, event)| reply(entry, event)));
+        messages
+            .extend(entries.iter().zip(&events).filter_map(|(entry, event)| reply(entry, event)));
         self.until_confirmed(&messages).await;
         crash_point("confirmed");
         for entry in entries {
@@ -62,6 +63,7 @@ impl Outlet {
 /// The reply that an order asked for, if it did.
 fn reply<'a>(entry: &'a Entry, event: &'a Event) -> Option<Message<'a>> {
     let properties = entry.ticket.properties();
-    let (to, correlation_id) = (properties.reply_to.as_deref()?, properties.correlation_id.as_deref()?);
+    let (to, correlation_id) =
+        (properties.reply_to.as_deref()?, properties.correlation_id.as_deref()?);
     Some(Message::Reply { to, correlation_id, event })
 }

@@ -136,8 +136,7 @@ fn amendment(proposed: &Decision, deducted: bool, last: &Final) -> Option<Amendm
     let same_answer = same_order && last.decision.outcome == proposed.outcome;
     // Known is not enough: another batch may have recorded the same deduction first, or an earlier
     // try of this one whose reply was lost. Both bear a time that is not before this proposal's.
-    let deducted_again =
-        deducted && last.known && last.decision.decided_at < proposed.decided_at;
+    let deducted_again = deducted && last.known && last.decision.decided_at < proposed.decided_at;
     if same_answer && !deducted_again {
         return None;
     }

@@ -29,8 +29,7 @@ impl Tally {
     }
 
     pub(super) fn parked(&self, reason: &str) {
-        let count =
-            if reason == ORDER_ID_CONFLICT { &self.conflicts } else { &self.dead_letters };
+        let count = if reason == ORDER_ID_CONFLICT { &self.conflicts } else { &self.dead_letters };
         count.fetch_add(1, Relaxed);
     }
 
@@ -40,10 +39,17 @@ impl Tally {
 
     /// Everything taken care of: a number that moves while there is work.
     pub(super) fn total(&self) -> u64 {
-        [&self.created, &self.sold_out, &self.rejected, &self.repeats, &self.conflicts, &self.dead_letters]
-            .iter()
-            .map(|count| count.load(Relaxed))
-            .sum()
+        [
+            &self.created,
+            &self.sold_out,
+            &self.rejected,
+            &self.repeats,
+            &self.conflicts,
+            &self.dead_letters,
+        ]
+        .iter()
+        .map(|count| count.load(Relaxed))
+        .sum()
     }
 
     pub(super) fn log(&self, what: &str) {

@@ -16,8 +16,22 @@ fn error(output: &std::process::Output) -> String {
 #[tokio::test]
 async fn sales_are_opened_shown_and_listed() {
     let stage = Stage::new("sales").await;
-    let opened = run(&stage, &["sale", "open", "--sale-id", "s", "--stock", "5", "--per-user-limit", "2",
-        "--opens-at", "2026-11-27T08:00:00Z", "--json"]);
+    let opened = run(
+        &stage,
+        &[
+            "sale",
+            "open",
+            "--sale-id",
+            "s",
+            "--stock",
+            "5",
+            "--per-user-limit",
+            "2",
+            "--opens-at",
+            "2026-11-27T08:00:00Z",
+            "--json",
+        ],
+    );
     assert_eq!(json(&opened)["opened"], 1, "{}", error(&opened));
     let shown = json(&run(&stage, &["sale", "show", "s", "--json"]));
     assert_eq!(shown["stock"], 5);
@@ -47,7 +61,11 @@ async fn a_file_of_sales_is_opened_whole_or_not_at_all() {
     let text = error(&refused);
     assert!(text.contains("line 3: sale_id has a character") && text.contains("line 4"), "{text}");
     assert_eq!(json(&run(&stage, &["sale", "list", "--json"])), serde_json::json!([]));
-    std::fs::write(&path, "sale_id,stock,per_user_limit,closes_at\na,1,,\nb,2,1,2026-11-27T08:00:00Z\n").expect("write");
+    std::fs::write(
+        &path,
+        "sale_id,stock,per_user_limit,closes_at\na,1,,\nb,2,1,2026-11-27T08:00:00Z\n",
+    )
+    .expect("write");
     assert_eq!(json(&run(&stage, &["sale", "open", "--file", file, "--json"]))["opened"], 2);
     assert_eq!(json(&run(&stage, &["sale", "open", "--file", file, "--json"]))["unchanged"], 2);
     stage.remove().await;
@@ -59,18 +77,36 @@ async fn a_replayed_file_is_decided_and_its_bad_lines_are_parked() {
     run(&stage, &["sale", "open", "--sale-id", "A", "--stock", "10"]);
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("orders.csv");
-    std::fs::write(&path, "No,Code,Qty,Customer\n1,A,6,u\n2,A,6,u\n3,A,x,u\n4,A,4,\n").expect("write");
+    std::fs::write(&path, "No,Code,Qty,Customer\n1,A,6,u\n2,A,6,u\n3,A,x,u\n4,A,4,\n")
+        .expect("write");
     let file = path.to_str().expect("UTF-8");
     for batch in ["1", "3"] {
-        let replayed = run(&stage, &["replay", file, "--order-id", "No,Code", "--sale-id", "Code",
-            "--user-id", "Customer", "--quantity", "Qty", "--batch", batch, "--json"]);
+        let replayed = run(
+            &stage,
+            &[
+                "replay",
+                file,
+                "--order-id",
+                "No,Code",
+                "--sale-id",
+                "Code",
+                "--user-id",
+                "Customer",
+                "--quantity",
+                "Qty",
+                "--batch",
+                batch,
+                "--json",
+            ],
+        );
         assert_eq!(json(&replayed)["lines"], 4, "{}", error(&replayed));
     }
     let worker = WorkerProcess::start(&stage);
     let orders = [order("1-A", "A", "u", 6), order("2-A", "A", "u", 6)];
     let totals = check::settled(&mut stage, &orders).await;
     assert_eq!((totals.created, totals.sold_out), (1, 1));
-    let mut reasons: Vec<String> = stage.dead_letters(4).await.into_iter().map(|(reason, _)| reason).collect();
+    let mut reasons: Vec<String> =
+        stage.dead_letters(4).await.into_iter().map(|(reason, _)| reason).collect();
     reasons.sort();
     assert_eq!(reasons, ["bad_id", "bad_id", "wrong_type", "wrong_type"]);
     let shown = json(&run(&stage, &["order", "show", "1-A", "--json"]));
@@ -84,9 +120,12 @@ async fn a_replayed_file_is_decided_and_its_bad_lines_are_parked() {
 #[tokio::test]
 async fn the_bench_measures_and_leaves_nothing_behind() {
     let stage = Stage::new("bench").await;
-    let bench = run(&stage, &["bench", "--orders", "500", "--rounds", "1", "--batch", "4", "--json"]);
+    let bench =
+        run(&stage, &["bench", "--orders", "500", "--rounds", "1", "--batch", "4", "--json"]);
     let report = json(&bench);
-    for figure in ["ratio", "worker_peak_bytes", "redis_bytes_per_decision", "ledger_bytes_per_decision"] {
+    for figure in
+        ["ratio", "worker_peak_bytes", "redis_bytes_per_decision", "ledger_bytes_per_decision"]
+    {
         assert!(report[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {report}");
     }
     assert!(error(&bench).contains("round 1 of 1"));
@@ -105,7 +144,13 @@ fn bare(arguments: &[&str], variables: &[(&str, &str)]) -> std::process::Output 
 
 #[test]
 fn bad_usage_exits_with_2_and_failures_with_1() {
-    for bad in [&["sale", "open"][..], &["nonsense"], &["replay"], &["sale", "show", "a.b"], &["bench", "--orders", "1"]] {
+    for bad in [
+        &["sale", "open"][..],
+        &["nonsense"],
+        &["replay"],
+        &["sale", "show", "a.b"],
+        &["bench", "--orders", "1"],
+    ] {
         assert_eq!(bare(bad, &[]).status.code(), Some(2), "{bad:?}");
     }
     let missing = bare(&["worker"], &[("FLOODGATE_REDIS_URL", "redis://127.0.0.1:1/")]);
@@ -134,20 +179,36 @@ fn a_server_that_is_down_is_named_and_its_password_is_not() {
 fn a_database_without_a_ledger_says_what_to_run() {
     let settings = crate::harness::settings();
     let (url, _) = crate::harness::database_address(&settings);
-    let empty = bare(&["sale", "list"], &[("FLOODGATE_DATABASE_URL", &url.replace("/floodgate", "/postgres"))]);
+    let (server, _) = url.rsplit_once('/').expect("a database in the URL");
+    let url = format!("{server}/postgres");
+    let empty = bare(&["sale", "list"], &[("FLOODGATE_DATABASE_URL", &url)]);
     assert!(error(&empty).contains("run: floodgate migrate"), "{}", error(&empty));
 }
 
 #[test]
 fn every_command_has_an_example_and_the_settings_are_printed() {
-    for command in [&["migrate"][..], &["worker"], &["sale", "open"], &["sale", "show"], &["sale", "list"],
-        &["order", "show"], &["replay"], &["dead-letters", "list"], &["dead-letters", "redrive"],
-        &["dead-letters", "purge"], &["bench"], &["settings"]] {
+    for command in [
+        &["migrate"][..],
+        &["worker"],
+        &["sale", "open"],
+        &["sale", "show"],
+        &["sale", "list"],
+        &["order", "show"],
+        &["replay"],
+        &["dead-letters", "list"],
+        &["dead-letters", "redrive"],
+        &["dead-letters", "purge"],
+        &["bench"],
+        &["settings"],
+    ] {
         let mut arguments = command.to_vec();
         arguments.push("--help");
         let help = String::from_utf8(bare(&arguments, &[]).stdout).expect("UTF-8");
         assert!(help.contains("Example"), "{command:?}");
     }
     let printed = String::from_utf8(bare(&["settings"], &[]).stdout).expect("UTF-8");
-    assert_eq!(printed, std::fs::read_to_string(root().join("config/floodgate.toml")).expect("file"));
+    assert_eq!(
+        printed,
+        std::fs::read_to_string(root().join("config/floodgate.toml")).expect("file")
+    );
 }

@@ -9,7 +9,8 @@ use crate::harness::{Stage, body, order, orders, sale};
 async fn every_kind_of_bad_input_is_parked_and_its_neighbours_are_decided() {
     let mut stage = Stage::new("bad").await;
     stage.open(sale("s", 10)).await;
-    let element = |n: usize| String::from_utf8(body(&order(&format!("e-{n}"), "s", "u", 1))).expect("UTF-8");
+    let element =
+        |n: usize| String::from_utf8(body(&order(&format!("e-{n}"), "s", "u", 1))).expect("UTF-8");
     let long = format!("[{}]", (0..1001).map(element).collect::<Vec<_>>().join(","));
     let bad: Vec<(&str, Vec<u8>)> = vec![
         ("bad_json", b"".to_vec()),
@@ -20,9 +21,19 @@ async fn every_kind_of_bad_input_is_parked_and_its_neighbours_are_decided() {
         ("missing_field", br#"{"order_id":"o","sale_id":"s","user_id":"u"}"#.to_vec()),
         ("bad_id", br#"{"order_id":"a b","sale_id":"s","user_id":"u","quantity":1}"#.to_vec()),
         ("bad_id", br#"{"order_id":"o","sale_id":"s","user_id":"","quantity":1}"#.to_vec()),
-        ("quantity_out_of_range", br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":0}"#.to_vec()),
-        ("quantity_out_of_range", br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":9999999}"#.to_vec()),
-        ("bad_time", br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":1,"submitted_at":"now"}"#.to_vec()),
+        (
+            "quantity_out_of_range",
+            br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":0}"#.to_vec(),
+        ),
+        (
+            "quantity_out_of_range",
+            br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":9999999}"#.to_vec(),
+        ),
+        (
+            "bad_time",
+            br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":1,"submitted_at":"now"}"#
+                .to_vec(),
+        ),
         ("empty_array", b"[]".to_vec()),
         ("array_too_long", long.into_bytes()),
         ("body_too_large", vec![b' '; 10 << 20]),
@@ -75,12 +86,18 @@ async fn dead_letters_are_listed_redriven_and_purged_by_reason() {
     }
     stage.open(sale("late", 1)).await;
     let redriven = run(&stage, &["dead-letters", "redrive", "--reason", "unknown_sale", "--json"]);
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&redriven.stdout).expect("JSON")["redriven"], 1);
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&redriven.stdout).expect("JSON")["redriven"],
+        1
+    );
     assert_eq!(stage.event().await["outcome"], "created");
     let refused = run(&stage, &["dead-letters", "purge"]);
     assert_eq!(refused.status.code(), Some(2), "purging everything has to be said");
     let purged = run(&stage, &["dead-letters", "purge", "--reason", "bad_json", "--json"]);
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&purged.stdout).expect("JSON")["purged"], 2);
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&purged.stdout).expect("JSON")["purged"],
+        2
+    );
     let listed = run(&stage, &["dead-letters", "list"]);
     assert_eq!(String::from_utf8_lossy(&listed.stderr).trim(), "No dead letters.");
     worker.stop().await;
@@ -109,13 +126,26 @@ async fn a_compressed_body_is_named_as_such() {
     let exchange = format!("{}.intents", stage.scratch.app.settings().namespace);
     let properties = lapin::BasicProperties::default().with_content_encoding("gzip".into());
     let options = lapin::options::BasicPublishOptions::default();
-    channel.basic_publish(exchange.into(), "s".into(), options, b"\x1f\x8b", properties).await.expect("publish");
+    channel
+        .basic_publish(exchange.into(), "s".into(), options, b"\x1f\x8b", properties)
+        .await
+        .expect("publish");
     let worker = stage.worker().await;
-    assert_eq!(stage.dead_letters(1).await, [("unsupported_encoding".to_owned(), b"\x1f\x8b".to_vec())]);
+    assert_eq!(
+        stage.dead_letters(1).await,
+        [("unsupported_encoding".to_owned(), b"\x1f\x8b".to_vec())]
+    );
     // And what comes in without our library at all, with a body that needs more than one frame.
     let id = "x".repeat(40);
-    let text = format!("{{{}\"order_id\":\"{id}\",\"sale_id\":\"s\",\"user_id\":\"u\",\"quantity\":1}}", " ".repeat(200_000));
-    stage.broker.publish(&[Message::Intent { routing_key: "s", body: text.as_bytes(), properties: None }]).await.expect("publish");
+    let text = format!(
+        "{{{}\"order_id\":\"{id}\",\"sale_id\":\"s\",\"user_id\":\"u\",\"quantity\":1}}",
+        " ".repeat(200_000)
+    );
+    stage
+        .broker
+        .publish(&[Message::Intent { routing_key: "s", body: text.as_bytes(), properties: None }])
+        .await
+        .expect("publish");
     assert_eq!(stage.event().await["order_id"], id.as_str());
     worker.stop().await;
     stage.remove().await;

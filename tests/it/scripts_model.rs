@@ -18,7 +18,10 @@ use crate::harness::{Stage, order, sale, time, unique};
 enum Step {
     Propose(Vec<Ask>),
     /// The ledger refuses order `id`, if it is known, and says how much is left at most.
-    Refuse { id: u8, remaining: Option<u32> },
+    Refuse {
+        id: u8,
+        remaining: Option<u32>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -96,8 +99,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Some(Reason::UserDenied)),
         1 => Just(Some(Reason::Expired)),
     ];
-    let ask = (0..12u8, 0..3u8, 1..4u8, 0..10u8, verdict)
-        .prop_map(|(id, user, quantity, minute, verdict)| Ask { id, user, quantity, minute, verdict });
+    let ask = (0..12u8, 0..3u8, 1..4u8, 0..10u8, verdict).prop_map(
+        |(id, user, quantity, minute, verdict)| Ask { id, user, quantity, minute, verdict },
+    );
     let propose = prop::collection::vec(ask, 1..8).prop_map(Step::Propose);
     let refuse = (0..12u8, prop::option::of(0..10u32))
         .prop_map(|(id, remaining)| Step::Refuse { id, remaining });
@@ -112,19 +116,26 @@ async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<
     let id = sale.id.clone();
     let state = SaleState { sale: sale.clone(), sold: 0 };
     inventory.prime(&[state]).await.expect("prime");
-    let mut model = Model { stock: sale.stock, sale, decided: HashMap::new(), bought: HashMap::new() };
+    let mut model =
+        Model { stock: sale.stock, sale, decided: HashMap::new(), bought: HashMap::new() };
     for step in steps {
         match step {
             Step::Propose(asks) => {
                 let candidates: Vec<Candidate> = asks
                     .iter()
                     .map(|ask| Candidate {
-                        order: order(&format!("o-{}", ask.id), id.as_str(), &format!("u-{}", ask.user), ask.quantity.into()),
+                        order: order(
+                            &format!("o-{}", ask.id),
+                            id.as_str(),
+                            &format!("u-{}", ask.user),
+                            ask.quantity.into(),
+                        ),
                         at: minute(ask.minute),
                         verdict: ask.verdict,
                     })
                     .collect();
-                let expected: Vec<_> = candidates.iter().map(|asked| model.propose(asked)).collect();
+                let expected: Vec<_> =
+                    candidates.iter().map(|asked| model.propose(asked)).collect();
                 prop_assert_eq!(inventory.propose(&candidates).await.expect("propose"), expected);
             }
             Step::Refuse { id, remaining } => {
@@ -146,15 +157,18 @@ fn the_scripts_answer_as_the_model_does() {
     let inventory = stage.scratch.app.inventory().expect("inventory");
     // A failure prints its smallest input; no file of seeds is kept.
     let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&(sales(), steps()), |((stock, limit, opens, closes), steps)| {
-        let sale = Sale {
-            per_user_limit: limit,
-            opens_at: opens.map(minute),
-            closes_at: closes.map(minute),
-            ..sale(&unique("s"), stock)
-        };
-        runtime.block_on(run(inventory.as_ref(), sale, steps))
-    });
+    let result = TestRunner::new(config).run(
+        &(sales(), steps()),
+        |((stock, limit, opens, closes), steps)| {
+            let sale = Sale {
+                per_user_limit: limit,
+                opens_at: opens.map(minute),
+                closes_at: closes.map(minute),
+                ..sale(&unique("s"), stock)
+            };
+            runtime.block_on(run(inventory.as_ref(), sale, steps))
+        },
+    );
     if let Err(failure) = result {
         panic!("{failure}");
     }

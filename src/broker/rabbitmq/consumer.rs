@@ -81,15 +81,20 @@ type Settled = (u64, Settlement);
 type Received = Option<Result<lapin::message::Delivery, lapin::Error>>;
 
 impl Session {
-    pub(super) async fn open(link: &Link, queue: &Queue, prefetch: u16) -> Result<Self, BrokerError> {
+    pub(super) async fn open(
+        link: &Link,
+        queue: &Queue,
+        prefetch: u16,
+    ) -> Result<Self, BrokerError> {
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
         let opening = async {
             let channel = connection.create_channel().await?;
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
-            let consumer =
-                channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await?;
+            let consumer = channel
+                .basic_consume(name.into(), "".into(), options, FieldTable::default())
+                .await?;
             Ok((channel, consumer))
         };
         let (channel, consumer) = link.within(opening).await?;

@@ -73,7 +73,11 @@ impl Publisher {
 
     /// Publishes all of `messages` and waits for their confirms. Returns how many came back,
     /// having found no queue.
-    async fn send(&self, channel: &Channel, messages: &[&Message<'_>]) -> Result<usize, BrokerError> {
+    async fn send(
+        &self,
+        channel: &Channel,
+        messages: &[&Message<'_>],
+    ) -> Result<usize, BrokerError> {
         let names = &self.link.topology;
         let sending = messages.iter().map(|message| async move {
             let Publication { exchange, routing_key, body, properties } =

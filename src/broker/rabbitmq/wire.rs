@@ -53,7 +53,11 @@ fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
 fn obituary(headers: &FieldTable) -> Option<Obituary> {
     if let Some(reason) = header_text(headers, header::REASON) {
         let detail = header_text(headers, header::DETAIL).unwrap_or_default();
-        return Some(Obituary { reason, detail, at: header_text(headers, header::AT).unwrap_or_default() });
+        return Some(Obituary {
+            reason,
+            detail,
+            at: header_text(headers, header::AT).unwrap_or_default(),
+        });
     }
     let reason = header_text(headers, "x-first-death-reason")?;
     let detail = "dead-lettered by RabbitMQ".into();
@@ -72,7 +76,10 @@ fn original(properties: &Properties) -> BasicProperties {
 
 /// What every message of ours has.
 fn ours(properties: BasicProperties) -> BasicProperties {
-    properties.with_delivery_mode(PERSISTENT).with_content_type(JSON.into()).with_app_id("floodgate".into())
+    properties
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type(JSON.into())
+        .with_app_id("floodgate".into())
 }
 
 /// `message` in AMQP's terms.

@@ -30,7 +30,9 @@ impl Load {
     }
 
     pub(super) fn sale_id(&self) -> SaleId {
-        let Ok(id) = SaleId::parse(format!("bench-{:05}", self.run)) else { unreachable!("fixed form") };
+        let Ok(id) = SaleId::parse(format!("bench-{:05}", self.run)) else {
+            unreachable!("fixed form")
+        };
         id
     }
 
@@ -70,7 +72,11 @@ impl Load {
     }
 
     /// Publishes all orders, `per_message` in each message.
-    pub(super) async fn publish(&self, broker: &dyn Broker, per_message: u32) -> anyhow::Result<()> {
+    pub(super) async fn publish(
+        &self,
+        broker: &dyn Broker,
+        per_message: u32,
+    ) -> anyhow::Result<()> {
         let sale = self.sale_id();
         let firsts: Vec<u32> = (0..self.orders).step_by(per_message as usize).collect();
         for chunk in firsts.chunks(CHUNK) {

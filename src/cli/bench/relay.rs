@@ -20,8 +20,7 @@ impl Relay {
     pub(crate) async fn run(self, app: &App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
         let (broker, settings) = (app.broker().await?, &app.settings().worker);
-        let mut deliveries =
-            broker.consume(Queue::Intents, app.settings().broker.prefetch).await?;
+        let mut deliveries = broker.consume(Queue::Intents, app.settings().broker.prefetch).await?;
         let event = Arc::new(Load::new(0, 1).sample_event()?);
         let slots = Arc::new(Semaphore::new(settings.batches_in_flight));
         let mut relaying = JoinSet::new();
@@ -40,7 +39,8 @@ impl Relay {
             }
             let (broker, event) = (broker.clone(), event.clone());
             relaying.spawn(async move {
-                let messages: Vec<Message<'_>> = batch.iter().map(|_| Message::Event(&event)).collect();
+                let messages: Vec<Message<'_>> =
+                    batch.iter().map(|_| Message::Event(&event)).collect();
                 let published = broker.publish(&messages).await;
                 if published.is_ok() {
                     batch.into_iter().for_each(Delivery::ack);

@@ -16,7 +16,7 @@ use crate::broker::{Broker, Deliveries, Message};
 use crate::event::order_id_of;
 
 /// No event for so long means that something is wrong.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 /// How long the latency is watched, and how often a share of the load is sent.
 const WATCHED: Duration = Duration::from_secs(8);
 const SHARE: Duration = Duration::from_millis(5);
@@ -87,8 +87,9 @@ impl<'a> Runner<'a> {
         orders_per_s: f64,
     ) -> anyhow::Result<Latency> {
         let child = self.start(Process::Worker)?;
-        let wanted = (orders_per_s * WATCHED.as_secs_f64()) as u32;
-        let orders = wanted.clamp(per_message, load.orders) / per_message * per_message;
+        let wanted = whole(orders_per_s * WATCHED.as_secs_f64());
+        let orders = u32::try_from(wanted).unwrap_or(u32::MAX).clamp(per_message, load.orders);
+        let orders = orders / per_message * per_message;
         let source = load.with_orders(orders);
         let sending = tokio::spawn(send(self.broker.clone(), source, per_message, orders_per_s));
         let mut received = vec![None; orders as usize];
@@ -105,7 +106,7 @@ impl<'a> Runner<'a> {
             .filter_map(|(received, sent)| Some(received?.duration_since(sent).as_secs_f64() * 1e3))
             .collect();
         waits.sort_by(f64::total_cmp);
-        let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize];
+        let at = |share: f64| waits[whole((waits.len() - 1) as f64 * share)];
         Ok(Latency { p50_ms: at(0.50), p99_ms: at(0.99), at_orders_per_s: orders_per_s })
     }
 
@@ -152,10 +153,10 @@ async fn send(
     let mut confirms = tokio::task::JoinSet::new();
     let begun = Instant::now();
     while sent.len() < load.orders as usize {
-        let due = (begun.elapsed().as_secs_f64() * orders_per_s) as usize;
+        let due = whole(begun.elapsed().as_secs_f64() * orders_per_s);
         let mut bodies = Vec::new();
         while sent.len() < due.min(load.orders as usize) {
-            let from = sent.len() as u32;
+            let from = u32::try_from(sent.len())?;
             bodies.push(load.body(from, from + per_message));
             sent.extend((0..per_message).map(|_| Instant::now()));
         }
@@ -175,12 +176,22 @@ async fn send(
     Ok(sent)
 }
 
+/// A positive number without its fraction.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is what this does")]
+fn whole(number: f64) -> usize {
+    number as usize
+}
+
 /// The most memory the process has had, by the kernel's account (`VmHWM`, proc(5)).
 fn peak_memory(child: &Child) -> anyhow::Result<u64> {
     let id = child.id().context("the process has ended")?;
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: u64 = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmHWM")?.trim().parse()?;
+    let kib: u64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .context("no VmHWM")?
+        .trim()
+        .parse()?;
     Ok(kib * 1024)
 }
 

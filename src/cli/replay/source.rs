@@ -71,7 +71,9 @@ impl Source {
                 Ok(Self::Csv { reader, columns })
             }
             Some("jsonl" | "ndjson") => Ok(Self::JsonLines(BufReader::new(reader))),
-            _ => bail!("is neither CSV nor JSON lines by its name; accepted: .csv .jsonl .ndjson, each also with .gz"),
+            _ => bail!(
+                "is neither CSV nor JSON lines by its name; accepted: .csv .jsonl .ndjson, each also with .gz"
+            ),
         }
     }
 
@@ -118,8 +120,12 @@ fn csv_line(
     if !reader.read_byte_record(&mut record)? {
         return Ok(None);
     }
-    let field = |column: usize| String::from_utf8_lossy(record.get(column).unwrap_or_default()).into_owned();
-    let joined = |columns: &[usize]| columns.iter().map(|&column| field(column)).collect::<Vec<_>>().join("-");
+    let field = |column: usize| {
+        String::from_utf8_lossy(record.get(column).unwrap_or_default()).into_owned()
+    };
+    let joined = |columns: &[usize]| {
+        columns.iter().map(|&column| field(column)).collect::<Vec<_>>().join("-")
+    };
     let sale_id = joined(&columns.sale_id);
     let quantity = field(columns.quantity);
     let intent = json!({
@@ -129,7 +135,11 @@ fn csv_line(
         // What is no whole number goes as the text it is, for the worker to refuse.
         "quantity": quantity.trim().parse::<i64>().map_or(Value::String(quantity), Value::from),
     });
-    Ok(Some(Line { routing_key: routing_key(Some(sale_id)), body: serde_json::to_vec(&intent)?, is_json: true }))
+    Ok(Some(Line {
+        routing_key: routing_key(Some(sale_id)),
+        body: serde_json::to_vec(&intent)?,
+        is_json: true,
+    }))
 }
 
 fn json_line(reader: &mut BufReader<Box<dyn Read + Send>>) -> anyhow::Result<Option<Line>> {
@@ -138,7 +148,10 @@ fn json_line(reader: &mut BufReader<Box<dyn Read + Send>>) -> anyhow::Result<Opt
         let text = body.trim_ascii();
         if !text.is_empty() {
             let parsed = serde_json::from_slice::<Value>(text);
-            let sale = parsed.as_ref().ok().and_then(|value| value.get("sale_id")?.as_str().map(str::to_owned));
+            let sale = parsed
+                .as_ref()
+                .ok()
+                .and_then(|value| value.get("sale_id")?.as_str().map(str::to_owned));
             let is_json = parsed.is_ok_and(|value| !value.is_array());
             return Ok(Some(Line { routing_key: routing_key(sale), body: text.to_vec(), is_json }));
         }
@@ -164,13 +177,20 @@ mod tests {
         }
     }
 
-    fn lines(name: &str, contents: &str, mapping: &Mapping) -> anyhow::Result<Vec<(String, String)>> {
+    fn lines(
+        name: &str,
+        contents: &str,
+        mapping: &Mapping,
+    ) -> anyhow::Result<Vec<(String, String)>> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join(name);
         std::fs::write(&path, contents)?;
         let mut source = Source::open(&path, mapping, &ProgressBar::hidden())?;
         let lines = source.take(100)?.unwrap_or_default();
-        Ok(lines.into_iter().map(|line| (line.routing_key, String::from_utf8(line.body).unwrap())).collect())
+        Ok(lines
+            .into_iter()
+            .map(|line| (line.routing_key, String::from_utf8(line.body).unwrap()))
+            .collect())
     }
 
     #[test]
@@ -180,19 +200,30 @@ mod tests {
         assert_eq!(lines[0].0, "A");
         assert_eq!(lines[0].1, r#"{"order_id":"1-A","quantity":6,"sale_id":"A","user_id":"u.0"}"#);
         assert_eq!(lines[1].0, NO_SALE);
-        assert_eq!(lines[1].1, r#"{"order_id":"2-b c","quantity":"x","sale_id":"b c","user_id":""}"#);
+        assert_eq!(
+            lines[1].1,
+            r#"{"order_id":"2-b c","quantity":"x","sale_id":"b c","user_id":""}"#
+        );
         assert_eq!(lines.len(), 3);
     }
 
     #[test]
     fn an_unknown_column_is_named_with_those_there_are() {
-        let error = lines("a.csv", "StockCode,Quantity,CustomerID\n", &mapping(&["Invoice"])).unwrap_err();
-        assert!(error.to_string().contains("no column \"Invoice\"; it has: StockCode, Quantity, CustomerID"));
+        let error =
+            lines("a.csv", "StockCode,Quantity,CustomerID\n", &mapping(&["Invoice"])).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no column \"Invoice\"; it has: StockCode, Quantity, CustomerID")
+        );
     }
 
     #[test]
     fn json_lines_go_as_they_are_and_empty_ones_not_at_all() {
         let lines = lines("a.jsonl", "{\"sale_id\":\"s\"}\n\nnot json\n", &mapping(&[])).unwrap();
-        assert_eq!(lines, [("s".into(), "{\"sale_id\":\"s\"}".into()), (NO_SALE.into(), "not json".into())]);
+        assert_eq!(
+            lines,
+            [("s".into(), "{\"sale_id\":\"s\"}".into()), (NO_SALE.into(), "not json".into())]
+        );
     }
 }

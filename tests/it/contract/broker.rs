@@ -78,7 +78,8 @@ async fn what_is_given_back_comes_again(broker: B) {
     publish(&broker, ["a".into()]).await;
     let (mut deliveries, mut taken) = take(&broker, 1).await;
     taken.remove(0).requeue();
-    let again = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("in time").expect("again");
+    let again =
+        tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("in time").expect("again");
     assert_eq!(text(&again), "a");
     again.ack();
     end(deliveries).await;
@@ -123,7 +124,8 @@ async fn a_stopped_consumer_hands_over_what_it_has_and_no_more(broker: B) {
     deliveries.stop();
     publish(&broker, ["late".into()]).await;
     // The end of deliveries comes before the settling of those handed over.
-    while let Some(late) = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("an end") {
+    while let Some(late) = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("an end")
+    {
         late.requeue();
     }
     taken.into_iter().for_each(Delivery::ack);
@@ -149,7 +151,8 @@ async fn park(broker: &B, body: &str) -> (floodgate::broker::Deliveries, Deliver
     delivery.ack();
     end(deliveries).await;
     let mut letters = broker.consume(Queue::DeadLetters, 10).await.expect("consume");
-    let letter = tokio::time::timeout(PATIENCE, letters.next()).await.expect("in time").expect("a letter");
+    let letter =
+        tokio::time::timeout(PATIENCE, letters.next()).await.expect("in time").expect("a letter");
     (letters, letter)
 }
 

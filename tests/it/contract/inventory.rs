@@ -131,7 +131,11 @@ async fn an_amended_order_gives_back_what_it_took(inventory: I) {
     }
     assert_eq!(propose(&inventory, [asked]).await, [known(Outcome::SoldOut)]);
     let again = order("b", "s", "u", 3);
-    assert_eq!(propose(&inventory, [again]).await, [fresh(Outcome::Created)], "the buyer's units too");
+    assert_eq!(
+        propose(&inventory, [again]).await,
+        [fresh(Outcome::Created)],
+        "the buyer's units too"
+    );
 }
 
 async fn the_stock_never_exceeds_what_the_ledger_says(inventory: I) {

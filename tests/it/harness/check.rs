@@ -48,7 +48,11 @@ pub async fn settled_but(stage: &mut Stage, orders: &[Order], taken: usize) -> T
         let decision = decision.expect("decided");
         assert_eq!(decision.order, *order);
         if let Some(event) = seen.get(order.id.as_str()) {
-            assert_eq!(*event, floodgate::event::decision_json(&decision), "event and ledger agree");
+            assert_eq!(
+                *event,
+                floodgate::event::decision_json(&decision),
+                "event and ledger agree"
+            );
         }
         match decision.outcome {
             Outcome::Created => {

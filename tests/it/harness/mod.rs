@@ -25,13 +25,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The settings of the servers to test with, or a failure that says how to get them.
 pub fn settings() -> Settings {
     static LOGS: Once = Once::new();
     LOGS.call_once(|| {
-        let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "floodgate=warn,lapin=off".into());
+        let filter =
+            std::env::var("RUST_LOG").unwrap_or_else(|_| "floodgate=warn,lapin=off".into());
         tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
     });
     let settings = Settings::load(None).expect("settings");
@@ -41,7 +42,9 @@ pub fn settings() -> Settings {
         floodgate::config::Server::Database,
     ];
     if let Err(error) = settings.require(&all) {
-        panic!("these tests need servers. Run scripts/test, or: scripts/services up && eval \"$(scripts/services env)\"\n{error}");
+        panic!(
+            "these tests need servers. Run scripts/test, or: scripts/services up && eval \"$(scripts/services env)\"\n{error}"
+        );
     }
     settings
 }
@@ -85,7 +88,11 @@ impl Stage {
         for chunk in bodies.chunks(500) {
             let messages: Vec<Message<'_>> = chunk
                 .iter()
-                .map(|body| Message::Intent { routing_key: "any", body: body.as_ref(), properties: None })
+                .map(|body| Message::Intent {
+                    routing_key: "any",
+                    body: body.as_ref(),
+                    properties: None,
+                })
                 .collect();
             self.broker.publish(&messages).await.expect("publish");
         }
@@ -216,13 +223,15 @@ pub async fn delete_queue(stage: &Stage, queue: Queue) {
 pub async fn ask(stage: &Stage, order: &Order) -> serde_json::Value {
     use futures_util::StreamExt;
     use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+    use lapin::types::FieldTable;
 
     let channel = channel(stage).await;
     let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
-    let queue = channel.queue_declare("".into(), exclusive, Default::default()).await.expect("declare");
+    let queue =
+        channel.queue_declare("".into(), exclusive, FieldTable::default()).await.expect("declare");
     let no_ack = BasicConsumeOptions { no_ack: true, ..Default::default() };
     let mut replies = channel
-        .basic_consume(queue.name().clone(), "".into(), no_ack, Default::default())
+        .basic_consume(queue.name().clone(), "".into(), no_ack, FieldTable::default())
         .await
         .expect("consume");
     let properties = lapin::BasicProperties::default()

@@ -84,7 +84,10 @@ pub struct PrivateRedis {
 
 impl PrivateRedis {
     pub fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a port")
+            .port();
         let folder = tempfile::tempdir().expect("a folder");
         let child = Self::spawn(port, &folder);
         Self { child, port, folder }
@@ -129,7 +132,8 @@ impl PrivateRedis {
     }
 
     pub fn command(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output();
+        let output =
+            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output();
         String::from_utf8(output.expect("redis-cli runs").stdout).expect("UTF-8")
     }
 }

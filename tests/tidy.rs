@@ -1,0 +1,130 @@
+//! Rules of the house that the compiler doesn't hold: who may name what, and sizes of files.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `folder` with one of `endings`, with its text.
+fn files(folder: &str, endings: &[&str]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("folder") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if endings.iter().any(|ending| path.to_string_lossy().ends_with(ending)) {
+                let name =
+                    path.strip_prefix(root()).unwrap_or(&path).to_string_lossy().into_owned();
+                found.push((name, std::fs::read_to_string(&path).expect("UTF-8")));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "nothing below {folder}");
+    found
+}
+
+/// Whether `text` uses the crate, or the module of this crate, by that name.
+fn names(text: &str, path: &str) -> bool {
+    text.lines().map(str::trim_start).filter(|line| !line.starts_with("//")).any(|line| {
+        line.match_indices(&format!("{path}::")).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+        })
+    })
+}
+
+#[test]
+fn a_library_is_named_only_where_it_belongs() {
+    for (library, allowed) in [
+        ("lapin", &["src/broker/rabbitmq"][..]),
+        ("redis", &["src/inventory/redis.rs"]),
+        ("deadpool_redis", &["src/inventory/redis.rs"]),
+        ("sqlx", &["src/ledger/postgres"]),
+        ("backoff", &["src/retry.rs"]),
+        ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
+        ("clap", &["src/cli", "src/main.rs"]),
+    ] {
+        for (name, text) in files("src", &[".rs"]) {
+            let fine = allowed.iter().any(|allowed| name.starts_with(allowed));
+            assert!(fine || !names(&text, library), "{name} names {library}; allowed: {allowed:?}");
+        }
+    }
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let domain =
+        ["src/order.rs", "src/sale.rs", "src/decision.rs", "src/event.rs", "src/intent.rs"];
+    let ports = ["src/broker", "src/inventory", "src/ledger"];
+    for (name, text) in files("src", &[".rs"]) {
+        let uses = |module: &str| names(&text, &format!("crate::{module}"));
+        if domain.contains(&name.as_str()) {
+            for module in ["broker", "inventory", "ledger", "worker", "app", "cli", "config"] {
+                assert!(!uses(module), "{name}: the domain knows nothing of {module}");
+            }
+        }
+        if let Some(port) = ports.iter().find(|port| name.starts_with(*port)) {
+            for module in ["broker", "inventory", "ledger", "worker", "app", "cli"] {
+                let own = port.ends_with(module);
+                assert!(own || !uses(module), "{name}: an adapter knows its port and the domain");
+            }
+        }
+        if name.starts_with("src/worker") {
+            for adapter in ["RabbitBroker", "RedisInventory", "PostgresLedger"] {
+                assert!(!text.contains(adapter), "{name} names {adapter}; only app.rs does");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_are_of_a_size_to_be_read() {
+    for folder in ["src", "tests"] {
+        for (name, text) in files(folder, &[".rs", ".lua"]) {
+            let lines = text.lines().count();
+            assert!(
+                lines <= 420,
+                "{name} has {lines} lines; split it by what changes for one reason"
+            );
+        }
+    }
+}
+
+#[test]
+fn scripts_say_what_they_take_and_return() {
+    for (name, text) in files("src/inventory/lua", &[".lua"]) {
+        for word in ["KEYS[1]", "ARGV", "Returns"] {
+            let header: String = text.lines().take_while(|line| line.starts_with("--")).collect();
+            assert!(header.contains(word), "{name}: its header doesn't mention {word}");
+        }
+    }
+}
+
+#[test]
+fn what_the_documents_name_exists() {
+    for document in ["README.md", "ARCHITECTURE.md"] {
+        let text = std::fs::read_to_string(root().join(document)).expect(document);
+        for piece in text.split('`').skip(1).step_by(2) {
+            let path = piece.trim_end_matches('/');
+            let is_path = [
+                "src/",
+                "tests/",
+                "scripts/",
+                "docs/",
+                "migrations/",
+                "config/",
+                "deploy/",
+                "benches/",
+            ]
+            .iter()
+            .any(|folder| path.starts_with(folder));
+            let plain = !path.contains(|c: char| c.is_whitespace() || "{*<$".contains(c));
+            if is_path && plain {
+                assert!(Path::new(&root().join(path)).exists(), "{document} names {path}");
+            }
+        }
+    }
+}
