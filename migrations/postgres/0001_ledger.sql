@@ -48,6 +48,7 @@ create table stock_adjustments (
 -- Records a batch of proposed decisions in one call.
 --
 -- The arrays hold one entry for each order, in the order of the queue; the order ids are distinct.
+-- p_expected names those that were probably recorded before: a hint that only saves time.
 -- A proposal is stored as it is when its order id is new and, for a created one, when the sale's
 -- window, the buyer's limit and the stock allow it. Otherwise the decision that stands instead is
 -- returned, with the row's place in the arrays, whether it was known before, and the stock left of
@@ -57,14 +58,19 @@ create table stock_adjustments (
 -- each other, but never both ways. A batch without a created proposal locks no sale.
 create function record_decisions(
     p_order_ids text[], p_sale_ids text[], p_user_ids text[], p_quantities integer[],
-    p_submitted_at timestamptz[], p_outcomes text[], p_reasons text[], p_decided_at timestamptz
+    p_submitted_at timestamptz[], p_outcomes text[], p_reasons text[], p_decided_at timestamptz,
+    p_expected text[]
 ) returns table (
     r_place bigint, r_known boolean, r_sale_id text, r_user_id text, r_quantity integer,
     r_outcome text, r_reason text, r_decided_at timestamptz, r_remaining bigint
-) language plpgsql as $$
+)
+language plpgsql
+-- Plans are kept from when the tables were empty, and reading them whole looked cheap.
+set enable_seqscan = off
+as $$
 declare
-    v_new     text[];                    -- order ids stored by this call
-    v_all_new boolean;
+    v_looked  text[];                    -- order ids looked up before storing the others
+    v_known   text[];                    -- order ids recorded before
     v_sales   text[];                    -- sales with a new created proposal
     v_tight   text[];                    -- those of them whose proposals don't all fit
     v_refused text[] := '{}';            -- new created proposals that are not to be
@@ -75,22 +81,32 @@ declare
     v_left    jsonb := '{}';             -- stock left by sale, while walking the tight ones
     v_bought  jsonb := '{}';             -- units by sale and buyer, likewise
 begin
-    with stored as (
-        insert into decisions (order_id, sale_id, user_id, quantity, outcome, reason, decided_at)
-        select i.order_id, i.sale_id, i.user_id, i.quantity, i.outcome, i.reason, p_decided_at
-        from unnest(p_order_ids, p_sale_ids, p_user_ids, p_quantities, p_outcomes, p_reasons)
-            as i (order_id, sale_id, user_id, quantity, outcome, reason)
-        order by i.order_id
-        on conflict (order_id) do nothing
-        returning order_id
-    )
-    select coalesce(array_agg(order_id), '{}') into v_new from stored;
-    v_all_new := cardinality(v_new) = cardinality(p_order_ids);
+    -- Looking up 256 order ids costs half as much as storing them, and "on conflict do nothing" is no
+    -- cheaper. So only those that are expected to be there are looked up first.
+    v_looked := p_expected;
+    loop
+        if cardinality(v_looked) > 0 then
+            select array_agg(d.order_id) into v_known
+            from decisions d where d.order_id = any (v_looked);
+        end if;
+        begin
+            insert into decisions (order_id, sale_id, user_id, quantity, outcome, reason, decided_at)
+            select i.order_id, i.sale_id, i.user_id, i.quantity, i.outcome, i.reason, p_decided_at
+            from unnest(p_order_ids, p_sale_ids, p_user_ids, p_quantities, p_outcomes, p_reasons)
+                as i (order_id, sale_id, user_id, quantity, outcome, reason)
+            where v_known is null or i.order_id <> all (v_known)
+            order by i.order_id collate "C";
+            exit;
+        exception when unique_violation then
+            -- One of the others is known after all, or somebody recorded it just now.
+            v_looked := p_order_ids;
+        end;
+    end loop;
 
     if 'created' = any (p_outcomes) then
         select array_agg(distinct i.sale_id) into v_sales
         from unnest(p_order_ids, p_sale_ids, p_outcomes) as i (order_id, sale_id, outcome)
-        where i.outcome = 'created' and (v_all_new or i.order_id = any (v_new));
+        where i.outcome = 'created' and (v_known is null or i.order_id <> all (v_known));
 
         perform from sales s where s.sale_id = any (v_sales) order by s.sale_id for no key update;
 
@@ -100,7 +116,7 @@ begin
                    min(i.submitted_at) as first_at, max(i.submitted_at) as last_at
             from unnest(p_order_ids, p_sale_ids, p_user_ids, p_quantities, p_submitted_at, p_outcomes)
                 as i (order_id, sale_id, user_id, quantity, submitted_at, outcome)
-            where i.outcome = 'created' and (v_all_new or i.order_id = any (v_new))
+            where i.outcome = 'created' and (v_known is null or i.order_id <> all (v_known))
             group by i.sale_id, i.user_id
         ), by_sale as (
             select w.sale_id, sum(w.units) as units, max(w.units) as most,
@@ -127,7 +143,7 @@ begin
                 left join sales s using (sale_id)
                 left join buyers u on u.sale_id = i.sale_id and u.user_id = i.user_id
                 where i.outcome = 'created' and i.sale_id = any (v_tight)
-                  and (v_all_new or i.order_id = any (v_new))
+                  and (v_known is null or i.order_id <> all (v_known))
                 order by i.place
             loop
                 if v_row.remaining is null then
@@ -161,7 +177,7 @@ begin
             select i.sale_id, sum(i.quantity) as units
             from unnest(p_order_ids, p_sale_ids, p_quantities, p_outcomes)
                 as i (order_id, sale_id, quantity, outcome)
-            where i.outcome = 'created' and (v_all_new or i.order_id = any (v_new))
+            where i.outcome = 'created' and (v_known is null or i.order_id <> all (v_known))
               and (v_tight is null or i.order_id <> all (v_refused))
             group by i.sale_id
         )
@@ -173,20 +189,20 @@ begin
             as i (order_id, sale_id, user_id, quantity, outcome)
         join sales s using (sale_id)
         where s.per_user_limit is not null
-          and i.outcome = 'created' and (v_all_new or i.order_id = any (v_new))
+          and i.outcome = 'created' and (v_known is null or i.order_id <> all (v_known))
           and (v_tight is null or i.order_id <> all (v_refused))
         group by i.sale_id, i.user_id, s.per_user_limit
         on conflict (sale_id, user_id) do update set units = b.units + excluded.units;
     end if;
 
-    if not v_all_new or v_tight is not null then
+    if v_known is not null or v_tight is not null then
         return query
-        select i.place, not (i.order_id = any (v_new)), d.sale_id, d.user_id, d.quantity,
+        select i.place, i.order_id = any (coalesce(v_known, '{}')), d.sale_id, d.user_id, d.quantity,
                d.outcome, d.reason, d.decided_at, s.stock - s.sold
         from unnest(p_order_ids, p_sale_ids) with ordinality as i (order_id, sale_id, place)
         join decisions d using (order_id)
         left join sales s on s.sale_id = i.sale_id
-        where not (i.order_id = any (v_new)) or i.order_id = any (v_refused)
+        where i.order_id = any (v_known) or i.order_id = any (v_refused)
         order by i.place;
     end if;
 end

@@ -8,12 +8,14 @@ use serde::Serialize;
 
 use super::output;
 use crate::app::App;
-use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Queue};
+use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Properties, Queue};
 
 /// How long to wait for the next dead letter before taking the queue as read.
 const QUIET: Duration = Duration::from_secs(2);
-/// Dead letters held at once, the most a consumer may have unsettled.
-const MAX_HELD: u16 = u16::MAX;
+/// Dead letters that one consumer holds: some less than AMQP's bound on unsettled deliveries.
+/// All are held until the walk is over, so that none is met twice; for more there are more
+/// consumers.
+const HELD_BY_ONE: u16 = 60_000;
 /// Dead letters sent back in one publish.
 const CHUNK: usize = 500;
 /// Characters of a body shown in a table.
@@ -124,47 +126,61 @@ fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
 }
 
 /// A walk over the dead letters that are in the queue at its beginning.
-struct Walk {
+struct Walk<'a> {
+    broker: &'a dyn Broker,
     letters: Deliveries,
+    /// Consumers that hold as much as they can.
+    full: Vec<Deliveries>,
     depth: usize,
     seen: usize,
     kept: Vec<Delivery>,
 }
 
-impl Walk {
-    async fn begin(broker: &dyn Broker) -> anyhow::Result<Self> {
+impl<'a> Walk<'a> {
+    async fn begin(broker: &'a dyn Broker) -> anyhow::Result<Self> {
         let depth = broker.depth(Queue::DeadLetters).await? as usize;
-        let letters = broker.consume(Queue::DeadLetters, MAX_HELD).await?;
-        Ok(Self { letters, depth, seen: 0, kept: Vec::new() })
+        let letters = consume(broker).await?;
+        Ok(Self { broker, letters, full: Vec::new(), depth, seen: 0, kept: Vec::new() })
     }
 
-    async fn next(&mut self) -> Option<Delivery> {
+    async fn next(&mut self) -> anyhow::Result<Option<Delivery>> {
         if self.seen == self.depth {
-            return None;
+            return Ok(None);
+        }
+        if self.kept.len() >= usize::from(HELD_BY_ONE) * (self.full.len() + 1) {
+            let more = consume(self.broker).await?;
+            self.full.push(std::mem::replace(&mut self.letters, more));
         }
         if let Ok(Some(letter)) = tokio::time::timeout(QUIET, self.letters.next()).await {
             self.seen += 1;
-            return Some(letter);
+            return Ok(Some(letter));
         }
         let Self { depth, seen, .. } = self;
-        eprintln!(
-            "Looked at {seen} of {depth}: the others are held by someone else, or behind those."
-        );
-        None
+        eprintln!("Looked at {seen} of {depth}: the others are held by someone else.");
+        Ok(None)
     }
 
     /// Leaves a letter in the queue.
     fn keep(&mut self, mut letter: Delivery) {
-        // Many may be held until the end; their bodies are not needed for that.
+        // Many may be held until the end; only their settling is needed for that.
         letter.body = Vec::new();
+        letter.properties = Properties::default();
         self.kept.push(letter);
     }
 
     async fn end(self) {
-        self.letters.stop();
+        let mut consumers = self.full;
+        consumers.push(self.letters);
+        consumers.iter().for_each(Deliveries::stop);
         self.kept.into_iter().for_each(Delivery::requeue);
-        self.letters.finished().await;
+        for consumer in consumers {
+            consumer.finished().await;
+        }
     }
+}
+
+async fn consume(broker: &dyn Broker) -> anyhow::Result<Deliveries> {
+    Ok(broker.consume(Queue::DeadLetters, HELD_BY_ONE + u16::try_from(CHUNK)?).await?)
 }
 
 async fn list(
@@ -176,7 +192,7 @@ async fn list(
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut shown: Vec<Printed> = Vec::new();
     let mut walk = Walk::begin(broker).await?;
-    while let Some(letter) = walk.next().await {
+    while let Some(letter) = walk.next().await? {
         if filter.matches(&letter) {
             let Obituary { reason, detail, at } = obituary(&letter);
             *reasons.entry(reason.clone()).or_default() += 1;
@@ -215,7 +231,7 @@ async fn list(
 async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
     let mut walk = Walk::begin(broker).await?;
     let mut deleted = 0;
-    while let Some(letter) = walk.next().await {
+    while let Some(letter) = walk.next().await? {
         if filter.matches(&letter) {
             letter.ack();
             deleted += 1;
@@ -232,7 +248,7 @@ async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> 
     let mut walk = Walk::begin(broker).await?;
     let mut waiting: Vec<Delivery> = Vec::new();
     let mut sent = 0;
-    while let Some(letter) = walk.next().await {
+    while let Some(letter) = walk.next().await? {
         if filter.matches(&letter) {
             waiting.push(letter);
         } else {

@@ -49,6 +49,8 @@ pub struct Proposed<'a> {
     pub decision: &'a Decision,
     /// When the order counts as submitted; decides whether the sale was open.
     pub submitted_at: chrono::DateTime<chrono::Utc>,
+    /// The order was probably recorded before. Only a hint: it changes the cost, not the answer.
+    pub repeat: bool,
 }
 
 /// The ledger's answer to one proposal.

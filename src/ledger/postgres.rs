@@ -23,7 +23,7 @@ use crate::sale::{Sale, SaleState};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-const RECORD: &str = "select * from record_decisions($1, $2, $3, $4, $5, $6, $7, $8)";
+const RECORD: &str = "select * from record_decisions($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// [`Ledger`] on PostgreSQL 14 or newer.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ impl PostgresLedger {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(timeout)
+            // A connection that broke while idle fails its statement, which is then tried again.
+            .test_before_acquire(false)
             .connect_lazy_with(options);
         Ok(Self { pool, timeout })
     }
@@ -203,6 +205,7 @@ impl Ledger for PostgresLedger {
             .bind(columns.outcomes)
             .bind(columns.reasons)
             .bind(first.decision.decided_at)
+            .bind(columns.expected)
             .fetch_all(&mut *connection);
         let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
         let mut answers = vec![Recorded::AsProposed; proposals.len()];
@@ -241,6 +244,7 @@ struct Columns<'a> {
     submitted_at: Vec<DateTime<Utc>>,
     outcomes: Vec<&'a str>,
     reasons: Vec<Option<&'a str>>,
+    expected: Vec<&'a str>,
 }
 
 impl<'a> Columns<'a> {
@@ -253,6 +257,9 @@ impl<'a> Columns<'a> {
         self.submitted_at.push(proposal.submitted_at);
         self.outcomes.push(outcome.name());
         self.reasons.push(outcome.reason().map(Reason::name));
+        if proposal.repeat {
+            self.expected.push(order.id.as_str());
+        }
     }
 }
 

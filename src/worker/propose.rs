@@ -45,6 +45,8 @@ pub(super) struct ProposedEntry {
     pub decision: Decision,
     /// The inventory took stock for it just now.
     pub deducted: bool,
+    /// The inventory had answered it before.
+    pub repeat: bool,
 }
 
 /// Asks the inventory, or stands in for it.
@@ -72,7 +74,7 @@ impl Proposer {
                     let deducted =
                         fresh && outcome == Outcome::Created && source == Source::Inventory;
                     let decision = Decision { order, outcome, decided_at: now };
-                    proposed.push(ProposedEntry { entry, decision, deducted });
+                    proposed.push(ProposedEntry { entry, decision, deducted, repeat: !fresh });
                 }
                 Proposal::Conflict => parked.push(conflict(entry)),
                 Proposal::Absent => parked.push(unknown_sale(entry)),

@@ -47,7 +47,7 @@ impl Recorder {
         let mut decided = Vec::with_capacity(entries.len());
         let mut amendments = Vec::new();
         let mut counted = HashSet::with_capacity(entries.len());
-        for ProposedEntry { entry, decision, deducted } in entries {
+        for ProposedEntry { entry, decision, deducted, repeat: _ } in entries {
             match &finals[&decision.order.id] {
                 Ok(last) => {
                     if source == Source::Inventory {
@@ -84,6 +84,7 @@ impl Recorder {
             .map(|proposed| Proposed {
                 decision: &proposed.decision,
                 submitted_at: proposed.entry.candidate.at,
+                repeat: proposed.repeat,
             })
             .collect();
         let answers = self.persist(&proposals).await;

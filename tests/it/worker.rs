@@ -35,7 +35,7 @@ async fn repeats_get_the_same_event_and_conflicts_are_parked() {
     stage.open(sale("s", 10)).await;
     stage.open(sale("t", 10)).await;
     let first = order("o", "s", "u", 1);
-    stage.post_orders(&[first.clone()]).await;
+    stage.post_orders(std::slice::from_ref(&first)).await;
     let worker = stage.worker().await;
     let event = stage.event().await;
     assert_eq!(event["outcome"], "created");

@@ -41,8 +41,10 @@ async fn record(ledger: &L, decisions: &[Decision]) -> Vec<Recorded> {
 }
 
 async fn record_at(ledger: &L, decisions: &[Decision], at: DateTime<Utc>) -> Vec<Recorded> {
-    let proposals: Vec<_> =
-        decisions.iter().map(|decision| Proposed { decision, submitted_at: at }).collect();
+    let proposals: Vec<_> = decisions
+        .iter()
+        .map(|decision| Proposed { decision, submitted_at: at, repeat: false })
+        .collect();
     ledger.record(&proposals).await.expect("recorded")
 }
 
@@ -113,6 +115,16 @@ async fn recording_again_gives_the_same_answers(ledger: L) {
     ledger.open(&[sale("s", 2)]).await.expect("open");
     let decisions: Vec<_> = orders("s", 4).into_iter().map(created).collect();
     let first: Vec<_> = record(&ledger, &decisions).await.iter().map(outcome).collect();
+    // With and without the hint, and with a hint that is wrong for one of them.
+    let mut hinted = decisions.clone();
+    hinted.push(Decision { outcome: Outcome::SoldOut, ..created(order("new", "s", "u", 1)) });
+    let hinted: Vec<_> = hinted
+        .iter()
+        .map(|decision| Proposed { decision, submitted_at: at(), repeat: true })
+        .collect();
+    let answers = ledger.record(&hinted).await.expect("recorded");
+    assert_eq!(first, answers[..4].iter().map(outcome).collect::<Vec<_>>());
+    assert_eq!(answers[4], Recorded::AsProposed);
     let again = record(&ledger, &decisions).await;
     assert_eq!(first, again.iter().map(outcome).collect::<Vec<_>>());
     assert!(again.iter().all(|answer| matches!(answer, Recorded::Instead { known: true, .. })));
@@ -212,7 +224,8 @@ async fn a_batch_over_many_sales_is_one_call(ledger: L) {
 async fn created_for_an_unknown_sale_is_refused_whole(ledger: L) {
     ledger.open(&[sale("s", 10)]).await.expect("open");
     let (good, bad) = (created(order("a", "s", "u", 1)), created(order("b", "nope", "u", 1)));
-    let proposals = [&good, &bad].map(|decision| Proposed { decision, submitted_at: at() });
+    let proposals =
+        [&good, &bad].map(|decision| Proposed { decision, submitted_at: at(), repeat: false });
     let error = ledger.record(&proposals).await.expect_err("no such sale");
     assert!(matches!(error, LedgerError::Permanent(_)), "{error}");
     assert_eq!(ledger.decision(&good.order.id).await.expect("ledger"), None);
