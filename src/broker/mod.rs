@@ -209,9 +209,12 @@ impl Deliveries {
 /// Why the broker didn't do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// It can't be reached, didn't answer in time, or refused for now.
+    /// It can't be reached or didn't answer in time.
     #[error("broker unavailable: {0}")]
     Transient(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It takes no messages for now.
+    #[error("broker takes no messages for now: {0}")]
+    Full(&'static str),
     /// A queue to publish to is missing.
     #[error("broker has no queue for {0}")]
     Unroutable(&'static str),

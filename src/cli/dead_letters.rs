@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Properties, Queue};
 
 /// How long to wait for the next dead letter before taking the queue as read.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(10);
 /// Dead letters that one consumer holds: some less than AMQP's bound on unsettled deliveries.
 /// All are held until the walk is over, so that none is met twice; for more there are more
 /// consumers.
@@ -151,9 +151,14 @@ impl<'a> Walk<'a> {
             let more = consume(self.broker).await?;
             self.full.push(std::mem::replace(&mut self.letters, more));
         }
-        if let Ok(Some(letter)) = tokio::time::timeout(QUIET, self.letters.next()).await {
+        let here = self.full.iter_mut().find_map(Deliveries::ready);
+        let letter = match here {
+            Some(letter) => Some(letter),
+            None => tokio::time::timeout(QUIET, self.letters.next()).await.ok().flatten(),
+        };
+        if letter.is_some() {
             self.seen += 1;
-            return Ok(Some(letter));
+            return Ok(letter);
         }
         let Self { depth, seen, .. } = self;
         eprintln!("Looked at {seen} of {depth}: the others are held by someone else.");

@@ -16,6 +16,9 @@ use crate::fault::crash_point;
 /// Channels for messages that must arrive; so many batches of them can be on their way at once.
 const EXACT_CHANNELS: usize = 4;
 
+/// RabbitMQ's page on `connection.blocked`.
+const BLOCKED: BrokerError = BrokerError::Full("RabbitMQ is short of memory or disk");
+
 /// Publishes on one connection, made when it is needed and given up after any failure.
 pub(super) struct Publisher {
     link: Arc<Link>,
@@ -47,6 +50,9 @@ impl Publisher {
 
     pub(super) async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {
         let lanes = self.lanes().await?;
+        if lanes.connection.status().blocked() {
+            return Err(BLOCKED);
+        }
         let (events, exact): (Vec<_>, Vec<_>) = messages
             .iter()
             .partition(|message| matches!(message, Message::Event(_) | Message::Reply { .. }));
@@ -65,8 +71,16 @@ impl Publisher {
             Ok(Published { unrouted })
         }
         .await;
-        if published.is_err() {
-            self.give_up(&lanes).await;
+        // RabbitMQ tells a connection that it is blocked at its first publish. That one waits in
+        // the connection until the alarm is over; opening others meanwhile would only add to it.
+        let published = match published {
+            Err(_) if lanes.connection.status().blocked() => Err(BLOCKED),
+            other => other,
+        };
+        match &published {
+            // What is wrong is not the connection, and a new one would change nothing.
+            Ok(_) | Err(BrokerError::Full(_)) => {}
+            Err(_) => self.give_up(&lanes).await,
         }
         published
     }
@@ -95,7 +109,7 @@ impl Publisher {
             match confirmation {
                 Confirmation::Ack(message) => returned += usize::from(message.is_some()),
                 Confirmation::Nack(_) | Confirmation::NotRequested => {
-                    return Err(BrokerError::Transient("the broker refused a message".into()));
+                    return Err(BrokerError::Full("a queue is full"));
                 }
             }
         }
