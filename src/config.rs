@@ -141,21 +141,30 @@ pub enum InvalidSettings {
 impl Settings {
     /// Defaults, then `file`, then the environment.
     pub fn load(file: Option<&Path>) -> Result<Self, InvalidSettings> {
+        Self::build(
+            file,
+            std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            }),
+        )
+    }
+
+    fn build(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, InvalidSettings> {
         let environment = Environment::with_prefix("FLOODGATE")
             .prefix_separator("_")
             .separator("__")
-            .ignore_empty(true);
-        Self::build(file, environment)
-    }
-
-    fn build(file: Option<&Path>, environment: Environment) -> Result<Self, InvalidSettings> {
+            .ignore_empty(true)
+            .try_parsing(true)
+            .source(Some(variables.filter(|(name, _)| is_setting(name)).collect()));
         let mut builder =
             config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(path) = file {
             builder = builder.add_source(File::from(path).format(FileFormat::Toml));
         }
-        let settings: Self =
-            builder.add_source(environment.try_parsing(true)).build()?.try_deserialize()?;
+        let settings: Self = builder.add_source(environment).build()?.try_deserialize()?;
         settings.check()?;
         Ok(settings)
     }
@@ -236,6 +245,15 @@ impl Settings {
     }
 }
 
+/// Whether an environment variable is meant as a setting. Kubernetes gives every pod variables
+/// such as FLOODGATE_PORT and FLOODGATE_SERVICE_HOST for a service called floodgate; those are not.
+fn is_setting(variable: &str) -> bool {
+    variable.strip_prefix("FLOODGATE_").is_some_and(|name| {
+        name.contains("__")
+            || ["NAMESPACE", "AMQP_URL", "REDIS_URL", "DATABASE_URL"].contains(&name)
+    })
+}
+
 /// A server that a command may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -302,21 +320,12 @@ impl WorkerSettings {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn with(variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
-        let source: HashMap<String, String> = variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        let environment = Environment::with_prefix("FLOODGATE")
-            .prefix_separator("_")
-            .separator("__")
-            .ignore_empty(true)
-            .source(Some(source));
-        Settings::build(None, environment)
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Settings::build(None, variables)
     }
 
     #[test]
@@ -333,6 +342,7 @@ mod tests {
             ("FLOODGATE_INVENTORY__WHEN_UNAVAILABLE", "wait"),
             ("FLOODGATE_NAMESPACE", "7"),
             ("FLOODGATE_AMQP_URL", ""),
+            ("FLOODGATE_SERVICE_HOST", "10.0.0.1"),
         ])
         .unwrap();
         assert_eq!(settings.worker.max_batch, 7);
