@@ -51,8 +51,6 @@ impl PostgresLedger {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(timeout)
-            // A connection that broke while idle fails its statement, which is then tried again.
-            .test_before_acquire(false)
             .connect_lazy_with(options);
         Ok(Self { pool, timeout })
     }
