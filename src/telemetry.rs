@@ -3,16 +3,13 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::broker::UNLOGGED;
 use crate::config::{LogFormat, LogSettings};
-
-/// The client library warns of every event that has no subscriber, with all of its contents; the
-/// worker counts them instead.
-const NOT_LOGGED: &str = "lapin::returned_messages=off";
 
 /// Starts logging for the whole process.
 pub fn init(settings: &LogSettings) -> anyhow::Result<()> {
     let filter =
-        EnvFilter::try_new(format!("{},{NOT_LOGGED}", settings.filter)).map_err(|error| {
+        EnvFilter::try_new(format!("{},{UNLOGGED}", settings.filter)).map_err(|error| {
             anyhow::anyhow!("settings: log.filter is {:?}: {error}", settings.filter)
         })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::event::Event;
 
-pub use rabbitmq::RabbitBroker;
+pub use rabbitmq::{RabbitBroker, UNLOGGED};
 
 /// A message broker that delivers at least once.
 #[async_trait]

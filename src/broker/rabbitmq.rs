@@ -31,6 +31,10 @@ use publisher::Publisher;
 /// since RabbitMQ 4.0 a queue without a limit of its own drops messages after 20.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
+/// What is left out of the logs, in the language of their filter: the client library warns of every
+/// event that has no subscriber, with all of its contents; the worker counts them instead.
+pub const UNLOGGED: &str = "lapin::returned_messages=off";
+
 /// Binds a queue to everything, in the language of topic exchanges.
 const EVERY_KEY: &str = "#";
 
