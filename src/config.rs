@@ -332,7 +332,7 @@ mod tests {
     fn the_documented_defaults_are_valid() {
         let settings = with(&[]).unwrap();
         assert_eq!(settings.namespace, "floodgate");
-        assert_eq!(settings.worker.max_batch, 256);
+        assert_eq!(settings.worker.max_batch, 512);
     }
 
     #[test]

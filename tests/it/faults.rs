@@ -296,6 +296,8 @@ async fn a_broker_whose_links_break_loses_nothing() {
         ("FLOODGATE_BROKER__CONFIRM_TIMEOUT_MS", "1000"),
     ];
     let worker = WorkerProcess::with(&stage, &variables);
+    // A worker that can't reach its servers when it starts ends; this one has started.
+    stage.event().await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.cut();
@@ -304,7 +306,7 @@ async fn a_broker_whose_links_break_loses_nothing() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     proxy.swallow_answers(false);
     proxy.cut();
-    let totals = check::settled(&mut stage, &all).await;
+    let totals = check::settled_but(&mut stage, &all, 1).await;
     assert_eq!(totals, Totals { created: 2500, sold_out: 7500, rejected: 0 });
     check::empty(&stage).await;
     worker.signal("TERM");
