@@ -92,8 +92,8 @@ async fn record(ledger: &dyn Ledger, decisions: &[Decision]) -> anyhow::Result<(
         .iter()
         .map(|decision| Proposed { decision, submitted_at, repeat: false })
         .collect();
-    let answers = ledger.record(&proposals).await?;
-    anyhow::ensure!(answers.iter().all(|answer| *answer == Recorded::AsProposed));
+    let recording = ledger.record(&proposals).await?;
+    anyhow::ensure!(recording.answers.iter().all(|answer| *answer == Recorded::AsProposed));
     Ok(())
 }
 

@@ -1,25 +1,26 @@
-//! Events: what subscribers get to know of a decision, as `CloudEvents` 1.0.
+//! Events: what subscribers get to know of decisions and sales, as `CloudEvents` 1.0.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::decision::{Decision, Reason};
-use crate::order::Order;
+use crate::order::{Order, SaleId};
+use crate::sale::{Restock, SoldOut};
 
 /// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
 ///
-/// The same decision always gives the same event, to the byte, so that a repeat is one.
+/// The same cause always gives the same event, to the byte, so that a repeat is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// `id`: derived from the order id; unique for the source.
+    /// `id`: derived from what it tells of; unique for the source.
     pub id: String,
     /// `type`: reverse DNS, versioned.
     pub kind: &'static str,
-    /// `subject`: the order id.
+    /// `subject`: the id of the order or sale.
     pub subject: String,
-    /// `time`: when it was decided, RFC 3339 with milliseconds.
+    /// `time`: when it happened, RFC 3339 with milliseconds.
     pub time: DateTime<Utc>,
-    /// Where it goes: `order.<outcome>.<sale>`.
+    /// Where it goes: `order.<outcome>.<sale>`, `sale.sold_out.<sale>` or `sale.restocked.<sale>`.
     pub routing_key: String,
     /// `data`: a JSON object.
     pub data: Vec<u8>,
@@ -58,6 +59,50 @@ impl Event {
             data: decision_json(decision),
         }
     }
+
+    /// The event that tells that a sale has no unit left.
+    pub fn sold_out(sold_out: &SoldOut) -> Self {
+        let SoldOut { sale_id, version, stock, at } = sold_out;
+        let data = serde_json::json!({
+            "sale_id": sale_id, "version": version, "stock": stock, "sold_out_at": rfc3339(*at),
+        });
+        Self {
+            id: format!("sale-{sale_id}-sold_out-{version}"),
+            kind: "dev.floodgate.sale.sold_out.v1",
+            subject: sale_id.to_string(),
+            time: *at,
+            routing_key: format!("sale.sold_out.{sale_id}"),
+            data: data.to_string().into_bytes(),
+        }
+    }
+
+    /// The event that tells that a sale has got more units.
+    pub fn restocked(restock: &Restock) -> Self {
+        let Restock { adjustment_id, sale_id, units, version, stock, at } = restock;
+        let data = serde_json::json!({
+            "sale_id": sale_id, "version": version, "stock": stock,
+            "adjustment_id": adjustment_id, "units": units, "restocked_at": rfc3339(*at),
+        });
+        Self {
+            id: format!("sale-{sale_id}-restocked-{adjustment_id}"),
+            kind: "dev.floodgate.sale.restocked.v1",
+            subject: sale_id.to_string(),
+            time: *at,
+            routing_key: format!("sale.restocked.{sale_id}"),
+            data: data.to_string().into_bytes(),
+        }
+    }
+}
+
+/// The sale and version in the data of a sale's event, or nothing when it isn't one.
+pub fn sale_version_of(data: &[u8]) -> Option<(SaleId, u32)> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        sale_id: String,
+        version: u32,
+    }
+    let Id { sale_id, version } = serde_json::from_slice(data).ok()?;
+    Some((SaleId::parse(sale_id).ok()?, version))
 }
 
 /// The order id in the data of an event, or nothing when it isn't one.

@@ -88,6 +88,13 @@ id!(
     "A-Z a-z 0-9 . _ : -",
     b"._:-"
 );
+id!(
+    /// Names a change of a sale's stock, chosen by the operator; the key of its idempotency.
+    AdjustmentId,
+    "adjustment_id",
+    "A-Z a-z 0-9 . _ : -",
+    b"._:-"
+);
 
 /// Units wanted by one order: 1 to [`Quantity::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

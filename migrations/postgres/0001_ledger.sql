@@ -7,10 +7,16 @@ create table sales (
     per_user_limit bigint,
     opens_at       timestamptz,
     closes_at      timestamptz,
+    -- Counts changes of the definition; see SaleState in src/sale.rs.
+    version        bigint      not null default 1,
+    -- When the last unit was sold, while none is left.
+    sold_out_at    timestamptz,
     created_at     timestamptz not null default now(),
     constraint sales_never_oversold check (sold between 0 and stock),
+    constraint sales_stock_bounded check (stock <= 4294967295),
     constraint sales_limit_positive check (per_user_limit > 0),
-    constraint sales_window_ordered check (opens_at < closes_at)
+    -- Equal when a sale was closed before it opened.
+    constraint sales_window_ordered check (opens_at <= closes_at)
 );
 
 -- No foreign key to sales: its check would lock the row of the sale for every order, sold-out ones
@@ -38,12 +44,40 @@ create table buyers (
     constraint buyers_within_limit check (units <= unit_limit)
 );
 
+-- Restocks, with the version and the stock that the sale has got by each.
 create table stock_adjustments (
     adjustment_id text        primary key,
     sale_id       text        not null references sales,
     units         bigint      not null,
-    adjusted_at   timestamptz not null default now()
+    version       bigint      not null,
+    stock         bigint      not null,
+    adjusted_at   timestamptz not null,
+    constraint stock_adjustments_add_units check (units > 0)
 );
+
+-- Adds units to a sale, once for each adjustment id. Returns the adjustment that the id stands for,
+-- or nothing when there is no such sale.
+create function restock_sale(p_adjustment_id text, p_sale_id text, p_units bigint, p_at timestamptz)
+returns setof stock_adjustments
+language plpgsql
+as $$
+begin
+    -- Whoever restocks the same sale waits here, so that a repeat sees what the first has written.
+    perform from sales s where s.sale_id = p_sale_id for no key update;
+    if not found then
+        return;
+    end if;
+    insert into stock_adjustments (adjustment_id, sale_id, units, version, stock, adjusted_at)
+    select p_adjustment_id, s.sale_id, p_units, s.version + 1, s.stock + p_units, p_at
+    from sales s where s.sale_id = p_sale_id
+    on conflict (adjustment_id) do nothing;
+    if found then
+        update sales s set stock = s.stock + p_units, version = s.version + 1, sold_out_at = null
+        where s.sale_id = p_sale_id;
+    end if;
+    return query select * from stock_adjustments a where a.adjustment_id = p_adjustment_id;
+end
+$$;
 
 -- Records a batch of proposed decisions in one call.
 --
@@ -51,8 +85,10 @@ create table stock_adjustments (
 -- p_expected names those that were probably recorded before: a hint that only saves time.
 -- A proposal is stored as it is when its order id is new and, for a created one, when the sale's
 -- window, the buyer's limit and the stock allow it. Otherwise the decision that stands instead is
--- returned, with the row's place in the arrays, whether it was known before, and the stock left of
+-- returned, with the row's place in the arrays, whether it was known before, and the units sold of
 -- the sale that the proposal was for. Rows that were stored as proposed are not returned.
+-- Then come, with place 0, the sales that orders are proposed as created for and that have no unit
+-- left: their version, the units sold, and when the last one was.
 --
 -- Order ids are locked in their order by the insert, then sales in theirs: two batches can wait for
 -- each other, but never both ways. A batch without a created proposal locks no sale.
@@ -62,7 +98,7 @@ create function record_decisions(
     p_expected text[]
 ) returns table (
     r_place bigint, r_known boolean, r_sale_id text, r_user_id text, r_quantity integer,
-    r_outcome text, r_reason text, r_decided_at timestamptz, r_remaining bigint
+    r_outcome text, r_reason text, r_decided_at timestamptz, r_sold bigint, r_version bigint
 )
 language plpgsql
 -- Plans are kept from when the tables were empty, and reading them whole looked cheap.
@@ -181,7 +217,9 @@ begin
               and (v_tight is null or i.order_id <> all (v_refused))
             group by i.sale_id
         )
-        update sales s set sold = s.sold + w.units from wanted w where s.sale_id = w.sale_id;
+        update sales s set sold = s.sold + w.units,
+            sold_out_at = case when s.sold + w.units = s.stock then p_decided_at end
+        from wanted w where s.sale_id = w.sale_id;
 
         insert into buyers as b (sale_id, user_id, units, unit_limit)
         select i.sale_id, i.user_id, sum(i.quantity), s.per_user_limit
@@ -198,12 +236,22 @@ begin
     if v_known is not null or v_tight is not null then
         return query
         select i.place, i.order_id = any (coalesce(v_known, '{}')), d.sale_id, d.user_id, d.quantity,
-               d.outcome, d.reason, d.decided_at, s.stock - s.sold
+               d.outcome, d.reason, d.decided_at, s.sold, s.version
         from unnest(p_order_ids, p_sale_ids) with ordinality as i (order_id, sale_id, place)
         join decisions d using (order_id)
         left join sales s on s.sale_id = i.sale_id
         where i.order_id = any (v_known) or i.order_id = any (v_refused)
         order by i.place;
+    end if;
+
+    if 'created' = any (p_outcomes) then
+        return query
+        select 0::bigint, null::boolean, s.sale_id, null::text, null::integer, null::text, null::text,
+               s.sold_out_at, s.sold, s.version
+        from sales s
+        where s.sold_out_at is not null and s.sale_id in (
+            select i.sale_id from unnest(p_sale_ids, p_outcomes) as i (sale_id, outcome)
+            where i.outcome = 'created');
     end if;
 end
 $$;

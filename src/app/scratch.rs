@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 
 use super::App;
-use crate::broker::{Deliveries, RabbitBroker};
+use crate::broker::{Broker, Deliveries, Queue, RabbitBroker};
 use crate::config::{Server, Settings};
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
@@ -44,7 +44,8 @@ impl Scratch {
 
     /// Every event published from now on.
     pub async fn events(&self, prefetch: u16) -> Result<Deliveries> {
-        Ok(self.broker.subscribe(SUBSCRIBER, "order.#", prefetch).await?)
+        let queue = Queue::Subscriber(SUBSCRIBER.to_owned());
+        Ok(self.broker.subscribe(queue, &["order.#"], prefetch).await?)
     }
 
     /// Bytes of Redis's memory for the decisions of `sale`.

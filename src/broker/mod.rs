@@ -21,9 +21,22 @@ pub trait Broker: Send + Sync {
     /// lost connections until [`Deliveries::stop`].
     async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError>;
 
+    /// Has `queue`, a subscriber's or a private one, get every event that matches one of
+    /// `routing_keys` (of a topic exchange: `*` stands for one word, `#` for any number), and takes
+    /// messages from it like [`Broker::consume`]. Makes the queue if it isn't there.
+    async fn subscribe(
+        &self,
+        queue: Queue,
+        routing_keys: &[&str],
+        prefetch: u16,
+    ) -> Result<Deliveries, BrokerError>;
+
     /// Publishes all of `messages` and waits until the broker has taken charge of each. After an
     /// error it is unknown which ones it has: publish all of them again.
     async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError>;
+
+    /// What `queue` is called where a reply is wanted.
+    fn address(&self, queue: &Queue) -> String;
 
     /// Messages waiting in `queue`, not counting those handed out.
     async fn depth(&self, queue: Queue) -> Result<u32, BrokerError>;
@@ -36,8 +49,34 @@ pub enum Queue {
     Intents,
     /// Messages that could not be decided.
     DeadLetters,
-    /// Events for a subscriber, by its name.
+    /// Events for a subscriber, by its name. They are kept while it is away.
     Subscriber(String),
+    /// Events and replies for one consumer of this process, by a name that no other has. They are
+    /// gone with it, and those of a moment in which the broker is away are missed.
+    Private(String),
+}
+
+/// How long an intent may be put off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Delay {
+    OneSecond,
+    FiveSeconds,
+    ThirtySeconds,
+}
+
+impl Delay {
+    /// Every delay, shortest first.
+    pub const ALL: [Self; 3] = [Self::OneSecond, Self::FiveSeconds, Self::ThirtySeconds];
+
+    /// Its length in milliseconds.
+    pub fn ms(self) -> u32 {
+        match self {
+            Self::OneSecond => 1_000,
+            Self::FiveSeconds => 5_000,
+            Self::ThirtySeconds => 30_000,
+        }
+    }
 }
 
 /// Something to publish.
@@ -49,8 +88,10 @@ pub enum Message<'a> {
         routing_key: &'a str,
         /// The body.
         body: &'a [u8],
-        /// What it came with, when it is sent on.
+        /// What it came with, when it is sent on; or where its reply is wanted.
         properties: Option<&'a Properties>,
+        /// Keep it for so long before it comes to its queue.
+        delay: Option<Delay>,
     },
     /// A decision for subscribers.
     Event(&'a Event),
@@ -65,6 +106,13 @@ pub enum Message<'a> {
     },
     /// A message that can't be decided.
     DeadLetter(&'a DeadLetter),
+}
+
+impl<'a> Message<'a> {
+    /// A new message with intents, without anything special.
+    pub fn intent(routing_key: &'a str, body: &'a [u8]) -> Self {
+        Self::Intent { routing_key, body, properties: None, delay: None }
+    }
 }
 
 /// What is known of published messages.

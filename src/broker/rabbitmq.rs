@@ -23,8 +23,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
-use super::{Broker, BrokerError, Deliveries, Message, Published, Queue};
+use super::{Broker, BrokerError, Delay, Deliveries, Message, Published, Queue};
 use crate::config::BrokerSettings;
+use consumer::{Source, Supervisor};
 use publisher::Publisher;
 
 /// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
@@ -34,6 +35,9 @@ const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 /// What is left out of the logs, in the language of their filter: the client library warns of every
 /// event that has no subscriber, with all of its contents; the worker counts them instead.
 pub const UNLOGGED: &str = "lapin::returned_messages=off";
+
+/// Messages that a private queue holds for a consumer that is slow; the oldest go first.
+const PRIVATE_MAX_LENGTH: i64 = 100_000;
 
 /// Binds a queue to everything, in the language of topic exchanges.
 const EVERY_KEY: &str = "#";
@@ -83,33 +87,17 @@ impl RabbitBroker {
 }
 
 impl RabbitBroker {
-    /// Takes the events that match `routing_key` from a queue of its own, called `name` within
-    /// the namespace, made if it isn't there.
-    pub async fn subscribe(
-        &self,
-        name: &str,
-        routing_key: &str,
-        prefetch: u16,
-    ) -> Result<Deliveries, BrokerError> {
-        let queue = Queue::Subscriber(name.to_owned());
-        let channel = self.publisher.channel().await?;
-        let (names, mut arguments) = (&self.link.topology, FieldTable::default());
-        text(&mut arguments, "x-queue-type", "quorum");
-        let exchange = names.events_exchange();
-        let declared = self.link.declare_queue(&channel, &queue, &exchange, routing_key, arguments);
-        self.link.within(declared).await?;
-        self.consume(queue, prefetch).await
-    }
-
     /// Deletes every queue and exchange of the namespace, and those of `subscribers`.
     pub async fn remove(&self, subscribers: &[&str]) -> Result<(), BrokerError> {
         let channel = self.publisher.channel().await?;
         let names = &self.link.topology;
-        let mut queues = vec![Queue::Intents, Queue::DeadLetters];
-        queues.extend(subscribers.iter().map(|&name| Queue::Subscriber(name.to_owned())));
+        let mut queues = vec![names.queue(&Queue::Intents), names.queue(&Queue::DeadLetters)];
+        queues.extend(Delay::ALL.map(|delay| names.delay(delay)));
+        queues.extend(
+            subscribers.iter().map(|&name| names.queue(&Queue::Subscriber(name.to_owned()))),
+        );
         let removing = async {
-            for queue in &queues {
-                let name = names.queue(queue);
+            for name in queues {
                 channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
             }
             for exchange in names.exchanges() {
@@ -164,31 +152,83 @@ impl Link {
         let mut dead = quorum(DEAD_LETTER_DELIVERY_LIMIT);
         text(&mut dead, "x-overflow", "reject-publish");
         let dead_exchange = names.dead_exchange();
-        self.declare_queue(channel, &Queue::DeadLetters, &dead_exchange, EVERY_KEY, dead).await?;
+        let dead_letters = names.queue(&Queue::DeadLetters);
+        declare_queue(channel, &dead_letters, DURABLE, dead).await?;
+        bind(channel, &dead_letters, &dead_exchange, EVERY_KEY).await?;
 
         // Dead-lettering at least once needs this overflow rule, RabbitMQ's page on quorum queues.
         let mut intents = quorum(i64::from(self.delivery_limit));
         text(&mut intents, "x-dead-letter-exchange", &dead_exchange);
         text(&mut intents, "x-dead-letter-strategy", "at-least-once");
         text(&mut intents, "x-overflow", "reject-publish");
-        let exchange = names.intents_exchange();
-        self.declare_queue(channel, &Queue::Intents, &exchange, EVERY_KEY, intents).await
+        let (queue, exchange) = (names.queue(&Queue::Intents), names.intents_exchange());
+        declare_queue(channel, &queue, DURABLE, intents).await?;
+        bind(channel, &queue, &exchange, EVERY_KEY).await?;
+
+        for delay in Delay::ALL {
+            let name = names.delay(delay);
+            let mut waiting = FieldTable::default();
+            text(&mut waiting, "x-queue-type", "quorum");
+            waiting.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.ms().into()));
+            text(&mut waiting, "x-dead-letter-exchange", &exchange);
+            text(&mut waiting, "x-dead-letter-strategy", "at-least-once");
+            text(&mut waiting, "x-overflow", "reject-publish");
+            declare_queue(channel, &name, DURABLE, waiting).await?;
+            bind(channel, &name, &name, EVERY_KEY).await?;
+        }
+        Ok(())
     }
 
-    async fn declare_queue(
+    /// Makes the queue of a subscriber or of one consumer, and binds it to the events.
+    async fn declare_subscription(
         &self,
         channel: &Channel,
         queue: &Queue,
-        exchange: &str,
-        routing_key: &str,
-        arguments: FieldTable,
+        routing_keys: &[String],
     ) -> Result<(), lapin::Error> {
+        let mut arguments = FieldTable::default();
+        let options = if let Queue::Private(_) = queue {
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(PRIVATE_MAX_LENGTH));
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() }
+        } else {
+            text(&mut arguments, "x-queue-type", "quorum");
+            DURABLE
+        };
         let name = self.topology.queue(queue);
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare(name.as_str().into(), durable, arguments).await?;
-        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        channel.queue_bind(name.into(), exchange.into(), routing_key.into(), options, none).await
+        declare_queue(channel, &name, options, arguments).await?;
+        for routing_key in routing_keys {
+            bind(channel, &name, &self.topology.events_exchange(), routing_key).await?;
+        }
+        Ok(())
     }
+}
+
+/// How a queue that outlives the server is declared.
+const DURABLE: QueueDeclareOptions = QueueDeclareOptions {
+    passive: false,
+    durable: true,
+    exclusive: false,
+    auto_delete: false,
+    nowait: false,
+};
+
+async fn declare_queue(
+    channel: &Channel,
+    name: &str,
+    options: QueueDeclareOptions,
+    arguments: FieldTable,
+) -> Result<(), lapin::Error> {
+    channel.queue_declare(name.into(), options, arguments).await.map(drop)
+}
+
+async fn bind(
+    channel: &Channel,
+    queue: &str,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<(), lapin::Error> {
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(queue.into(), exchange.into(), routing_key.into(), options, none).await
 }
 
 fn quorum(delivery_limit: i64) -> FieldTable {
@@ -216,18 +256,32 @@ fn sorted(error: lapin::Error) -> BrokerError {
 #[async_trait]
 impl Broker for RabbitBroker {
     async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError> {
+        self.subscribe(queue, &[], prefetch).await
+    }
+
+    async fn subscribe(
+        &self,
+        queue: Queue,
+        routing_keys: &[&str],
+        prefetch: u16,
+    ) -> Result<Deliveries, BrokerError> {
         let (hand_over, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
+        let routing_keys = routing_keys.iter().map(|&key| key.to_owned()).collect();
+        let source = Source { link: self.link.clone(), queue, routing_keys, prefetch };
         // The first connection is made here, so that a wrong address is known at once.
-        let first = consumer::Session::open(&self.link, &queue, prefetch).await?;
-        let consumer =
-            consumer::Supervisor { link: self.link.clone(), queue, prefetch, stop: stop.clone() };
+        let first = source.open().await?;
+        let consumer = Supervisor { source, stop: stop.clone() };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
         Ok(Deliveries { incoming, stop, consumer })
     }
 
     async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {
         self.publisher.publish(messages).await
+    }
+
+    fn address(&self, queue: &Queue) -> String {
+        self.link.topology.queue(queue)
     }
 
     async fn depth(&self, queue: Queue) -> Result<u32, BrokerError> {

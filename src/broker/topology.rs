@@ -1,6 +1,6 @@
 //! The names of exchanges, queues and headers: the only place that spells them.
 
-use super::Queue;
+use super::{Delay, Queue};
 
 /// Headers of a dead letter.
 pub mod header {
@@ -33,7 +33,8 @@ impl Topology {
         format!("{}.intents", self.namespace)
     }
 
-    /// Topic exchange that subscribers bind to; routing key: `order.<outcome>.<sale>`.
+    /// Topic exchange that subscribers bind to; routing keys: `order.<outcome>.<sale>`,
+    /// `sale.sold_out.<sale>`, `sale.restocked.<sale>`.
     pub fn events_exchange(&self) -> String {
         format!("{}.events", self.namespace)
     }
@@ -43,9 +44,17 @@ impl Topology {
         format!("{}.dead", self.namespace)
     }
 
+    /// Topic exchange for intents that are put off, and the queue behind it in which they wait;
+    /// routing key: as they came.
+    pub fn delay(&self, delay: Delay) -> String {
+        format!("{}.retry.{}", self.namespace, delay.ms())
+    }
+
     /// All exchanges.
-    pub fn exchanges(&self) -> [String; 3] {
-        [self.intents_exchange(), self.events_exchange(), self.dead_exchange()]
+    pub fn exchanges(&self) -> Vec<String> {
+        let mut all = vec![self.intents_exchange(), self.events_exchange(), self.dead_exchange()];
+        all.extend(Delay::ALL.map(|delay| self.delay(delay)));
+        all
     }
 
     /// The name of a queue.
@@ -54,6 +63,7 @@ impl Topology {
             Queue::Intents => format!("{}.intents", self.namespace),
             Queue::DeadLetters => format!("{}.dead", self.namespace),
             Queue::Subscriber(name) => format!("{}.subscriber.{name}", self.namespace),
+            Queue::Private(name) => format!("{}.private.{name}", self.namespace),
         }
     }
 

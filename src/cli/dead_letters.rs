@@ -275,6 +275,7 @@ async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::
             routing_key: &letter.properties.routing_key,
             body: &letter.body,
             properties: Some(&letter.properties),
+            delay: None,
         })
         .collect();
     broker.publish(&messages).await?;

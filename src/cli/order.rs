@@ -32,7 +32,8 @@ enum OrderCommand {
 impl OrderArgs {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
         let OrderCommand::Show { order_id, json } = self.command;
-        let Some(decision) = app.ledger().await?.decision(&order_id).await? else {
+        let decisions = app.ledger().await?.decisions(std::slice::from_ref(&order_id)).await?;
+        let Some(decision) = decisions.into_iter().flatten().next() else {
             eprintln!(
                 "Order {order_id} is not decided: it is unknown, still queued, or a dead letter."
             );

@@ -114,14 +114,8 @@ impl Sender<'_> {
     async fn send(&mut self, lines: Vec<Line>) -> anyhow::Result<()> {
         let count = lines.len();
         let bodies = grouped(lines, self.per_message);
-        let messages: Vec<Message<'_>> = bodies
-            .iter()
-            .map(|line| Message::Intent {
-                routing_key: &line.routing_key,
-                body: &line.body,
-                properties: None,
-            })
-            .collect();
+        let messages: Vec<Message<'_>> =
+            bodies.iter().map(|line| Message::intent(&line.routing_key, &line.body)).collect();
         for chunk in messages.chunks(CHUNK) {
             self.publish(chunk).await?;
         }

@@ -20,10 +20,11 @@ pub trait Inventory: Send + Sync {
     async fn propose(&self, orders: &[Candidate]) -> Result<Vec<Proposal>, InventoryError>;
 
     /// Writes the ledger's answers over its own, and takes back what they make free. The stock of
-    /// a sale is never left above what the ledger says remains.
+    /// a sale is never left above what the ledger says is not sold.
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError>;
 
-    /// Loads the counters of sales from the ledger's state, of those that it doesn't hold already.
+    /// Loads the counters of sales from the ledger's state. Of a sale that it holds already, takes
+    /// over what a later version has changed: units added, and another window.
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
 
     /// The stock left by its own count, or `None` for a sale it doesn't hold.
@@ -57,8 +58,9 @@ pub struct Amendment {
     pub proposed: Order,
     /// The decision to hold for its id from now on, or `None` to forget the id in this sale.
     pub answer: Option<Decision>,
-    /// Units that the ledger says the sale has left, if it was asked.
-    pub remaining: Option<u32>,
+    /// Units that the ledger says the sale has sold, if it was asked. They only grow, so that this
+    /// holds back too much stock for no version of the sale.
+    pub sold: Option<u32>,
 }
 
 /// A stock count to be repaired.

@@ -263,9 +263,8 @@ impl Inventory for RedisInventory {
             .map(|(sale, places)| {
                 let keys = self.keys(sale);
                 let mut call = evalsha(&self.amend, &[&keys.sale, &keys.decisions, &keys.buyers]);
-                let remaining =
-                    places.iter().filter_map(|&place| amendments[place].remaining).min();
-                call.arg(remaining.map(|units| units.to_string()).unwrap_or_default());
+                let sold = places.iter().filter_map(|&place| amendments[place].sold).max();
+                call.arg(sold.map(|units| units.to_string()).unwrap_or_default());
                 for &place in places {
                     let Amendment { proposed, answer, .. } = &amendments[place];
                     let answer = answer.as_ref().map(|Decision { order, outcome, .. }| {
@@ -290,7 +289,9 @@ impl Inventory for RedisInventory {
             .map(|state| {
                 let sale = &state.sale;
                 let mut call = evalsha(&self.prime, &[&self.keys(&sale.id).sale]);
-                call.arg(state.remaining())
+                call.arg(sale.stock)
+                    .arg(state.sold)
+                    .arg(state.version)
                     .arg(sale.per_user_limit.map(|limit| limit.to_string()).unwrap_or_default())
                     .arg(ms(sale.opens_at))
                     .arg(ms(sale.closes_at))

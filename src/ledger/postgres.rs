@@ -3,22 +3,23 @@
 //! Every call is one statement, so that it needs no transaction to be begun, and giving up on it
 //! half way leaves no connection in the middle of one.
 
+mod rows;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Row};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
 use tokio::time::error::Elapsed;
 
-use super::{Ledger, LedgerError, Opening, Proposed, Recorded};
+use super::{Change, Changed, Ledger, LedgerError, Opening, Proposed, Recording};
 use crate::config::LedgerSettings;
-use crate::decision::{Decision, Outcome, Reason};
-use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::decision::Decision;
+use crate::order::{OrderId, SaleId};
 use crate::sale::{Sale, SaleState};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -174,22 +175,62 @@ impl Ledger for PostgresLedger {
             .collect()
     }
 
+    async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
+        let restock = match change {
+            Change::Restock { adjustment_id, units, at } => {
+                let mut connection = self.connection().await?;
+                let query = sqlx::query("select * from restock_sale($1, $2, $3, $4)")
+                    .bind(adjustment_id.as_str())
+                    .bind(sale.as_str())
+                    .bind(i64::from(units.get()))
+                    .bind(at)
+                    .fetch_optional(&mut *connection);
+                let row = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+                let Some(row) = row else { return Ok(Changed::UnknownSale) };
+                let restock = rows::restock(&row, adjustment_id).map_err(permanent)?;
+                if restock.sale_id != *sale || restock.units != *units {
+                    return Ok(Changed::Conflict(restock));
+                }
+                Some(restock)
+            }
+            Change::Close { at } => {
+                let mut connection = self.connection().await?;
+                let query = sqlx::query(
+                    "update sales set closes_at = greatest($2, opens_at), version = version + 1
+                     where sale_id = $1 and (closes_at is null or closes_at > greatest($2, opens_at))",
+                )
+                .bind(sale.as_str())
+                .bind(at)
+                .execute(&mut *connection);
+                settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+                None
+            }
+        };
+        let states = self.sales(Some(std::slice::from_ref(sale))).await?;
+        Ok(match states.into_iter().next() {
+            Some(state) => Changed::Done { state, restock },
+            None => Changed::UnknownSale,
+        })
+    }
+
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
         let mut connection = self.connection().await?;
         let ids: Option<Vec<&str>> = ids.map(|ids| ids.iter().map(SaleId::as_str).collect());
         let query = sqlx::query(
-            "select sale_id, stock, sold, per_user_limit, opens_at, closes_at from sales
-             where $1::text[] is null or sale_id = any ($1) order by sale_id",
+            "select sale_id, stock, sold, per_user_limit, opens_at, closes_at, version, sold_out_at
+             from sales where $1::text[] is null or sale_id = any ($1) order by sale_id",
         )
         .bind(ids)
         .fetch_all(&mut *connection);
         let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        rows.iter().map(sale_state).collect::<Result<_, _>>().map_err(permanent)
+        rows.iter().map(rows::sale_state).collect::<Result<_, _>>().map_err(permanent)
     }
 
-    async fn record(&self, proposals: &[Proposed<'_>]) -> Result<Vec<Recorded>, LedgerError> {
-        let Some(first) = proposals.first() else { return Ok(Vec::new()) };
-        let mut columns = Columns::default();
+    async fn record(&self, proposals: &[Proposed<'_>]) -> Result<Recording, LedgerError> {
+        let Some(first) = proposals.first() else {
+            return Ok(Recording { answers: Vec::new(), sold_out: Vec::new() });
+        };
+        let mut columns = rows::Columns::default();
         for proposal in proposals {
             columns.push(proposal);
         }
@@ -206,105 +247,25 @@ impl Ledger for PostgresLedger {
             .bind(columns.expected)
             .fetch_all(&mut *connection);
         let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        let mut answers = vec![Recorded::AsProposed; proposals.len()];
-        for row in &rows {
-            let place: i64 = row.try_get("r_place").map_err(permanent)?;
-            let place = usize::try_from(place - 1).map_err(permanent)?;
-            let proposal = proposals.get(place).ok_or_else(|| {
-                permanent(format!("an answer for place {place} of {}", proposals.len()))
-            })?;
-            answers[place] = instead(row, &proposal.decision.order.id).map_err(permanent)?;
-        }
-        Ok(answers)
+        rows::recording(&rows, proposals).map_err(permanent)
     }
 
-    async fn decision(&self, id: &OrderId) -> Result<Option<Decision>, LedgerError> {
+    async fn decisions(&self, ids: &[OrderId]) -> Result<Vec<Option<Decision>>, LedgerError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.connection().await?;
         let query = sqlx::query(
-            "select sale_id as r_sale_id, user_id as r_user_id, quantity as r_quantity,
-                    outcome as r_outcome, reason as r_reason, decided_at as r_decided_at
-             from decisions where order_id = $1",
+            "select order_id as r_order_id, sale_id as r_sale_id, user_id as r_user_id,
+                    quantity as r_quantity, outcome as r_outcome, reason as r_reason,
+                    decided_at as r_decided_at
+             from decisions where order_id = any ($1)",
         )
-        .bind(id.as_str())
-        .fetch_optional(&mut *connection);
-        let row = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        row.map(|row| decision(&row, id)).transpose().map_err(permanent)
+        .bind(ids.iter().map(OrderId::as_str).collect::<Vec<_>>())
+        .fetch_all(&mut *connection);
+        let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+        rows::decisions(&rows, ids).map_err(permanent)
     }
-}
-
-/// A batch, turned from rows into the arrays that `record_decisions` takes.
-#[derive(Default)]
-struct Columns<'a> {
-    order_ids: Vec<&'a str>,
-    sale_ids: Vec<&'a str>,
-    user_ids: Vec<&'a str>,
-    quantities: Vec<i32>,
-    submitted_at: Vec<DateTime<Utc>>,
-    outcomes: Vec<&'a str>,
-    reasons: Vec<Option<&'a str>>,
-    expected: Vec<&'a str>,
-}
-
-impl<'a> Columns<'a> {
-    fn push(&mut self, proposal: &Proposed<'a>) {
-        let Decision { order, outcome, .. } = proposal.decision;
-        self.order_ids.push(order.id.as_str());
-        self.sale_ids.push(order.sale_id.as_str());
-        self.user_ids.push(order.user_id.as_str());
-        self.quantities.push(order.quantity.get().cast_signed());
-        self.submitted_at.push(proposal.submitted_at);
-        self.outcomes.push(outcome.name());
-        self.reasons.push(outcome.reason().map(Reason::name));
-        if proposal.repeat {
-            self.expected.push(order.id.as_str());
-        }
-    }
-}
-
-/// A value in the database that this version can't have written.
-fn unexpected(what: &'static str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("the ledger holds {what} that is not valid").into())
-}
-
-fn sale_state(row: &PgRow) -> Result<SaleState, sqlx::Error> {
-    let units = |units: i64| u32::try_from(units).map_err(|_| unexpected("a number of units"));
-    let limit: Option<i64> = row.try_get("per_user_limit")?;
-    let id: String = row.try_get("sale_id")?;
-    let sale = Sale {
-        id: SaleId::parse(id).map_err(|_| unexpected("a sale id"))?,
-        stock: units(row.try_get("stock")?)?,
-        per_user_limit: limit.map(units).transpose()?,
-        opens_at: row.try_get("opens_at")?,
-        closes_at: row.try_get("closes_at")?,
-    };
-    Ok(SaleState { sale, sold: units(row.try_get("sold")?)? })
-}
-
-fn decision(row: &PgRow, id: &OrderId) -> Result<Decision, sqlx::Error> {
-    let sale_id: String = row.try_get("r_sale_id")?;
-    let user_id: String = row.try_get("r_user_id")?;
-    let quantity: i32 = row.try_get("r_quantity")?;
-    let outcome: &str = row.try_get("r_outcome")?;
-    let reason: Option<&str> = row.try_get("r_reason")?;
-    Ok(Decision {
-        order: Order {
-            id: id.clone(),
-            sale_id: SaleId::parse(sale_id).map_err(|_| unexpected("a sale id"))?,
-            user_id: UserId::parse(user_id).map_err(|_| unexpected("a user id"))?,
-            quantity: Quantity::new(quantity.into()).ok_or_else(|| unexpected("a quantity"))?,
-        },
-        outcome: Outcome::from_names(outcome, reason).ok_or_else(|| unexpected("an outcome"))?,
-        decided_at: row.try_get("r_decided_at")?,
-    })
-}
-
-fn instead(row: &PgRow, id: &OrderId) -> Result<Recorded, sqlx::Error> {
-    let remaining: Option<i64> = row.try_get("r_remaining")?;
-    Ok(Recorded::Instead {
-        decision: decision(row, id)?,
-        known: row.try_get("r_known")?,
-        remaining: u32::try_from(remaining.unwrap_or(0)).map_err(|_| unexpected("a stock"))?,
-    })
 }
 
 fn permanent(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LedgerError {

@@ -20,10 +20,13 @@ impl Outlet {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
     /// long the broker is away.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
-        let DecidedBatch { decided, parked } = batch;
+        let DecidedBatch { decided, sold_out, parked } = batch;
         let (entries, events): (Vec<Entry>, Vec<Event>) =
             decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
-        let mut messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
+        // Before the intents are acknowledged, so that a crash can't keep a sale's end from being told.
+        let sold_out: Vec<Event> = sold_out.iter().map(Event::sold_out).collect();
+        let mut messages: Vec<Message<'_>> =
+            events.iter().chain(&sold_out).map(Message::Event).collect();
         messages
             .extend(entries.iter().zip(&events).filter_map(|(entry, event)| reply(entry, event)));
         self.until_confirmed(&messages).await;

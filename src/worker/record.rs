@@ -12,6 +12,7 @@ use crate::inventory::{Amendment, Inventory};
 use crate::ledger::{Ledger, LedgerError, Proposed, Recorded};
 use crate::order::{OrderId, SaleId};
 use crate::retry::Backoff;
+use crate::sale::SoldOut;
 
 /// Reason of a dead letter that the ledger can't store, whatever is tried.
 pub const UNDECIDABLE: &str = "undecidable";
@@ -19,6 +20,7 @@ pub const UNDECIDABLE: &str = "undecidable";
 /// A batch whose decisions are final.
 pub(super) struct DecidedBatch {
     pub decided: Vec<(Entry, Decision)>,
+    pub sold_out: Vec<SoldOut>,
     pub parked: Vec<Parked>,
 }
 
@@ -29,12 +31,14 @@ pub(super) struct Recorder {
     pub tally: Arc<Tally>,
 }
 
+type Finals = HashMap<OrderId, Result<Final, String>>;
+
 /// What the ledger holds for an order id.
 struct Final {
     decision: Decision,
     known: bool,
-    /// Units left of the sale that the recorded proposal was for, if the ledger told.
-    remaining: Option<(SaleId, u32)>,
+    /// Units sold of the sale that the recorded proposal was for, if the ledger told.
+    sold: Option<(SaleId, u32)>,
 }
 
 impl Recorder {
@@ -42,7 +46,7 @@ impl Recorder {
     /// is away.
     pub(super) async fn record(&self, batch: ProposedBatch) -> DecidedBatch {
         let ProposedBatch { entries, mut parked, source } = batch;
-        let finals = self.finals(&entries).await;
+        let (finals, sold_out) = self.finals(&entries).await;
         crash_point("recorded");
         let mut decided = Vec::with_capacity(entries.len());
         let mut amendments = Vec::new();
@@ -71,12 +75,12 @@ impl Recorder {
             tracing::warn!(%error, orders = amendments.len(), "can't amend the inventory");
         }
         crash_point("amended");
-        DecidedBatch { decided, parked }
+        DecidedBatch { decided, sold_out, parked }
     }
 
-    /// What the ledger holds for each order id of the batch. Where an id comes twice, its first
-    /// order is the one recorded.
-    async fn finals(&self, entries: &[ProposedEntry]) -> HashMap<OrderId, Result<Final, String>> {
+    /// What the ledger holds for each order id of the batch, and the sales that are sold out. Where
+    /// an id comes twice, its first order is the one recorded.
+    async fn finals(&self, entries: &[ProposedEntry]) -> (Finals, Vec<SoldOut>) {
         let mut firsts: HashSet<&OrderId> = HashSet::with_capacity(entries.len());
         let proposals: Vec<Proposed<'_>> = entries
             .iter()
@@ -87,29 +91,37 @@ impl Recorder {
                 repeat: proposed.repeat,
             })
             .collect();
-        let answers = self.persist(&proposals).await;
+        let mut sold_out = Vec::new();
+        let answers = self.persist(&proposals, &mut sold_out).await;
         let finals = proposals.iter().zip(answers).map(|(proposed, answer)| {
             let last = answer.map(|recorded| match recorded {
                 Recorded::AsProposed => {
-                    Final { decision: proposed.decision.clone(), known: false, remaining: None }
+                    Final { decision: proposed.decision.clone(), known: false, sold: None }
                 }
-                Recorded::Instead { decision, known, remaining } => {
+                Recorded::Instead { decision, known, sold } => {
                     let sale = proposed.decision.order.sale_id.clone();
-                    Final { decision, known, remaining: Some((sale, remaining)) }
+                    Final { decision, known, sold: Some((sale, sold)) }
                 }
             });
             (proposed.decision.order.id.clone(), last)
         });
-        finals.collect()
+        (finals.collect(), sold_out)
     }
 
     /// Records until it has worked. A batch that the ledger refuses is halved, so that one order
     /// it can't take doesn't keep the others from being decided.
-    async fn persist(&self, proposals: &[Proposed<'_>]) -> Vec<Result<Recorded, String>> {
+    async fn persist(
+        &self,
+        proposals: &[Proposed<'_>],
+        sold_out: &mut Vec<SoldOut>,
+    ) -> Vec<Result<Recorded, String>> {
         let mut backoff = Backoff::step();
         loop {
             match self.ledger.record(proposals).await {
-                Ok(answers) => return answers.into_iter().map(Ok).collect(),
+                Ok(recording) => {
+                    sold_out.extend(recording.sold_out);
+                    return recording.answers.into_iter().map(Ok).collect();
+                }
                 Err(error @ LedgerError::Transient(_)) => {
                     let delay = backoff.next_delay();
                     tracing::warn!(%error, ?delay, orders = proposals.len(), "can't record");
@@ -121,8 +133,8 @@ impl Recorder {
                         tracing::error!(%error, "the ledger refuses an order");
                         return vec![Err(error.to_string())];
                     }
-                    let mut answers = Box::pin(self.persist(left)).await;
-                    answers.extend(Box::pin(self.persist(right)).await);
+                    let mut answers = Box::pin(self.persist(left, sold_out)).await;
+                    answers.extend(Box::pin(self.persist(right, sold_out)).await);
                     return answers;
                 }
             }
@@ -142,10 +154,10 @@ fn amendment(proposed: &Decision, deducted: bool, last: &Final) -> Option<Amendm
         return None;
     }
     let sale = &proposed.order.sale_id;
-    let remaining = last.remaining.as_ref().filter(|(asked, _)| asked == sale);
+    let sold = last.sold.as_ref().filter(|(asked, _)| asked == sale);
     Some(Amendment {
         proposed: proposed.order.clone(),
         answer: (last.decision.order.sale_id == *sale).then(|| last.decision.clone()),
-        remaining: remaining.map(|(_, units)| *units),
+        sold: sold.map(|(_, units)| *units),
     })
 }

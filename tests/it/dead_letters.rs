@@ -141,11 +141,7 @@ async fn a_compressed_body_is_named_as_such() {
         "{{{}\"order_id\":\"{id}\",\"sale_id\":\"s\",\"user_id\":\"u\",\"quantity\":1}}",
         " ".repeat(200_000)
     );
-    stage
-        .broker
-        .publish(&[Message::Intent { routing_key: "s", body: text.as_bytes(), properties: None }])
-        .await
-        .expect("publish");
+    stage.broker.publish(&[Message::intent("s", text.as_bytes())]).await.expect("publish");
     assert_eq!(stage.event().await["order_id"], id.as_str());
     worker.stop().await;
     stage.remove().await;

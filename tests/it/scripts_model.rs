@@ -17,10 +17,10 @@ use crate::harness::{Stage, order, sale, time, unique};
 #[derive(Debug, Clone)]
 enum Step {
     Propose(Vec<Ask>),
-    /// The ledger refuses order `id`, if it is known, and says how much is left at most.
+    /// The ledger refuses order `id`, if it is known, and says how much is sold.
     Refuse {
         id: u8,
-        remaining: Option<u32>,
+        sold: Option<u32>,
     },
 }
 
@@ -71,17 +71,17 @@ impl Model {
     }
 
     /// The amendment that refuses order `id`, and what it does.
-    fn refuse(&mut self, id: &str, remaining: Option<u32>) -> Option<Amendment> {
+    fn refuse(&mut self, id: &str, sold: Option<u32>) -> Option<Amendment> {
         let (order, outcome) = self.decided.get_mut(id)?;
         if *outcome == Outcome::Created {
             self.stock += order.quantity.get();
             *self.bought.get_mut(order.user_id.as_str())? -= order.quantity.get();
         }
         *outcome = Outcome::SoldOut;
-        self.stock = self.stock.min(remaining.unwrap_or(u32::MAX));
+        self.stock = self.stock.min(self.sale.stock.saturating_sub(sold.unwrap_or(0)));
         let decided_at = opening();
         let answer = Decision { order: order.clone(), outcome: *outcome, decided_at };
-        Some(Amendment { proposed: order.clone(), answer: Some(answer), remaining })
+        Some(Amendment { proposed: order.clone(), answer: Some(answer), sold })
     }
 }
 
@@ -103,8 +103,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         |(id, user, quantity, minute, verdict)| Ask { id, user, quantity, minute, verdict },
     );
     let propose = prop::collection::vec(ask, 1..8).prop_map(Step::Propose);
-    let refuse = (0..12u8, prop::option::of(0..10u32))
-        .prop_map(|(id, remaining)| Step::Refuse { id, remaining });
+    let refuse =
+        (0..12u8, prop::option::of(0..10u32)).prop_map(|(id, sold)| Step::Refuse { id, sold });
     prop::collection::vec(prop_oneof![4 => propose, 1 => refuse], 1..12)
 }
 
@@ -114,7 +114,7 @@ fn sales() -> impl Strategy<Value = (u32, Option<u32>, Option<u8>, Option<u8>)> 
 
 async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let id = sale.id.clone();
-    let state = SaleState { sale: sale.clone(), sold: 0 };
+    let state = SaleState::opened(sale.clone());
     inventory.prime(&[state]).await.expect("prime");
     let mut model =
         Model { stock: sale.stock, sale, decided: HashMap::new(), bought: HashMap::new() };
@@ -138,8 +138,8 @@ async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<
                     candidates.iter().map(|asked| model.propose(asked)).collect();
                 prop_assert_eq!(inventory.propose(&candidates).await.expect("propose"), expected);
             }
-            Step::Refuse { id, remaining } => {
-                if let Some(amendment) = model.refuse(&format!("o-{id}"), remaining) {
+            Step::Refuse { id, sold } => {
+                if let Some(amendment) = model.refuse(&format!("o-{id}"), sold) {
                     inventory.amend(&[amendment]).await.expect("amend");
                 }
             }

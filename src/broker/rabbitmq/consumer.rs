@@ -23,11 +23,18 @@ use crate::retry::Backoff;
 /// serve all of them: a quorum queue takes each acknowledgement as an entry of its log.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Keeps a consumer going: one [`Session`] after the other.
-pub(super) struct Supervisor {
+/// What is consumed, and how.
+pub(super) struct Source {
     pub link: Arc<Link>,
     pub queue: Queue,
+    /// Of the events that the queue gets, if it is a subscriber's.
+    pub routing_keys: Vec<String>,
     pub prefetch: u16,
+}
+
+/// Keeps a consumer going: one [`Session`] after the other.
+pub(super) struct Supervisor {
+    pub source: Source,
     pub stop: CancellationToken,
 }
 
@@ -42,9 +49,9 @@ impl Supervisor {
                     backoff.reset();
                     session.run(&mut hand_over, &self.stop).await
                 }
-                None => match Session::open(&self.link, &self.queue, self.prefetch).await {
+                None => match self.source.open().await {
                     Ok(opened) => {
-                        tracing::info!(queue = ?self.queue, "consuming again");
+                        tracing::info!(queue = ?self.source.queue, "consuming again");
                         session = Some(opened);
                         continue;
                     }
@@ -56,7 +63,7 @@ impl Supervisor {
                 return;
             }
             let delay = backoff.next_delay();
-            tracing::warn!(queue = ?self.queue, %error, ?delay, "lost the broker, trying again");
+            tracing::warn!(queue = ?self.source.queue, %error, ?delay, "lost the broker, trying again");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return,
@@ -80,17 +87,17 @@ pub(super) struct Session {
 type Settled = (u64, Settlement);
 type Received = Option<Result<lapin::message::Delivery, lapin::Error>>;
 
-impl Session {
-    pub(super) async fn open(
-        link: &Link,
-        queue: &Queue,
-        prefetch: u16,
-    ) -> Result<Self, BrokerError> {
+impl Source {
+    pub(super) async fn open(&self) -> Result<Session, BrokerError> {
+        let Self { link, queue, routing_keys, prefetch } = self;
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
         let opening = async {
             let channel = connection.create_channel().await?;
-            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            if matches!(queue, Queue::Subscriber(_) | Queue::Private(_)) {
+                link.declare_subscription(&channel, queue, routing_keys).await?;
+            }
+            channel.basic_qos(*prefetch, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
             let consumer = channel
                 .basic_consume(name.into(), "".into(), options, FieldTable::default())
@@ -99,9 +106,11 @@ impl Session {
         };
         let (channel, consumer) = link.within(opening).await?;
         let (unsettled, acked) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Self { connection, channel, consumer, unsettled, acked })
+        Ok(Session { connection, channel, consumer, unsettled, acked })
     }
+}
 
+impl Session {
     /// Runs until `stop`, and then until everything handed over is settled. An error means that
     /// the session is lost.
     async fn run(

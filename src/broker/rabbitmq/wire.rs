@@ -85,12 +85,15 @@ fn ours(properties: BasicProperties) -> BasicProperties {
 /// `message` in AMQP's terms.
 pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Publication<'a> {
     match message {
-        Message::Intent { routing_key, body, properties } => Publication {
-            exchange: names.intents_exchange().into(),
+        Message::Intent { routing_key, body, properties, delay } => Publication {
+            exchange: match delay {
+                Some(delay) => names.delay(*delay).into(),
+                None => names.intents_exchange().into(),
+            },
             routing_key: short(routing_key),
             body,
             properties: match properties {
-                Some(properties) => without_obituary(original(properties)),
+                Some(properties) => intent_properties(properties),
                 None => ours(BasicProperties::default()),
             },
         },
@@ -113,6 +116,21 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
             properties: dead_letter_properties(letter, names),
         },
     }
+}
+
+/// Those it came with, or, for a new message, what they ask for.
+fn intent_properties(properties: &Properties) -> BasicProperties {
+    if properties.original.0.is_some() {
+        return without_obituary(original(properties));
+    }
+    let mut amqp = ours(BasicProperties::default());
+    if let Some(to) = &properties.reply_to {
+        amqp = amqp.with_reply_to(short(to));
+    }
+    if let Some(id) = &properties.correlation_id {
+        amqp = amqp.with_correlation_id(short(id));
+    }
+    amqp
 }
 
 /// The AMQP binding of `CloudEvents`, with its application properties as headers.

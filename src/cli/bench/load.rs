@@ -84,10 +84,8 @@ impl Load {
                 .iter()
                 .map(|&from| self.body(from, (from + per_message).min(self.orders)))
                 .collect();
-            let messages: Vec<Message<'_>> = bodies
-                .iter()
-                .map(|body| Message::Intent { routing_key: sale.as_str(), body, properties: None })
-                .collect();
+            let messages: Vec<Message<'_>> =
+                bodies.iter().map(|body| Message::intent(sale.as_str(), body)).collect();
             broker.publish(&messages).await?;
         }
         Ok(())

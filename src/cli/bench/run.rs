@@ -162,10 +162,8 @@ async fn send(
         }
         let (broker, sale) = (broker.clone(), sale.clone());
         confirms.spawn(async move {
-            let messages: Vec<Message<'_>> = bodies
-                .iter()
-                .map(|body| Message::Intent { routing_key: sale.as_str(), body, properties: None })
-                .collect();
+            let messages: Vec<Message<'_>> =
+                bodies.iter().map(|body| Message::intent(sale.as_str(), body)).collect();
             broker.publish(&messages).await
         });
         tokio::time::sleep(SHARE).await;

@@ -1,7 +1,8 @@
 -- Decides a batch of orders of one sale, in their order, and deducts the stock they take.
 -- Idempotent by order id: a known id gets its recorded answer again.
 --
--- KEYS[1]  sale       hash: stock, limit, opens_at, closes_at (ms, '' for none), expires_at (ms, 0 for never)
+-- KEYS[1]  sale       hash: stock (units left), offered, version, limit, opens_at, closes_at (ms, '' for
+--                     none), expires_at (ms, 0 for never)
 -- KEYS[2]  decisions  hash: order id -> answer .. quantity .. ':' .. user id
 -- KEYS[3]  buyers     hash: user id -> units bought (only for a sale with a limit)
 -- ARGV     four for each order: order id, quantity .. ':' .. user id, submitted at (ms), verdict

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodgate::broker::{Broker, DeadLetter, Delivery, Message, Queue};
+use floodgate::broker::{
+    Broker, DeadLetter, Delay, Deliveries, Delivery, Message, Properties, Published, Queue,
+};
+use floodgate::event::Event;
 
 use super::on_real_servers;
 use crate::harness::PATIENCE;
@@ -18,20 +21,22 @@ on_real_servers!(|stage: &crate::harness::Stage| stage.broker.clone();
     a_dead_letter_keeps_its_bytes_and_gets_a_reason,
     a_redriven_letter_starts_afresh,
     many_publishers_at_once_are_all_confirmed,
+    what_is_put_off_comes_later_as_it_was,
+    a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_away,
+    every_subscriber_gets_its_own_copy,
+    a_private_queue_gets_events_and_replies,
 );
 
 type B = Arc<dyn Broker>;
 
 async fn publish(broker: &B, bodies: impl IntoIterator<Item = String>) {
     let bodies: Vec<String> = bodies.into_iter().collect();
-    let messages: Vec<Message<'_>> = bodies
-        .iter()
-        .map(|body| Message::Intent { routing_key: "s", body: body.as_bytes(), properties: None })
-        .collect();
+    let messages: Vec<Message<'_>> =
+        bodies.iter().map(|body| Message::intent("s", body.as_bytes())).collect();
     broker.publish(&messages).await.expect("publish");
 }
 
-async fn take(broker: &B, count: usize) -> (floodgate::broker::Deliveries, Vec<Delivery>) {
+async fn take(broker: &B, count: usize) -> (Deliveries, Vec<Delivery>) {
     let mut deliveries = broker.consume(Queue::Intents, 1000).await.expect("consume");
     let mut taken = Vec::new();
     while taken.len() < count {
@@ -45,7 +50,7 @@ fn text(delivery: &Delivery) -> &str {
     std::str::from_utf8(&delivery.body).expect("UTF-8")
 }
 
-async fn end(deliveries: floodgate::broker::Deliveries) {
+async fn end(deliveries: Deliveries) {
     deliveries.stop();
     deliveries.finished().await;
 }
@@ -137,7 +142,7 @@ async fn a_stopped_consumer_hands_over_what_it_has_and_no_more(broker: B) {
 }
 
 /// Parks one message, and takes it from the dead letters.
-async fn park(broker: &B, body: &str) -> (floodgate::broker::Deliveries, Delivery) {
+async fn park(broker: &B, body: &str) -> (Deliveries, Delivery) {
     publish(broker, [body.to_owned()]).await;
     let (deliveries, mut taken) = take(broker, 1).await;
     let delivery = taken.remove(0);
@@ -171,7 +176,7 @@ async fn a_dead_letter_keeps_its_bytes_and_gets_a_reason(broker: B) {
 async fn a_redriven_letter_starts_afresh(broker: B) {
     let (letters, letter) = park(&broker, "again").await;
     let properties = Some(&letter.properties);
-    let message = Message::Intent { routing_key: "s", body: &letter.body, properties };
+    let message = Message::Intent { routing_key: "s", body: &letter.body, properties, delay: None };
     broker.publish(&[message]).await.expect("publish");
     letter.ack();
     end(letters).await;
@@ -195,4 +200,122 @@ async fn many_publishers_at_once_are_all_confirmed(broker: B) {
     let (deliveries, taken) = take(&broker, 50).await;
     taken.into_iter().for_each(Delivery::ack);
     end(deliveries).await;
+}
+
+async fn what_is_put_off_comes_later_as_it_was(broker: B) {
+    let properties = Properties {
+        reply_to: Some("somewhere".into()),
+        correlation_id: Some("c-1".into()),
+        ..Properties::default()
+    };
+    let (routing_key, body) = ("s", b"later".as_slice());
+    let properties = Some(&properties);
+    let later = Message::Intent { routing_key, body, properties, delay: Some(Delay::OneSecond) };
+    let begun = std::time::Instant::now();
+    broker.publish(&[later, Message::intent("s", b"now")]).await.expect("publish");
+    let (deliveries, mut taken) = take(&broker, 2).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(taken.iter().map(text).collect::<Vec<_>>(), ["now", "later"]);
+    let delivery = taken.pop().expect("two");
+    assert_eq!(delivery.properties.routing_key, "s");
+    assert_eq!(delivery.properties.reply_to.as_deref(), Some("somewhere"));
+    assert_eq!(delivery.properties.correlation_id.as_deref(), Some("c-1"));
+    // And once more, with what it came with.
+    let again = Message::Intent {
+        routing_key: "s",
+        body: &delivery.body,
+        properties: Some(&delivery.properties),
+        delay: Some(Delay::OneSecond),
+    };
+    broker.publish(&[again]).await.expect("publish");
+    delivery.ack();
+    taken.into_iter().for_each(Delivery::ack);
+    end(deliveries).await;
+    let (deliveries, mut taken) = take(&broker, 1).await;
+    assert_eq!(text(&taken[0]), "later");
+    assert_eq!(taken[0].properties.reply_to.as_deref(), Some("somewhere"));
+    taken.remove(0).ack();
+    end(deliveries).await;
+}
+
+fn event(routing_key: &str) -> Event {
+    Event {
+        id: format!("id-{routing_key}"),
+        kind: "dev.floodgate.order.created.v1",
+        subject: "o".into(),
+        time: crate::harness::time("2026-11-27T08:00:00Z"),
+        routing_key: routing_key.into(),
+        data: routing_key.as_bytes().to_vec(),
+    }
+}
+
+async fn publish_events(broker: &B, routing_keys: &[&str]) -> Published {
+    let events: Vec<Event> = routing_keys.iter().map(|key| event(key)).collect();
+    let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
+    broker.publish(&messages).await.expect("publish")
+}
+
+/// The bodies of the next `count` messages, all acknowledged.
+async fn bodies(deliveries: &mut Deliveries, count: usize) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while bodies.len() < count {
+        let next = tokio::time::timeout(PATIENCE, deliveries.next()).await;
+        let delivery = next.expect("a delivery in time").expect("a delivery");
+        bodies.push(text(&delivery).to_owned());
+        delivery.ack();
+    }
+    bodies
+}
+
+fn durable() -> Queue {
+    Queue::Subscriber(super::SUBSCRIBER.into())
+}
+
+async fn a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_away(broker: B) {
+    let one = Queue::Private("one".into());
+    let keys = ["order.created.*", "sale.#"];
+    let mut events = broker.subscribe(one, &keys, 10).await.expect("subscribe");
+    publish_events(&broker, &["order.sold_out.s", "order.created.s", "sale.sold_out.s"]).await;
+    assert_eq!(bodies(&mut events, 2).await, ["order.created.s", "sale.sold_out.s"]);
+    end(events).await;
+
+    let events = broker.subscribe(durable(), &["order.#"], 10).await.expect("subscribe");
+    end(events).await;
+    publish_events(&broker, &["order.created.t"]).await;
+    let mut events = broker.subscribe(durable(), &["order.#"], 10).await.expect("subscribe");
+    let all = ["order.sold_out.s", "order.created.s", "order.created.t"];
+    assert_eq!(bodies(&mut events, 3).await, all);
+    end(events).await;
+}
+
+async fn every_subscriber_gets_its_own_copy(broker: B) {
+    let queue = |n| Queue::Private(format!("copy-{n}"));
+    let mut first = broker.subscribe(queue(1), &["#"], 10).await.expect("subscribe");
+    let mut second = broker.subscribe(queue(2), &["sale.*.s"], 10).await.expect("subscribe");
+    let published = publish_events(&broker, &["sale.sold_out.s", "sale.sold_out.t"]).await;
+    assert_eq!(published.unrouted, 0);
+    assert_eq!(bodies(&mut first, 2).await, ["sale.sold_out.s", "sale.sold_out.t"]);
+    assert_eq!(bodies(&mut second, 1).await, ["sale.sold_out.s"]);
+    end(first).await;
+    assert_eq!(publish_events(&broker, &["sale.sold_out.s", "sale.none.t"]).await.unrouted, 1);
+    assert_eq!(bodies(&mut second, 1).await, ["sale.sold_out.s"]);
+    end(second).await;
+}
+
+async fn a_private_queue_gets_events_and_replies(broker: B) {
+    let queue = Queue::Private("asker".into());
+    let to = broker.address(&queue);
+    let mut replies = broker.subscribe(queue, &[], 10).await.expect("subscribe");
+    let event = event("order.created.s");
+    let reply = Message::Reply { to: &to, correlation_id: "c-7", event: &event };
+    broker.publish(&[reply]).await.expect("publish");
+    let next = tokio::time::timeout(PATIENCE, replies.next()).await.expect("in time");
+    let delivery = next.expect("a reply");
+    assert_eq!(text(&delivery), "order.created.s");
+    assert_eq!(delivery.properties.correlation_id.as_deref(), Some("c-7"));
+    delivery.ack();
+    end(replies).await;
+    // Whoever has left is owed nothing.
+    let reply = Message::Reply { to: &to, correlation_id: "c-8", event: &event };
+    broker.publish(&[reply]).await.expect("publish");
 }

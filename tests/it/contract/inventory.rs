@@ -23,12 +23,13 @@ on_real_servers!(|stage: &crate::harness::Stage| stage.scratch.app.inventory().e
     an_order_id_is_forgotten_on_request,
     a_correction_needs_the_count_to_stand_still,
     copies_at_once_are_deducted_once,
+    a_later_version_adds_units_and_moves_the_window,
 );
 
 type I = Arc<dyn Inventory>;
 
 async fn prime(inventory: &I, sale: Sale) {
-    inventory.prime(&[SaleState { sale, sold: 0 }]).await.expect("prime");
+    inventory.prime(&[SaleState::opened(sale)]).await.expect("prime");
 }
 
 async fn propose(inventory: &I, orders: impl IntoIterator<Item = Order>) -> Vec<Proposal> {
@@ -56,7 +57,10 @@ async fn an_unknown_sale_is_absent_until_it_is_primed(inventory: I) {
     let order = order("o", "s", "u", 1);
     assert_eq!(propose(&inventory, [order.clone()]).await, [Proposal::Absent]);
     assert_eq!(left(&inventory, "s").await, None);
-    inventory.prime(&[SaleState { sale: sale("s", 10), sold: 4 }]).await.expect("prime");
+    inventory
+        .prime(&[SaleState { sold: 4, ..SaleState::opened(sale("s", 10)) }])
+        .await
+        .expect("prime");
     assert_eq!(left(&inventory, "s").await, Some(6));
     assert_eq!(propose(&inventory, [order]).await, [fresh(Outcome::Created)]);
     assert_eq!(inventory.propose(&[]).await.expect("nothing asked"), []);
@@ -123,7 +127,7 @@ async fn an_amended_order_gives_back_what_it_took(inventory: I) {
     let amendment = Amendment {
         proposed: asked.clone(),
         answer: Some(decided(asked.clone(), Outcome::SoldOut)),
-        remaining: None,
+        sold: None,
     };
     for _ in 0..2 {
         inventory.amend(std::slice::from_ref(&amendment)).await.expect("amend");
@@ -143,11 +147,11 @@ async fn the_stock_never_exceeds_what_the_ledger_says(inventory: I) {
     let asked = order("a", "s", "u", 1);
     propose(&inventory, [asked.clone()]).await;
     let answer = Some(decided(asked.clone(), Outcome::SoldOut));
-    let amendment = Amendment { proposed: asked, answer, remaining: Some(2) };
+    let amendment = Amendment { proposed: asked, answer, sold: Some(7) };
     inventory.amend(&[amendment]).await.expect("amend");
     assert_eq!(left(&inventory, "s").await, Some(2));
     let elsewhere = order("b", "not-held", "u", 1);
-    let amendment = Amendment { proposed: elsewhere, answer: None, remaining: Some(2) };
+    let amendment = Amendment { proposed: elsewhere, answer: None, sold: Some(7) };
     inventory.amend(&[amendment]).await.expect("a sale that is not held needs no amending");
     assert_eq!(left(&inventory, "not-held").await, None);
 }
@@ -156,7 +160,7 @@ async fn an_order_id_is_forgotten_on_request(inventory: I) {
     prime(&inventory, sale("s", 9)).await;
     let asked = order("a", "s", "u", 1);
     propose(&inventory, [asked.clone()]).await;
-    let amendment = Amendment { proposed: asked.clone(), answer: None, remaining: None };
+    let amendment = Amendment { proposed: asked.clone(), answer: None, sold: None };
     inventory.amend(&[amendment]).await.expect("amend");
     assert_eq!(left(&inventory, "s").await, Some(9));
     assert_eq!(propose(&inventory, [asked]).await, [fresh(Outcome::Created)]);
@@ -188,4 +192,34 @@ async fn copies_at_once_are_deducted_once(inventory: I) {
     }
     assert_eq!(answered_fresh, 40);
     assert_eq!(left(&inventory, "s").await, Some(960));
+}
+
+async fn a_later_version_adds_units_and_moves_the_window(inventory: I) {
+    let first = SaleState::opened(sale("s", 2));
+    let more = SaleState { version: 2, sold: 1, ..SaleState::opened(sale("s", 5)) };
+    inventory.prime(std::slice::from_ref(&first)).await.expect("prime");
+    propose(&inventory, orders("s", 2)).await;
+    // The ledger has recorded only one of both so far; what is added is counted, not what is left.
+    for _ in 0..2 {
+        inventory.prime(std::slice::from_ref(&more)).await.expect("prime");
+        assert_eq!(left(&inventory, "s").await, Some(3));
+    }
+    inventory.prime(std::slice::from_ref(&first)).await.expect("prime");
+    assert_eq!(left(&inventory, "s").await, Some(3), "old news change nothing");
+    let closes_at = Some(time("2026-11-27T08:00:00Z"));
+    let closed = SaleState { version: 3, ..SaleState::opened(Sale { closes_at, ..sale("s", 5) }) };
+    inventory.prime(&[closed]).await.expect("prime");
+    let answers = propose(&inventory, [order("late", "s", "u", 1)]).await;
+    assert_eq!(answers, [fresh(Outcome::Rejected(Reason::Closed))]);
+    assert_eq!(left(&inventory, "s").await, Some(3));
+    // An answer of the ledger from after the restock, to a sale held as it was before.
+    inventory.prime(&[SaleState::opened(sale("t", 2))]).await.expect("prime");
+    let asked = order("t-1", "t", "u", 1);
+    propose(&inventory, [asked.clone()]).await;
+    let amendment = Amendment { proposed: asked, answer: None, sold: Some(4) };
+    inventory.amend(&[amendment]).await.expect("amend");
+    assert_eq!(left(&inventory, "t").await, Some(0));
+    let more = SaleState { version: 2, ..SaleState::opened(sale("t", 6)) };
+    inventory.prime(&[more]).await.expect("prime");
+    assert!(left(&inventory, "t").await.is_some_and(|left| left >= 2));
 }

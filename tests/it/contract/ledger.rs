@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::decision::{Decision, Outcome, Reason};
-use floodgate::ledger::{Ledger, LedgerError, Opening, Proposed, Recorded};
-use floodgate::order::{Order, OrderId};
-use floodgate::sale::{Sale, SaleState};
+use floodgate::ledger::{Change, Changed, Ledger, LedgerError, Opening, Proposed, Recorded};
+use floodgate::order::{AdjustmentId, Order, OrderId, Quantity};
+use floodgate::sale::{Restock, Sale, SaleState, SoldOut};
 
 use super::on_real_servers;
 use crate::harness::{order, orders, sale, sale_id, time};
@@ -24,6 +24,11 @@ on_real_servers!(|stage: &crate::harness::Stage| stage.ledger.clone();
     created_for_an_unknown_sale_is_refused_whole,
     concurrent_batches_never_oversell,
     the_same_batch_at_once_is_recorded_once,
+    selling_the_last_unit_is_told_with_its_batch_and_every_repeat,
+    a_restock_adds_its_units_once,
+    an_adjustment_id_stands_for_one_restock,
+    a_closed_sale_closes_no_later_and_not_before_it_opens,
+    restocks_and_orders_at_once_lose_no_unit,
 );
 
 type L = std::sync::Arc<dyn Ledger>;
@@ -45,7 +50,11 @@ async fn record_at(ledger: &L, decisions: &[Decision], at: DateTime<Utc>) -> Vec
         .iter()
         .map(|decision| Proposed { decision, submitted_at: at, repeat: false })
         .collect();
-    ledger.record(&proposals).await.expect("recorded")
+    ledger.record(&proposals).await.expect("recorded").answers
+}
+
+async fn decision(ledger: &L, id: &OrderId) -> Option<Decision> {
+    ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
 }
 
 async fn state(ledger: &L, id: &str) -> SaleState {
@@ -80,7 +89,7 @@ async fn sales_are_found_by_id_and_all_together(ledger: L) {
         ..sale("b", 3)
     };
     ledger.open(&[full.clone(), sale("a", u32::MAX)]).await.expect("open");
-    assert_eq!(state(&ledger, "b").await, SaleState { sale: full, sold: 0 });
+    assert_eq!(state(&ledger, "b").await, SaleState::opened(full));
     let none = ledger.sales(Some(&[sale_id("nope")])).await.expect("sales");
     assert!(none.is_empty());
     let all = ledger.sales(None).await.expect("sales");
@@ -103,12 +112,15 @@ async fn new_proposals_are_stored_as_they_are(ledger: L) {
     let recorded = record(&ledger, &decisions).await;
     assert!(recorded.iter().all(|recorded| *recorded == Recorded::AsProposed));
     for decision in &decisions {
-        let stored = ledger.decision(&decision.order.id).await.expect("ledger");
+        let stored = self::decision(&ledger, &decision.order.id).await;
         assert_eq!(stored.as_ref(), Some(decision));
     }
     assert_eq!(state(&ledger, "s").await.sold, 3);
     let unknown = OrderId::parse("never").expect("id");
-    assert_eq!(ledger.decision(&unknown).await.expect("ledger"), None);
+    assert_eq!(decision(&ledger, &unknown).await, None);
+    let ids = [unknown, decisions[1].order.id.clone(), decisions[0].order.id.clone()];
+    let found = ledger.decisions(&ids).await.expect("ledger");
+    assert_eq!(found, [None, Some(decisions[1].clone()), Some(decisions[0].clone())]);
 }
 
 async fn recording_again_gives_the_same_answers(ledger: L) {
@@ -122,7 +134,7 @@ async fn recording_again_gives_the_same_answers(ledger: L) {
         .iter()
         .map(|decision| Proposed { decision, submitted_at: at(), repeat: true })
         .collect();
-    let answers = ledger.record(&hinted).await.expect("recorded");
+    let answers = ledger.record(&hinted).await.expect("recorded").answers;
     assert_eq!(first, answers[..4].iter().map(outcome).collect::<Vec<_>>());
     assert_eq!(answers[4], Recorded::AsProposed);
     let again = record(&ledger, &decisions).await;
@@ -141,7 +153,7 @@ async fn a_known_order_keeps_its_decision_whatever_is_proposed(ledger: L) {
         ..first.clone()
     };
     let answers = record(&ledger, &[other]).await;
-    assert_eq!(answers, [Recorded::Instead { decision: first, known: true, remaining: 0 }]);
+    assert_eq!(answers, [Recorded::Instead { decision: first, known: true, sold: 1 }]);
 }
 
 async fn an_order_id_with_other_contents_gets_the_stored_decision(ledger: L) {
@@ -150,7 +162,7 @@ async fn an_order_id_with_other_contents_gets_the_stored_decision(ledger: L) {
     record(&ledger, std::slice::from_ref(&first)).await;
     let answers = record(&ledger, &[created(order("o", "t", "v", 2))]).await;
     // What remains is of the sale that was asked for.
-    assert_eq!(answers, [Recorded::Instead { decision: first, known: true, remaining: 7 }]);
+    assert_eq!(answers, [Recorded::Instead { decision: first, known: true, sold: 0 }]);
     assert_eq!(state(&ledger, "t").await.sold, 0);
 }
 
@@ -166,7 +178,7 @@ async fn created_is_refused_beyond_the_stock_and_smaller_orders_still_fit(ledger
     let outcomes: Vec<_> = answers.iter().map(outcome).collect();
     let (yes, no) = (Outcome::Created, Outcome::SoldOut);
     assert_eq!(outcomes, [yes, no, yes, no]);
-    assert!(matches!(answers[1], Recorded::Instead { known: false, remaining: 0, .. }));
+    assert!(matches!(answers[1], Recorded::Instead { known: false, sold: 5, .. }));
     assert_eq!(state(&ledger, "s").await.remaining(), 0);
 }
 
@@ -228,7 +240,7 @@ async fn created_for_an_unknown_sale_is_refused_whole(ledger: L) {
         [&good, &bad].map(|decision| Proposed { decision, submitted_at: at(), repeat: false });
     let error = ledger.record(&proposals).await.expect_err("no such sale");
     assert!(matches!(error, LedgerError::Permanent(_)), "{error}");
-    assert_eq!(ledger.decision(&good.order.id).await.expect("ledger"), None);
+    assert_eq!(decision(&ledger, &good.order.id).await, None);
     assert_eq!(state(&ledger, "s").await.sold, 0);
 }
 
@@ -275,4 +287,139 @@ async fn the_same_batch_at_once_is_recorded_once(ledger: L) {
     }
     assert_eq!(stored_as_proposed, 20);
     assert_eq!(state(&ledger, "s").await.sold, 20);
+}
+
+async fn selling_the_last_unit_is_told_with_its_batch_and_every_repeat(ledger: L) {
+    ledger.open(&[sale("s", 3), sale("t", 1), sale("none", 0)]).await.expect("open");
+    let told = async |decisions: &[Decision]| {
+        let proposals: Vec<_> = decisions
+            .iter()
+            .map(|decision| Proposed { decision, submitted_at: at(), repeat: false })
+            .collect();
+        ledger.record(&proposals).await.expect("recorded").sold_out
+    };
+    assert_eq!(told(&[created(order("a", "s", "u", 2))]).await, []);
+    let last = [created(order("b", "s", "u", 1)), created(order("c", "s", "u", 1))];
+    let sold_out = SoldOut { sale_id: sale_id("s"), version: 1, stock: 3, at: at() };
+    assert_eq!(told(&last).await, std::slice::from_ref(&sold_out));
+    let later: Vec<_> = last
+        .iter()
+        .map(|decision| Decision { decided_at: Utc::now(), ..decision.clone() })
+        .collect();
+    assert_eq!(told(&later).await, [sold_out], "as it was the first time");
+    let no = Decision { outcome: Outcome::SoldOut, ..created(order("d", "s", "u", 1)) };
+    assert_eq!(told(&[no, created(order("e", "none", "u", 1))]).await, []);
+    assert_eq!(state(&ledger, "s").await.sold_out_at, Some(at()));
+    assert_eq!(state(&ledger, "t").await.sold_out_at, None);
+}
+
+fn restock(id: &str, units: i64) -> Change {
+    let adjustment_id = AdjustmentId::parse(id).expect("id");
+    Change::Restock { adjustment_id, units: Quantity::new(units).expect("units"), at: at() }
+}
+
+async fn change(ledger: &L, sale: &str, change: &Change) -> Changed {
+    ledger.change(&sale_id(sale), change).await.expect("changed")
+}
+
+async fn a_restock_adds_its_units_once(ledger: L) {
+    ledger.open(&[sale("s", 2)]).await.expect("open");
+    record(&ledger, &[created(order("a", "s", "u", 2))]).await;
+    let expected = Restock {
+        adjustment_id: AdjustmentId::parse("r-1").expect("id"),
+        sale_id: sale_id("s"),
+        units: Quantity::new(3).expect("units"),
+        version: 2,
+        stock: 5,
+        at: at(),
+    };
+    let after = SaleState { sold: 2, version: 2, ..SaleState::opened(sale("s", 5)) };
+    for _ in 0..2 {
+        let Changed::Done { state, restock } = change(&ledger, "s", &restock("r-1", 3)).await
+        else {
+            panic!("not done")
+        };
+        assert_eq!((state, restock), (after.clone(), Some(expected.clone())));
+    }
+    let Changed::Done { state, .. } = change(&ledger, "s", &restock("r-2", 1)).await else {
+        panic!("not done")
+    };
+    assert_eq!((state.sale.stock, state.version), (6, 3));
+    let Changed::Done { restock, .. } = change(&ledger, "s", &restock("r-1", 3)).await else {
+        panic!("not done")
+    };
+    assert_eq!(restock, Some(expected), "as it was first recorded");
+    let answers = record(&ledger, &[created(order("b", "s", "u", 4))]).await;
+    assert_eq!(answers, [Recorded::AsProposed]);
+}
+
+async fn an_adjustment_id_stands_for_one_restock(ledger: L) {
+    ledger.open(&[sale("s", 2), sale("t", 2)]).await.expect("open");
+    change(&ledger, "s", &restock("r", 3)).await;
+    for (id, units) in [("s", 4), ("t", 3)] {
+        let Changed::Conflict(first) = change(&ledger, id, &restock("r", units)).await else {
+            panic!("no conflict")
+        };
+        assert_eq!((first.sale_id, first.units.get()), (sale_id("s"), 3));
+    }
+    assert_eq!(state(&ledger, "t").await, SaleState::opened(sale("t", 2)));
+    assert_eq!(change(&ledger, "nope", &restock("n", 1)).await, Changed::UnknownSale);
+    let full = sale("full", u32::MAX);
+    ledger.open(&[full]).await.expect("open");
+    let refused = ledger.change(&sale_id("full"), &restock("f", 1)).await;
+    assert!(matches!(refused, Err(LedgerError::Permanent(_))), "{refused:?}");
+}
+
+async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
+    let opens = time("2026-11-27T08:00:00Z");
+    let hours = |hours| opens + TimeDelta::hours(hours);
+    ledger
+        .open(&[
+            Sale { opens_at: Some(opens), ..sale("s", 9) },
+            Sale { closes_at: Some(hours(2)), ..sale("t", 9) },
+        ])
+        .await
+        .expect("open");
+    for (id, at, closes_at, version) in [
+        ("s", hours(1), hours(1), 2),
+        ("s", hours(1), hours(1), 2),
+        ("s", hours(3), hours(1), 2),
+        ("s", hours(-5), opens, 3),
+        ("t", hours(3), hours(2), 1),
+        ("t", hours(1), hours(1), 2),
+    ] {
+        let Changed::Done { state, restock } = change(&ledger, id, &Change::Close { at }).await
+        else {
+            panic!("not done")
+        };
+        assert_eq!((state.sale.closes_at, state.version), (Some(closes_at), version), "{id} {at}");
+        assert_eq!(restock, None);
+    }
+    let answers = record_at(&ledger, &[created(order("a", "s", "u", 1))], opens).await;
+    assert_eq!(outcome(&answers[0]), Outcome::Rejected(Reason::Closed));
+    assert_eq!(change(&ledger, "nope", &Change::Close { at: opens }).await, Changed::UnknownSale);
+}
+
+async fn restocks_and_orders_at_once_lose_no_unit(ledger: L) {
+    ledger.open(&[sale("s", 10)]).await.expect("open");
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let restocking = ledger.clone();
+        calls.spawn(async move {
+            // Each twice, as an operator would who got no answer.
+            change(&restocking, "s", &restock(&format!("r-{}", n / 2), 5)).await;
+        });
+        let ledger = ledger.clone();
+        calls.spawn(async move {
+            let decisions: Vec<_> =
+                (0..5).map(|i| created(order(&format!("o-{n}-{i}"), "s", "u", 1))).collect();
+            record(&ledger, &decisions).await;
+        });
+    }
+    while let Some(call) = calls.join_next().await {
+        call.expect("no panic");
+    }
+    let state = state(&ledger, "s").await;
+    assert_eq!((state.sale.stock, state.version), (35, 6));
+    assert!(state.sold <= 35 && state.sold >= 10, "{state:?}");
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use floodgate::broker::Queue;
-use floodgate::decision::Outcome;
+use floodgate::decision::{Decision, Outcome};
 use floodgate::order::{Order, OrderId};
 
 use super::{PATIENCE, Stage};
@@ -44,8 +44,7 @@ pub async fn settled_but(stage: &mut Stage, orders: &[Order], taken: usize) -> T
     let mut totals = Totals::default();
     let mut sold: HashMap<&str, u32> = HashMap::new();
     for order in orders {
-        let decision = stage.ledger.decision(&order.id).await.expect("ledger");
-        let decision = decision.expect("decided");
+        let decision = decision(stage, &order.id).await.expect("decided");
         assert_eq!(decision.order, *order);
         if let Some(event) = seen.get(order.id.as_str()) {
             assert_eq!(
@@ -83,5 +82,9 @@ pub async fn empty(stage: &Stage) {
 /// The outcome of one order, by the ledger.
 pub async fn outcome(stage: &Stage, id: &str) -> Option<Outcome> {
     let id = OrderId::parse(id).expect("order id");
-    stage.ledger.decision(&id).await.expect("ledger").map(|decision| decision.outcome)
+    decision(stage, &id).await.map(|decision| decision.outcome)
+}
+
+async fn decision(stage: &Stage, id: &OrderId) -> Option<Decision> {
+    stage.ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
 }

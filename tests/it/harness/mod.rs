@@ -86,14 +86,8 @@ impl Stage {
     /// Publishes one message for each body.
     pub async fn post<B: AsRef<[u8]>>(&self, bodies: &[B]) {
         for chunk in bodies.chunks(500) {
-            let messages: Vec<Message<'_>> = chunk
-                .iter()
-                .map(|body| Message::Intent {
-                    routing_key: "any",
-                    body: body.as_ref(),
-                    properties: None,
-                })
-                .collect();
+            let messages: Vec<Message<'_>> =
+                chunk.iter().map(|body| Message::intent("any", body.as_ref())).collect();
             self.broker.publish(&messages).await.expect("publish");
         }
     }
