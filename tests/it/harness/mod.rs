@@ -99,8 +99,8 @@ impl Stage {
 
     /// Starts a worker in this process.
     pub async fn worker(&self) -> Running {
-        let worker = self.scratch.app.worker().await.expect("worker");
-        Running::start(worker)
+        let parts = self.scratch.app.parts().await.expect("parts");
+        Running::start(self.scratch.app.worker(&parts))
     }
 
     /// The next event's data; fails when none comes.
