@@ -14,6 +14,7 @@
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod api;
 pub mod app;
 pub mod broker;
 pub mod cli;
