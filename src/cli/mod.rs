@@ -2,6 +2,8 @@
 //! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
 
 mod bench;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands that load a server over HTTP"))]
+mod client;
 mod dead_letters;
 mod migrate;
 mod order;
