@@ -32,6 +32,9 @@ on('reach', ({ detail: reached }) => {
 });
 
 part('token-area').hidden = !wantsToken();
-part('token').addEventListener('change', () => setToken(part('token').value));
+part('token-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  setToken(part('token').value);
+});
 
 show();

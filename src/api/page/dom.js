@@ -27,6 +27,7 @@ export function showState(element, state) {
 export function showBar(bar, sale) {
   const left = sale.stock > 0 ? sale.remaining / sale.stock : 0;
   bar.classList.toggle('low', left <= 0.1);
+  bar.firstElementChild.hidden = left === 0;
   bar.firstElementChild.style.width = `${100 * left}%`;
 }
 

@@ -4,6 +4,7 @@ import { Problem, call, insist, newId, on, pause } from './client.js';
 import { units } from './dom.js';
 
 const KEPT = 20;
+const HOUR_MS = 3_600_000;
 const changes = new EventTarget();
 
 /** Private windows may refuse storage; the page then remembers until it is left. */
@@ -58,6 +59,7 @@ export async function buy(sale_id, user_id, quantity) {
       changed(order, { status: body.outcome, reason: body.reason });
     }
   } catch (problem) {
+    if (problem.kind === 'sold-out') return changed(order, { status: 'sold_out' });
     const later = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : '';
     changed(order, { status: problem.passing ? 'postponed' : 'refused', text: problem.message + later });
   }
@@ -69,9 +71,9 @@ function resumable(sale_id, user_id, quantity) {
     && order.sale_id === sale_id && order.user_id === user_id && order.quantity === quantity);
 }
 
-/** Asks until the order is decided: soon at first, then every ten seconds. */
+/** Asks until the order is decided: soon at first, then every ten seconds, for an hour. */
 async function settle(order) {
-  for (let wait_ms = 500; ; wait_ms = Math.min(1.5 * wait_ms, 10_000)) {
+  for (let wait_ms = 500; Date.now() - order.at < HOUR_MS; wait_ms = Math.min(1.5 * wait_ms, 10_000)) {
     await pause(wait_ms);
     try {
       const { body } = await call(`/v1/orders/${encodeURIComponent(order.order_id)}`);
@@ -83,6 +85,7 @@ async function settle(order) {
       }
     }
   }
+  changed(order, { status: 'lost' });
 }
 
 // What an earlier page had sent is asked for by this one; a token may make an answer readable.
@@ -118,6 +121,7 @@ export function words({ status, reason, quantity, text }) {
     case 'silent': return 'No answer from the server. Sending the same order again; it counts only once.';
     case 'accepted': return 'Your order is in the queue, not decided yet. This page keeps asking.';
     case 'left': return 'Sent as the page was left: it may not have arrived. This page asks whether it did.';
+    case 'lost': return 'No decision was found within an hour: it probably did not arrive.';
     case 'unknown': return `Sent, but its answer can’t be read: ${text}`;
     case 'postponed': return `Not taken: ${text} Buying again sends the same order.`;
     default: return `Not taken: ${text}`;

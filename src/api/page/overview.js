@@ -73,7 +73,8 @@ function place(card, list) {
 function aside(sale) {
   if (sale.state === 'not_open' && sale.opens_at) return `Opens ${moment(sale.opens_at)}`;
   if (sale.state === 'sold_out' && sale.sold_out_at) return `Sold out ${moment(sale.sold_out_at)}`;
-  return sale.per_user_limit ? `At most ${units(sale.per_user_limit)} for one buyer` : 'No limit for one buyer';
+  if (sale.state === 'open' && sale.per_user_limit) return `Up to ${units(sale.per_user_limit)} for each buyer`;
+  return '';
 }
 
 /** Follows the figures of decisions; where they aren't for this visitor, says so and steps back. */
@@ -98,7 +99,7 @@ function showFigures(signal) {
 }
 
 function showFigure({ created, sold_out, rejected, per_second, latency_ms }, sparkline) {
-  say(part('figures-note'), 'Since this server started to watch.');
+  say(part('figures-note'), 'Counted since this server began to watch.');
   part('figures').hidden = false;
   say(part('rate'), count(per_second));
   say(part('created'), count(created));

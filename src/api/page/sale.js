@@ -36,9 +36,9 @@ function showSale(sale) {
   say(part('stock'), count(sale.stock));
   say(part('sold'), count(sale.sold));
   say(part('remaining'), count(sale.remaining));
-  say(part('limit'), sale.per_user_limit ? units(sale.per_user_limit) : 'none');
-  say(part('opens'), sale.opens_at ? moment(sale.opens_at) : 'at once');
-  say(part('closes'), sale.closes_at ? moment(sale.closes_at) : 'when it is closed');
+  say(part('limit'), sale.per_user_limit ? `up to ${count(sale.per_user_limit)}` : 'no limit');
+  say(part('opens'), sale.opens_at ? moment(sale.opens_at) : 'no set time');
+  say(part('closes'), sale.closes_at ? moment(sale.closes_at) : 'no set time');
   part('quantity').max = sale.per_user_limit ?? 1_000_000;
 }
 
@@ -82,14 +82,14 @@ function showAnswer(order) {
 const times = new Intl.DateTimeFormat('en-GB', { timeStyle: 'medium' });
 
 function showOrders(id) {
-  const items = ordersOf(id).slice(0, 8).map((order) => {
+  const items = ordersOf(id).slice(0, 5).map((order) => {
     const item = document.createElement('li');
     item.dataset.tone = tone(order);
     const text = document.createElement('p');
     text.textContent = words(order);
     const facts = document.createElement('p');
     facts.className = 'hint';
-    facts.textContent = `${times.format(order.at)}, ${units(order.quantity)}, ${order.user_id}, order ${order.order_id}`;
+    facts.textContent = `${times.format(order.at)}, ${units(order.quantity)}, ${order.user_id}\nOrder ${order.order_id}`;
     item.append(text, facts);
     return item;
   });
