@@ -1,0 +1,72 @@
+// What operators do: open a sale, add stock, close it. Every request may be repeated without harm.
+
+import { insist, lacksToken, newId, on } from './client.js';
+import { confirmed, isBlocked, part, say, setBlocked, units } from './dom.js';
+
+/** Operators' forms are shown where they could work: without keys, or once a token is given. */
+function showFor(signal) {
+  const show = () => { part('operate').hidden = lacksToken(); };
+  on('token', show, signal);
+  show();
+}
+
+/** Sends one request for a button, and tells its answer. Returns the sale, or nothing when refused. */
+async function act(button, answer, path, body, done) {
+  setBlocked(button, true);
+  say(answer, 'Sending.');
+  answer.dataset.tone = 'wait';
+  try {
+    const silent = () => say(answer, 'No answer from the server. Sending the same again; it counts only once.');
+    const { body: sale } = await insist(path, { method: 'POST', body }, silent);
+    say(answer, done(sale));
+    answer.dataset.tone = 'good';
+    return { sale };
+  } catch (problem) {
+    say(answer, problem.message);
+    answer.dataset.tone = 'bad';
+    return { problem };
+  } finally {
+    setBlocked(button, false);
+  }
+}
+
+export function openForm(signal) {
+  showFor(signal);
+  const time = (id) => (part(id).value ? new Date(part(id).value).toISOString() : undefined);
+  part('open-form').addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const button = part('open-button');
+    if (isBlocked(button)) return;
+    const form = event.target;
+    const { sale } = await act(button, part('open-answer'), '/v1/sales', {
+      sale_id: part('open-id').value,
+      stock: Number(part('open-stock').value),
+      per_user_limit: part('open-limit').value ? Number(part('open-limit').value) : undefined,
+      opens_at: time('open-from'),
+      closes_at: time('open-until'),
+    }, (sale) => `${sale.sale_id} is there, with ${units(sale.stock)}.`);
+    if (sale) form.reset();
+  });
+}
+
+export function saleForms(id, signal) {
+  showFor(signal);
+  let adjustment;
+  part('restock-form').addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const [button, answer, form] = [part('restock'), part('operate-answer'), event.target];
+    const added = Number(part('units').value);
+    if (isBlocked(button) || !await confirmed(`Add ${units(added)} to ${id}?`, 'They go on sale at once, and can’t be taken back.', 'Add them')) return;
+    // After a doubtful answer the same units go out under the same id, which counts once.
+    if (adjustment?.units !== added) adjustment = { adjustment_id: newId(), units: added };
+    const { sale, problem } = await act(button, answer, `/v1/sales/${id}/restock`, adjustment,
+      (sale) => `${units(added)} added; the stock is now ${units(sale.stock)}.`);
+    if (!problem?.passing) adjustment = undefined;
+    if (sale) form.reset();
+  });
+  part('close').addEventListener('click', async () => {
+    const [button, answer] = [part('close'), part('operate-answer')];
+    if (isBlocked(button) || !await confirmed(`Close ${id}?`, 'Nothing more can be bought in it. It can’t be opened again.', 'Close the sale')) return;
+    act(button, answer, `/v1/sales/${id}/close`, undefined, () => 'The sale is closed.');
+  });
+}

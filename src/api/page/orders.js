@@ -1,0 +1,129 @@
+// A visitor's orders: each is sent until there is an answer, then asked for until it is decided.
+
+import { Problem, call, insist, newId, on, pause } from './client.js';
+import { units } from './dom.js';
+
+const KEPT = 20;
+const HOUR_MS = 3_600_000;
+const changes = new EventTarget();
+
+/** Private windows may refuse storage; the page then remembers until it is left. */
+const memory = {
+  get(key) {
+    try { return localStorage.getItem(`floodgate.${key}`); } catch { return null; }
+  },
+  set(key, text) {
+    try { localStorage.setItem(`floodgate.${key}`, text); } catch { /* remembered in this page only */ }
+  },
+};
+
+export function buyer() {
+  const known = memory.get('buyer') || `visitor-${newId().slice(0, 8)}`;
+  setBuyer(known);
+  return known;
+}
+
+export const setBuyer = (name) => memory.set('buyer', name);
+
+let orders = [];
+try { orders = JSON.parse(memory.get('orders')) ?? []; } catch { /* not ours, or from another version */ }
+
+/** This visitor's last orders in a sale, newest first. */
+export const ordersOf = (saleId) => orders.filter((order) => order.sale_id === saleId);
+
+export const onOrder = (listener, signal) => changes.addEventListener('order', listener, { signal });
+
+function changed(order, change) {
+  Object.assign(order, change);
+  memory.set('orders', JSON.stringify(orders));
+  changes.dispatchEvent(new CustomEvent('order', { detail: order }));
+}
+
+/** Asks for a purchase. Resolves when the server has taken the order, decided it, or refused it. */
+export async function buy(sale_id, user_id, quantity) {
+  const order = resumable(sale_id, user_id, quantity)
+    ?? { order_id: newId(), sale_id, user_id, quantity, at: Date.now() };
+  orders = [order, ...orders.filter((other) => other !== order)].slice(0, KEPT);
+  changed(order, { status: 'sending', text: undefined });
+  try {
+    const { status, body } = await insist(`/v1/sales/${sale_id}/orders`, {
+      method: 'POST',
+      body: { user_id, quantity },
+      headers: { 'Idempotency-Key': `"${order.order_id}"`, Prefer: 'wait=5' },
+      timeout_ms: 15_000,
+    }, () => changed(order, { status: 'silent' }));
+    if (status === 202) {
+      changed(order, { status: 'accepted' });
+      settle(order);
+    } else {
+      changed(order, { status: body.outcome, reason: body.reason });
+    }
+  } catch (problem) {
+    if (problem.kind === 'sold-out') return changed(order, { status: 'sold_out' });
+    const later = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : '';
+    changed(order, { status: problem.passing ? 'postponed' : 'refused', text: problem.message + later });
+  }
+}
+
+/** An order the server may have taken without saying so must be sent again as itself, not as a second one. */
+function resumable(sale_id, user_id, quantity) {
+  return orders.find((order) => order.status === 'postponed'
+    && order.sale_id === sale_id && order.user_id === user_id && order.quantity === quantity);
+}
+
+/** Asks until the order is decided: soon at first, then every ten seconds, for an hour. */
+async function settle(order) {
+  for (let wait_ms = 500; Date.now() - order.at < HOUR_MS; wait_ms = Math.min(1.5 * wait_ms, 10_000)) {
+    await pause(wait_ms);
+    try {
+      const { body } = await call(`/v1/orders/${encodeURIComponent(order.order_id)}`);
+      return changed(order, { status: body.outcome, reason: body.reason });
+    } catch (error) {
+      // 404 is "not decided yet"; any other refusal won't change by asking.
+      if (error instanceof Problem && error.status !== 404 && !error.passing) {
+        return changed(order, { status: 'unknown', text: error.message });
+      }
+    }
+  }
+  changed(order, { status: 'lost' });
+}
+
+// What an earlier page had sent is asked for by this one; a token may make an answer readable.
+for (const order of orders) if (['sending', 'silent'].includes(order.status)) order.status = 'left';
+const resume = (...statuses) => orders.filter(({ status }) => statuses.includes(status)).forEach(settle);
+resume('left', 'accepted', 'unknown');
+on('token', () => resume('unknown'));
+
+const REASONS = {
+  user_denied: 'this buyer may not buy here',
+  purchase_limit: 'that would be more than one buyer may have',
+  not_open: 'the sale had not opened yet',
+  closed: 'the sale was closed',
+  expired: 'it waited too long, so it was not carried out',
+};
+
+/** Whether an order waits for the server's first answer. */
+export const isSending = (order) => ['sending', 'silent'].includes(order?.status);
+
+/** How an order's state is coloured; its words say the same. */
+export function tone({ status }) {
+  if (status === 'created') return 'good';
+  return ['sold_out', 'rejected', 'refused', 'postponed'].includes(status) ? 'bad' : 'wait';
+}
+
+/** What became of an order, in words a buyer understands. */
+export function words({ status, reason, quantity, text }) {
+  switch (status) {
+    case 'created': return `Yours: ${units(quantity)}.`;
+    case 'sold_out': return 'Sold out: not enough was left when your turn came. You bought nothing.';
+    case 'rejected': return `Rejected: ${REASONS[reason] ?? reason ?? 'no reason was given'}. You bought nothing.`;
+    case 'sending': return 'Sending your order.';
+    case 'silent': return 'No answer from the server. Sending the same order again; it counts only once.';
+    case 'accepted': return 'Your order is in the queue, not decided yet. This page keeps asking.';
+    case 'left': return 'Sent as the page was left: it may not have arrived. This page asks whether it did.';
+    case 'lost': return 'No decision was found within an hour: it probably did not arrive.';
+    case 'unknown': return `Sent, but its answer can’t be read: ${text}`;
+    case 'postponed': return `Not taken: ${text} Buying again sends the same order.`;
+    default: return `Not taken: ${text}`;
+  }
+}

@@ -1,0 +1,55 @@
+// Decisions a second over the last minute, as a line.
+
+const SPAN_MS = 60_000;
+const WIDTH = 300;
+const HEIGHT = 56;
+/** A longer silence is a gap in the line: nobody looked, or the server was away. */
+const GAP_MS = 3_000;
+
+const shape = (name, attributes) => {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+};
+
+export class Sparkline {
+  points = [];
+
+  constructor(place) {
+    this.svg = shape('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img' });
+    this.area = shape('path', { class: 'area' });
+    this.line = shape('path', { class: 'line' });
+    this.svg.append(this.area, this.line);
+    place.replaceChildren(this.svg);
+  }
+
+  peak() {
+    return Math.max(...this.points.map(({ value }) => value));
+  }
+
+  add(value) {
+    const now = performance.now();
+    this.points.push({ at: now, value });
+    this.points = this.points.filter(({ at }) => now - at <= SPAN_MS);
+    this.#draw(now);
+    const low = Math.min(...this.points.map((point) => point.value));
+    this.svg.setAttribute('aria-label',
+      `Decisions a second over the last minute: now ${Math.round(value)}, between ${Math.round(low)} and ${Math.round(this.peak())}.`);
+  }
+
+  #draw(now) {
+    const top = Math.max(this.peak(), 1);
+    const runs = [];
+    let before = -Infinity;
+    for (const { at, value } of this.points) {
+      if (at - before > GAP_MS) runs.push([]);
+      before = at;
+      const x = WIDTH * (1 - (now - at) / SPAN_MS);
+      const y = HEIGHT - 2 - (HEIGHT - 4) * (value / top);
+      runs.at(-1).push([x.toFixed(1), y.toFixed(1)]);
+    }
+    const path = (run) => `M${run.map((point) => point.join(' ')).join('L')}`;
+    this.line.setAttribute('d', runs.map(path).join(''));
+    this.area.setAttribute('d', runs.map((run) => `${path(run)}V${HEIGHT}H${run[0][0]}Z`).join(''));
+  }
+}
