@@ -9,7 +9,7 @@ use chrono::Utc;
 use tokio::net::TcpListener;
 
 use crate::api::Api;
-use crate::api::auth::Gate;
+use crate::api::auth::{Gate, Key};
 use crate::broker::{Broker, RabbitBroker};
 use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
@@ -104,7 +104,12 @@ impl App {
     pub fn api(&self, parts: &Parts) -> Result<Api> {
         let Parts { broker, inventory, ledger, watch, verifier: _ } = parts.clone();
         let settings = self.settings.clone();
-        let gate = Gate::from_settings(&settings.api)?;
+        let claims = &settings.api;
+        let key = Key::from_settings(&claims.jwt_secret, &claims.jwt_public_key)
+            .context("settings: api.jwt_secret and api.jwt_public_key")?;
+        let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());
+        let (issuer, audience) = (wanted(&claims.jwt_issuer), wanted(&claims.jwt_audience));
+        let gate = key.map(|key| Gate::new(&key, issuer, audience));
         let operations = Operations { ledger: ledger.clone(), inventory, broker: broker.clone() };
         Ok(Api { settings, gate, broker, ledger, watch, operations })
     }

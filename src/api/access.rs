@@ -37,8 +37,8 @@ impl Access {
         let Some(caller) = &self.0 else {
             return named.ok_or_else(|| Kind::Invalid.because("user_id is missing"));
         };
-        match (named, caller.subject()) {
-            (Some(named), _) if caller.may_submit() => Ok(named),
+        match (named, caller.subject.as_ref()) {
+            (Some(named), _) if caller.submit => Ok(named),
             (Some(named), Some(subject)) if named == *subject => Ok(named),
             (None, Some(subject)) => Ok(subject.clone()),
             (Some(_), _) => Err(Kind::Forbidden.because(
@@ -53,14 +53,14 @@ impl Access {
     /// Whether what is about `user` may be shown.
     pub(super) fn may_see(&self, user: &UserId) -> bool {
         self.0.as_ref().is_none_or(|caller| {
-            caller.may_operate() || caller.may_submit() || caller.subject() == Some(user)
+            caller.admin || caller.submit || caller.subject.as_ref() == Some(user)
         })
     }
 
     /// Refuses everybody but operators.
     pub(super) fn operator(&self) -> Result<(), Problem> {
         match &self.0 {
-            Some(caller) if !caller.may_operate() => {
+            Some(caller) if !caller.admin => {
                 Err(Kind::Forbidden.because("this needs the scope floodgate:admin"))
             }
             _ => Ok(()),
