@@ -1,6 +1,7 @@
 //! What tests share: a place apart on the servers, workers in and out of process, and checks of
 //! the invariants.
 
+pub mod api;
 pub mod check;
 pub mod process;
 pub mod proxy;
