@@ -153,8 +153,8 @@ impl Problem {
 
     /// The same, with another time to wait, in whole seconds, at least one.
     pub(super) fn retry_after(mut self, wait: std::time::Duration) -> Self {
-        let seconds = u32::try_from(wait.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
-        self.retry_after_s = Some(seconds.max(1));
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.retry_after_s = Some(u32::try_from(seconds.max(1)).unwrap_or(u32::MAX));
         self
     }
 
