@@ -1,7 +1,6 @@
 //! `floodgate demo`.
 
 mod buyer;
-mod server;
 mod verdicts;
 
 use std::net::SocketAddr;
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Connection;
 use super::output;
+use super::server::Server;
 use crate::app::App;
 use crate::app::scratch::Scratch;
 use crate::order::SaleId;
@@ -28,7 +28,6 @@ use crate::sale::Sale;
 use crate::shutdown;
 use crate::user_service::UserService;
 use buyer::{Bought, Buyer, Told};
-use server::Server;
 use verdicts::{Seen, Verdict};
 
 /// What is sold.
@@ -124,7 +123,6 @@ impl Demo {
     }
 
     async fn show(&self, scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Report> {
-        let mode = if scratch.app.settings().is_embedded() { "embedded" } else { "servers" };
         let users = Arc::new(UserService::new(
             Duration::from_millis(self.user_latency_ms),
             self.user_failures,
@@ -142,7 +140,7 @@ impl Demo {
             closes_at: None,
         };
         let seen = Seen::listen(scratch).await?;
-        let mut server = Server::start(scratch, config, &users_url).await?;
+        let mut server = Server::up(scratch, config, &users_url).await?;
         scratch.app.ledger().await?.open(std::slice::from_ref(&sale)).await?;
         let rush = self.rush(&mut server, &seen).await?;
         let (decisions, verdicts) = verdicts::check(scratch, &sale, &rush.bought, seen).await?;
@@ -157,7 +155,7 @@ impl Demo {
         waits.sort_by(f64::total_cmp);
         let percentile = |percent| waits[(waits.len() - 1) * percent / 100];
         Ok(Report {
-            mode,
+            mode: scratch.mode(),
             stock: self.stock,
             buyers: self.buyers,
             sold: decisions.sold,

@@ -12,6 +12,7 @@ mod process;
 mod replay;
 mod sale;
 mod serve;
+mod server;
 mod worker;
 
 use std::path::PathBuf;

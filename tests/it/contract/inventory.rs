@@ -11,7 +11,7 @@ use floodgate::sale::{Sale, SaleState};
 use super::on_real_servers;
 use crate::harness::{candidate, denied, order, orders, sale, sale_id, time};
 
-on_real_servers!(|stage: &crate::harness::Stage| stage.scratch.app.inventory().expect("inventory");
+on_real_servers!(|stage: &crate::harness::Stage| stage.inventory.clone();
     an_unknown_sale_is_absent_until_it_is_primed,
     priming_again_changes_nothing,
     a_batch_is_answered_in_order_over_many_sales,

@@ -17,6 +17,7 @@ use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
 use floodgate::decision::Reason;
+use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
 use floodgate::order::{Candidate, Order, OrderId, Quantity, SaleId, UserId};
 use floodgate::sale::Sale;
@@ -60,6 +61,7 @@ pub fn unique(what: &str) -> String {
 pub struct Stage {
     pub scratch: Scratch,
     pub broker: Arc<dyn Broker>,
+    pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
     pub events: Deliveries,
 }
@@ -75,9 +77,10 @@ impl Stage {
         change(&mut settings);
         let scratch = Scratch::create(&settings, &unique(what)).await.expect("servers");
         let broker = scratch.app.broker().await.expect("broker");
+        let inventory = scratch.app.inventory().await.expect("inventory");
         let ledger = scratch.app.ledger().await.expect("ledger");
         let events = scratch.events(5000).await.expect("events");
-        Self { scratch, broker, ledger, events }
+        Self { scratch, broker, inventory, ledger, events }
     }
 
     pub async fn open(&self, sale: Sale) {

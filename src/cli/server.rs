@@ -1,4 +1,4 @@
-//! The server of the demo, in a process of its own, so that it can be killed.
+//! A server in a process of its own, so that it can be measured, and killed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,15 +9,15 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
+use super::client::Connection;
+use super::process;
 use crate::app::scratch::Scratch;
-use crate::cli::client::Connection;
-use crate::cli::process;
 
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A `floodgate up`. Killed when dropped.
+/// A `floodgate up` or `floodgate api`. Killed when dropped.
 pub(super) struct Server {
     command: Command,
     child: Child,
@@ -25,19 +25,32 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it takes orders.
-    pub(super) async fn start(
+    /// Starts API and worker, which checks users at `users_url`; waits until it takes orders.
+    pub(super) async fn up(
         scratch: &Scratch,
         config: Option<PathBuf>,
         users_url: &str,
     ) -> anyhow::Result<Self> {
+        let mut command = process::floodgate(scratch, config.as_deref())?;
+        command.arg("up").env("FLOODGATE_VERIFICATION__URL", users_url);
+        Self::start(command).await
+    }
+
+    /// Starts the API alone, and waits until it takes orders.
+    pub(super) async fn api(scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Self> {
+        let mut command = process::floodgate(scratch, config.as_deref())?;
+        command.arg("api");
+        Self::start(command).await
+    }
+
+    async fn start(mut command: Command) -> anyhow::Result<Self> {
         // A port that was free a moment ago; if somebody takes it meanwhile, the start fails.
         let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-        let mut command = process::floodgate(scratch, config.as_deref())?;
         command
-            .arg("up")
             .env("FLOODGATE_API__LISTEN", address.to_string())
-            .env("FLOODGATE_VERIFICATION__URL", users_url)
+            // Asked by this program alone, whatever is configured for others.
+            .env("FLOODGATE_API__JWT_SECRET", "")
+            .env("FLOODGATE_API__JWT_PUBLIC_KEY", "")
             .stdout(Stdio::null());
         let child = command.spawn().context("could not start a server")?;
         let mut server = Self { command, child, address };
