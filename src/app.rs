@@ -4,13 +4,19 @@ pub mod scratch;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chrono::Utc;
+use tokio::net::TcpListener;
 
+use crate::api::Api;
+use crate::api::auth::{Gate, Key};
 use crate::broker::{Broker, RabbitBroker};
 use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
 use crate::ledger::{Ledger, PostgresLedger};
+use crate::operations::Operations;
+use crate::verification::{HttpVerifier, Verifier};
+use crate::watch::SaleWatch;
 use crate::worker::Worker;
 
 /// Connections to Redis besides one for each batch in flight: one to propose, one to reconcile.
@@ -68,15 +74,77 @@ impl App {
         Ok(Arc::new(inventory))
     }
 
-    /// A worker with all its parts.
-    pub async fn worker(&self) -> Result<Worker> {
+    /// What long-running commands work with, checked to be there.
+    pub async fn parts(&self) -> Result<Parts> {
         self.settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
-        Ok(Worker {
-            broker: self.broker().await?,
-            inventory: self.inventory()?,
-            ledger: self.ledger().await?,
-            clock: Arc::new(Utc::now),
-            settings: self.settings.clone(),
-        })
+        let (broker, inventory, ledger) =
+            (self.broker().await?, self.inventory()?, self.ledger().await?);
+        let watch = SaleWatch::start(ledger.clone(), inventory.clone(), broker.as_ref()).await?;
+        Ok(Parts { broker, inventory, ledger, verifier: self.verifier()?, watch: Arc::new(watch) })
     }
+
+    /// What checks users, if anything does.
+    fn verifier(&self) -> Result<Option<Arc<dyn Verifier>>> {
+        let settings = &self.settings.verification;
+        if settings.url.is_empty() {
+            return Ok(None);
+        }
+        let verifier = HttpVerifier::new(settings);
+        Ok(Some(Arc::new(verifier.context("user service (FLOODGATE_VERIFICATION__URL)")?)))
+    }
+
+    /// A worker.
+    pub fn worker(&self, parts: &Parts) -> Worker {
+        let Parts { broker, inventory, ledger, verifier, watch } = parts.clone();
+        let settings = self.settings.clone();
+        Worker { broker, inventory, ledger, verifier, watch, clock: Arc::new(Utc::now), settings }
+    }
+
+    /// The HTTP API.
+    pub fn api(&self, parts: &Parts) -> Result<Api> {
+        let Parts { broker, inventory, ledger, watch, verifier: _ } = parts.clone();
+        let settings = self.settings.clone();
+        let claims = &settings.api;
+        let key = Key::from_settings(&claims.jwt_secret, &claims.jwt_public_key)
+            .context("settings: api.jwt_secret and api.jwt_public_key")?;
+        let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());
+        let (issuer, audience) = (wanted(&claims.jwt_issuer), wanted(&claims.jwt_audience));
+        let gate = key.map(|key| Gate::new(&key, issuer, audience));
+        let operations = Operations { ledger: ledger.clone(), inventory, broker: broker.clone() };
+        Ok(Api { settings, gate, broker, ledger, watch, operations })
+    }
+
+    /// What operators may do to sales.
+    pub async fn operations(&self) -> Result<Operations> {
+        self.settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
+        let (ledger, inventory, broker) =
+            (self.ledger().await?, self.inventory()?, self.broker().await?);
+        Ok(Operations { ledger, inventory, broker })
+    }
+
+    /// Where the API is to listen. Without a key it answers everybody, so then it must be where only
+    /// this machine can reach it.
+    pub async fn listener(&self, api: &Api) -> Result<TcpListener> {
+        let address = self.settings.api.listen;
+        if api.gate.is_none() && !address.ip().is_loopback() {
+            bail!(
+                "settings: api.listen is {address}, which others can reach, and no key is configured; \
+                 set FLOODGATE_API__JWT_SECRET or FLOODGATE_API__JWT_PUBLIC_KEY, or listen on \
+                 127.0.0.1"
+            );
+        }
+        let listener = TcpListener::bind(address).await;
+        listener.with_context(|| format!("can't listen on {address} (FLOODGATE_API__LISTEN)"))
+    }
+}
+
+/// The ports, each with its adapter, and what they have in common in one process.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct Parts {
+    pub broker: Arc<dyn Broker>,
+    pub inventory: Arc<dyn Inventory>,
+    pub ledger: Arc<dyn Ledger>,
+    pub verifier: Option<Arc<dyn Verifier>>,
+    pub watch: Arc<SaleWatch>,
 }

@@ -1,6 +1,10 @@
 //! Settings: `config/floodgate.toml` is their documentation and holds the defaults.
 
-use std::path::Path;
+mod check;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{Environment, File, FileFormat};
@@ -8,7 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::intent::Limits;
-use crate::order::SaleId;
+
+pub use check::InvalidSettings;
 
 /// The documented defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../config/floodgate.toml");
@@ -22,12 +27,23 @@ pub struct Settings {
     pub amqp_url: SecretString,
     pub redis_url: SecretString,
     pub database_url: SecretString,
+    pub embedded: EmbeddedSettings,
     pub intent: IntentSettings,
     pub broker: BrokerSettings,
     pub inventory: InventorySettings,
     pub ledger: LedgerSettings,
+    pub verification: VerificationSettings,
     pub worker: WorkerSettings,
+    pub api: ApiSettings,
     pub log: LogSettings,
+}
+
+/// Section `embedded`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct EmbeddedSettings {
+    pub file: PathBuf,
 }
 
 /// Section `intent`.
@@ -82,6 +98,16 @@ pub struct LedgerSettings {
     pub timeout_ms: u64,
 }
 
+/// Section `verification`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct VerificationSettings {
+    pub url: String,
+    timeout_ms: u64,
+    pub max_in_flight: usize,
+}
+
 /// Section `worker`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +115,27 @@ pub struct LedgerSettings {
 pub struct WorkerSettings {
     pub max_batch: usize,
     pub batches_in_flight: usize,
+    drain_deadline_s: u64,
+}
+
+/// Section `api`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ApiSettings {
+    pub listen: SocketAddr,
+    pub jwt_secret: SecretString,
+    pub jwt_public_key: String,
+    pub jwt_issuer: String,
+    pub jwt_audience: String,
+    pub max_body_bytes: usize,
+    pub max_header_bytes: usize,
+    request_timeout_ms: u64,
+    max_wait_s: u64,
+    pub max_in_flight: usize,
+    pub max_connections: usize,
+    pub buyer_orders_per_s: NonZeroU32,
+    pub buyer_burst: NonZeroU32,
     drain_deadline_s: u64,
 }
 
@@ -109,33 +156,6 @@ pub enum LogFormat {
     Text,
     /// For collectors: one JSON object a line.
     Json,
-}
-
-/// Why the settings can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidSettings {
-    /// A file or a variable can't be read as a setting.
-    #[error("settings: {0}")]
-    Unreadable(#[from] config::ConfigError),
-    /// A value is outside of what is accepted.
-    #[error("settings: {name} is {given}; accepted: {accepted}")]
-    OutOfRange {
-        /// The setting.
-        name: &'static str,
-        /// What it was set to.
-        given: String,
-        /// What it may be.
-        accepted: &'static str,
-    },
-    /// Servers are not configured.
-    #[error(
-        "settings: not set: {missing}. Set them in the environment or a file; for servers to try \
-         it with: scripts/services up && eval \"$(scripts/services env)\""
-    )]
-    MissingServers {
-        /// The variables that name them.
-        missing: String,
-    },
 }
 
 impl Settings {
@@ -169,57 +189,11 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check(&self) -> Result<(), InvalidSettings> {
-        let in_range = |name, given: u64, range: std::ops::RangeInclusive<u64>, accepted| {
-            if range.contains(&given) {
-                Ok(())
-            } else {
-                Err(InvalidSettings::OutOfRange { name, given: given.to_string(), accepted })
-            }
-        };
-        if SaleId::parse(self.namespace.as_str()).is_err() {
-            return Err(InvalidSettings::OutOfRange {
-                name: "namespace",
-                given: self.namespace.clone(),
-                accepted: "1 to 64 of A-Z a-z 0-9 _ -",
-            });
-        }
-        let positive = 1..=u64::MAX;
-        let ms = 1..=3_600_000;
-        let hour = "1 to 3600000 (an hour)";
-        in_range("intent.max_age_s", self.intent.max_age_s.into(), positive, "1 or more")?;
-        in_range(
-            "intent.max_body_bytes",
-            self.intent.max_body_bytes as u64,
-            1024..=16 << 20,
-            "1024 to 16777216 (16 MiB)",
-        )?;
-        let thousand = "1 to 1000";
-        let per_message = self.intent.max_per_message as u64;
-        in_range("intent.max_per_message", per_message, 1..=1000, thousand)?;
-        in_range(
-            "intent.delivery_limit",
-            self.intent.delivery_limit.into(),
-            1..=1_000_000,
-            "1 to 1000000",
-        )?;
-        in_range("broker.prefetch", self.broker.prefetch.into(), 1..=65_535, "1 to 65535")?;
-        in_range("broker.confirm_timeout_ms", self.broker.confirm_timeout_ms, ms.clone(), hour)?;
-        in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
-        in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;
-        in_range("inventory.retry_after_ms", self.inventory.retry_after_ms, ms.clone(), hour)?;
-        in_range(
-            "inventory.reconcile_every_ms",
-            self.inventory.reconcile_every_ms,
-            ms.clone(),
-            hour,
-        )?;
-        in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
-        in_range("ledger.timeout_ms", self.ledger.timeout_ms, ms, hour)?;
-        in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;
-        let in_flight = self.worker.batches_in_flight as u64;
-        in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
-        in_range("worker.drain_deadline_s", self.worker.drain_deadline_s, 1..=3600, "1 to 3600")
+    /// Whether floodgate runs without servers, on one file: when none is configured.
+    pub fn is_embedded(&self) -> bool {
+        [&self.amqp_url, &self.redis_url, &self.database_url]
+            .iter()
+            .all(|url| url.expose_secret().is_empty())
     }
 
     /// Checks that the servers a command needs are configured, and names all that are not.
@@ -308,6 +282,30 @@ impl LedgerSettings {
     /// Longest wait for a connection, and for a statement.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl VerificationSettings {
+    /// Longest wait for an answer.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl ApiSettings {
+    /// Longest time for a request.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// Longest wait for a decision.
+    pub fn max_wait(&self) -> Duration {
+        Duration::from_secs(self.max_wait_s)
+    }
+
+    /// Longest drain.
+    pub fn drain_deadline(&self) -> Duration {
+        Duration::from_secs(self.drain_deadline_s)
     }
 }
 

@@ -4,9 +4,10 @@
 //! a bad one is refused with its own bytes, its neighbours go on.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::event::rfc3339;
 use crate::order::{Intent, InvalidId, Order, OrderId, Quantity, SaleId, UserId};
 
 /// Bounds on what one message may hold.
@@ -121,6 +122,19 @@ pub fn parse(body: &[u8], limits: Limits) -> Vec<Element<'_>> {
         }
         Ok(elements) => elements.into_iter().map(|raw| parse_one(raw.get().as_bytes())).collect(),
     }
+}
+
+/// `order` as the body of a message.
+pub fn to_json(order: &Order, submitted_at: DateTime<Utc>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Written<'a> {
+        #[serde(flatten)]
+        order: &'a Order,
+        submitted_at: String,
+    }
+    let written = Written { order, submitted_at: rfc3339(submitted_at) };
+    serde_json::to_vec(&written)
+        .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"))
 }
 
 /// An intent as it is on the wire. Every field is optional here, so that a missing one is told

@@ -14,6 +14,7 @@
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod api;
 pub mod app;
 pub mod broker;
 pub mod cli;
@@ -24,9 +25,13 @@ pub mod fault;
 pub mod intent;
 pub mod inventory;
 pub mod ledger;
+pub mod operations;
 pub mod order;
 pub mod retry;
 pub mod sale;
 pub mod shutdown;
 pub mod telemetry;
+pub mod user_service;
+pub mod verification;
+pub mod watch;
 pub mod worker;

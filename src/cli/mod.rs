@@ -2,12 +2,15 @@
 //! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
 
 mod bench;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands that load a server over HTTP"))]
+mod client;
 mod dead_letters;
 mod migrate;
 mod order;
 mod output;
 mod replay;
 mod sale;
+mod serve;
 mod worker;
 
 use std::path::PathBuf;
@@ -40,9 +43,13 @@ pub struct Cli {
 enum Command {
     /// Bring the ledger's database to this version's schema
     Migrate(migrate::Migrate),
+    /// Serve the HTTP API and take intents from the queue, in one process
+    Up(serve::Up),
+    /// Serve the HTTP API, which only puts orders into the queue
+    Api(serve::Serve),
     /// Take intents from the queue and decide them, until SIGTERM or Ctrl-C
     Worker(worker::Work),
-    /// Open sales and look at them
+    /// Open sales, look at them, restock and close them
     Sale(sale::SaleArgs),
     /// Look at orders
     Order(order::OrderArgs),
@@ -78,6 +85,8 @@ impl Cli {
         telemetry::init(&app.settings().log)?;
         match self.command {
             Command::Migrate(command) => command.run(&app).await?,
+            Command::Up(command) => command.run(&app).await?,
+            Command::Api(command) => command.run(&app).await?,
             Command::Worker(command) => command.run(&app).await?,
             Command::Sale(command) => return command.run(&app).await,
             Command::Order(command) => return command.run(&app).await,

@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::output;
+use crate::api::SaleView;
 use crate::app::App;
 use crate::event::rfc3339;
-use crate::ledger::Opening;
-use crate::order::SaleId;
-use crate::sale::{Sale, SaleState};
+use crate::ledger::{Changed, Opening};
+use crate::order::{AdjustmentId, Quantity, SaleId};
+use crate::sale::{Restock, Sale, SaleState};
 
 /// Sales opened in one call of the ledger.
 const CHUNK: usize = 1000;
@@ -37,6 +38,33 @@ enum SaleCommand {
     /// Show one sale
     #[command(after_help = "Example:\n  floodgate sale show bottles")]
     Show {
+        /// The sale's id
+        sale_id: SaleId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put more units on offer, once for each adjustment id
+    #[command(
+        after_help = "Example:\n  floodgate sale restock bottles --units 20 --adjustment-id delivery-7\n\n\
+        Without an answer, repeat it with the same adjustment id: it adds nothing twice."
+    )]
+    Restock {
+        /// The sale's id
+        sale_id: SaleId,
+        /// Units to add: 1 to 1,000,000
+        #[arg(long, value_parser = units)]
+        units: Quantity,
+        /// Names this restock: 1 to 64 of A-Z a-z 0-9 . _ : -
+        #[arg(long)]
+        adjustment_id: AdjustmentId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a sale. Orders that were submitted before are still decided
+    #[command(after_help = "Example:\n  floodgate sale close bottles")]
+    Close {
         /// The sale's id
         sale_id: SaleId,
         /// Print JSON
@@ -91,14 +119,6 @@ struct Line {
     closes_at: Option<DateTime<Utc>>,
 }
 
-/// A sale as it is printed.
-#[derive(Serialize)]
-struct Printed<'a> {
-    #[serde(flatten)]
-    state: &'a SaleState,
-    remaining: u32,
-}
-
 impl SaleArgs {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
         match self.command {
@@ -106,23 +126,24 @@ impl SaleArgs {
             SaleCommand::Show { sale_id, json } => {
                 let states =
                     app.ledger().await?.sales(Some(std::slice::from_ref(&sale_id))).await?;
-                let Some(state) = states.first() else {
-                    eprintln!(
-                        "There is no sale {sale_id}. Open it: floodgate sale open --sale-id {sale_id} --stock N"
-                    );
-                    return Ok(ExitCode::FAILURE);
-                };
-                if json {
-                    output::json(&printed(state))?;
-                } else {
-                    print_table(&states)?;
-                }
-                Ok(ExitCode::SUCCESS)
+                show(&states, &sale_id, json)
+            }
+            SaleCommand::Restock { sale_id, units, adjustment_id, json } => {
+                let operations = app.operations().await?;
+                let changed =
+                    operations.restock(&sale_id, adjustment_id, units, Utc::now()).await?;
+                show_changed(changed, &sale_id, json)
+            }
+            SaleCommand::Close { sale_id, json } => {
+                let changed = app.operations().await?.close(&sale_id, Utc::now()).await?;
+                show_changed(changed, &sale_id, json)
             }
             SaleCommand::List { json } => {
                 let states = app.ledger().await?.sales(None).await?;
                 if json {
-                    output::json(&states.iter().map(printed).collect::<Vec<_>>())?;
+                    let now = Utc::now();
+                    let all: Vec<_> = states.iter().map(|state| SaleView::of(state, now)).collect();
+                    output::json(&all)?;
                 } else {
                     print_table(&states)?;
                 }
@@ -207,18 +228,45 @@ impl Line {
     }
 }
 
-fn printed(state: &SaleState) -> Printed<'_> {
-    Printed { state, remaining: state.remaining() }
+/// Prints the one sale of `states`, if it is there.
+fn show(states: &[SaleState], id: &SaleId, json: bool) -> anyhow::Result<ExitCode> {
+    let Some(state) = states.first() else {
+        eprintln!("There is no sale {id}. Open it: floodgate sale open --sale-id {id} --stock N");
+        return Ok(ExitCode::FAILURE);
+    };
+    if json {
+        output::json(&SaleView::of(state, Utc::now()))?;
+    } else {
+        print_table(states)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_changed(changed: Changed, id: &SaleId, json: bool) -> anyhow::Result<ExitCode> {
+    match changed {
+        Changed::Done { state, .. } => show(&[state], id, json),
+        Changed::UnknownSale => show(&[], id, json),
+        Changed::Conflict(Restock { adjustment_id, sale_id, units, .. }) => bail!(
+            "adjustment {adjustment_id} was used before: it has added {} units to sale {sale_id}",
+            units.get()
+        ),
+    }
+}
+
+fn units(text: &str) -> Result<Quantity, String> {
+    let units = text.parse().ok().and_then(Quantity::new);
+    units.ok_or_else(|| format!("accepted: a whole number from 1 to {}", Quantity::MAX))
 }
 
 fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
     let time = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), rfc3339);
     output::table(
-        ["sale", "stock", "sold", "remaining", "per user", "opens at", "closes at"],
+        ["sale", "state", "stock", "sold", "remaining", "per user", "opens at", "closes at"],
         states.iter().map(|state| {
             let sale = &state.sale;
             [
                 sale.id.to_string(),
+                state.phase(Utc::now()).name().to_owned(),
                 sale.stock.to_string(),
                 state.sold.to_string(),
                 state.remaining().to_string(),

@@ -15,7 +15,8 @@ impl Work {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
         let _fail_points = fail::FailScenario::setup();
         let stop = shutdown::on_signal()?;
-        app.worker().await?.run(stop).await?;
+        let parts = app.parts().await?;
+        app.worker(&parts).run(stop).await?;
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod record;
 mod tally;
 mod verify;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,15 @@ use crate::broker::{Broker, BrokerError, Deliveries, Queue};
 use crate::config::Settings;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
+use crate::verification::Verifier;
+use crate::watch::SaleWatch;
 use batch::Batcher;
 use propose::{ProposedBatch, Proposer, Source};
 use publish::Outlet;
 use reconcile::{Reconciler, Touched};
 use record::Recorder;
 use tally::Tally;
+use verify::Verification;
 
 pub use propose::{ORDER_ID_CONFLICT, UNKNOWN_SALE};
 pub use record::UNDECIDABLE;
@@ -49,6 +53,10 @@ pub struct Worker {
     pub inventory: Arc<dyn Inventory>,
     /// What decides.
     pub ledger: Arc<dyn Ledger>,
+    /// What checks users; without it all are allowed.
+    pub verifier: Option<Arc<dyn Verifier>>,
+    /// What is known of sales without asking.
+    pub watch: Arc<SaleWatch>,
     /// What time it is.
     pub clock: Clock,
     /// All settings.
@@ -104,6 +112,7 @@ impl Worker {
         let mut batcher = Batcher::new(settings.worker.max_batch, move |delivery| {
             intake::take_apart(delivery, limits, clock())
         });
+        let mut verification = self.verification();
         let mut proposer = self.proposer(touched);
         let finisher = Arc::new(self.finisher(tally));
         let in_flight = u32::try_from(settings.worker.batches_in_flight).unwrap_or(u32::MAX);
@@ -113,9 +122,19 @@ impl Worker {
         loop {
             // Waiting for a slot before taking a batch lets the batch grow meanwhile.
             let slot = slot(&slots, 1).await;
-            let Some(mut batch) = next(&mut batcher, &mut deliveries, stop).await else { break };
+            let next = next(&mut batcher, &mut deliveries, &mut verification, stop).await;
             let now = (self.clock)().trunc_subsecs(3);
-            verify::verify(&mut batch, settings.intent.max_age(), now);
+            let batch = match next {
+                Next::Arrived(mut batch) => {
+                    verification.sift(&mut batch, now);
+                    batch
+                }
+                Next::Verified(batch) => batch,
+                Next::End => break,
+            };
+            if batch.is_empty() {
+                continue;
+            }
             let batch = proposer.propose(batch, now).await;
             let slot = match batch.source {
                 Source::Inventory => slot,
@@ -136,10 +155,23 @@ impl Worker {
         Ok(())
     }
 
+    fn verification(&self) -> Verification {
+        Verification {
+            verifier: self.verifier.clone(),
+            watch: self.watch.clone(),
+            clock: self.clock.clone(),
+            max_age: self.settings.intent.max_age(),
+            at_once: self.settings.verification.max_in_flight,
+            waiting: VecDeque::new(),
+            checking: JoinSet::new(),
+        }
+    }
+
     fn proposer(&self, touched: Touched) -> Proposer {
         Proposer {
             inventory: self.inventory.clone(),
             ledger: self.ledger.clone(),
+            watch: self.watch.clone(),
             when_unavailable: self.settings.inventory.when_unavailable,
             retry_after: self.settings.inventory.retry_after(),
             touched,
@@ -180,23 +212,40 @@ async fn slot(slots: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
     }
 }
 
-/// The next batch. After `stop` those that were handed over still come.
+/// What is to be worked on next.
+enum Next {
+    /// Fresh from the queue.
+    Arrived(batch::Batch),
+    /// Whose users were checked.
+    Verified(batch::Batch),
+    /// Nothing will come any more.
+    End,
+}
+
+/// The next batch. After `stop` those that were handed over still come, and those whose check is
+/// under way.
 async fn next<F>(
     batcher: &mut Batcher<F>,
     deliveries: &mut Deliveries,
+    verification: &mut Verification,
     stop: &CancellationToken,
-) -> Option<batch::Batch>
+) -> Next
 where
-    F: Fn(crate::broker::Delivery) -> std::collections::VecDeque<batch::Item>,
+    F: Fn(crate::broker::Delivery) -> VecDeque<batch::Item>,
 {
     if !stop.is_cancelled() {
         tokio::select! {
-            batch = batcher.next(deliveries) => return batch,
+            verified = verification.next() => return Next::Verified(verified),
+            Some(batch) = batcher.next(deliveries) => return Next::Arrived(batch),
             () = stop.cancelled() => {}
         }
     }
     deliveries.stop();
-    batcher.next(deliveries).await
+    if let Some(batch) = batcher.next(deliveries).await {
+        return Next::Arrived(batch);
+    }
+    verification.give_up();
+    if verification.is_checking() { Next::Verified(verification.next().await) } else { Next::End }
 }
 
 /// A batch that panicked holds deliveries that nobody settles; better to end here and now, and let

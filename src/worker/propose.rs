@@ -16,6 +16,7 @@ use crate::inventory::{Inventory, InventoryError, Proposal};
 use crate::ledger::Ledger;
 use crate::order::SaleId;
 use crate::retry::Backoff;
+use crate::watch::SaleWatch;
 
 /// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
 pub const UNKNOWN_SALE: &str = "unknown_sale";
@@ -53,6 +54,7 @@ pub(super) struct ProposedEntry {
 pub(super) struct Proposer {
     pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
+    pub watch: Arc<SaleWatch>,
     pub when_unavailable: WhenUnavailable,
     pub retry_after: Duration,
     pub touched: Touched,
@@ -137,6 +139,7 @@ impl Proposer {
             }
         }
         self.touched.note(entries.iter().map(|entry| &entry.candidate.order.sale_id));
+        self.watch.note(entries.iter().map(|entry| &entry.candidate.order.sale_id));
         Ok(proposals)
     }
 

@@ -131,7 +131,8 @@ async fn two_workers_share_the_queue_and_one_of_them_has_a_wrong_clock() {
         stage.post_orders(&all).await;
     }
     let first = stage.worker().await;
-    let mut skewed = stage.scratch.app.worker().await.expect("worker");
+    let parts = stage.scratch.app.parts().await.expect("parts");
+    let mut skewed = stage.scratch.app.worker(&parts);
     skewed.clock = Arc::new(|| Utc::now() + TimeDelta::minutes(5));
     let second = Running::start(skewed);
     let totals = check::settled(&mut stage, &all).await;

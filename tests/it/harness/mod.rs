@@ -1,6 +1,7 @@
 //! What tests share: a place apart on the servers, workers in and out of process, and checks of
 //! the invariants.
 
+pub mod api;
 pub mod check;
 pub mod process;
 pub mod proxy;
@@ -99,8 +100,8 @@ impl Stage {
 
     /// Starts a worker in this process.
     pub async fn worker(&self) -> Running {
-        let worker = self.scratch.app.worker().await.expect("worker");
-        Running::start(worker)
+        let parts = self.scratch.app.parts().await.expect("parts");
+        Running::start(self.scratch.app.worker(&parts))
     }
 
     /// The next event's data; fails when none comes.

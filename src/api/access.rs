@@ -1,0 +1,69 @@
+//! Who asks, and what they may do.
+
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use chrono::Utc;
+
+use super::Shared;
+use super::auth::Caller;
+use super::problem::{Kind, Problem};
+use crate::order::UserId;
+
+/// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
+/// interface may do everything.
+pub(super) struct Access(Option<Caller>);
+
+impl FromRequestParts<Shared> for Access {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        let Some(gate) = &api.gate else { return Ok(Self(None)) };
+        let mut tokens = parts.headers.get_all(header::AUTHORIZATION).iter();
+        let token = tokens.next().map(|value| value.to_str().unwrap_or_default());
+        if tokens.next().is_some() {
+            return Err(Kind::BadHeader.because("Authorization is given more than once"));
+        }
+        gate.verify(token, Utc::now()).map(|caller| Self(Some(caller))).map_err(|refusal| {
+            Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge())
+        })
+    }
+}
+
+impl Access {
+    /// The buyer of an order: who asks, or, for a service that may order for others, whom it names.
+    pub(super) fn buyer(&self, named: Option<String>) -> Result<UserId, Problem> {
+        let named = named.map(UserId::parse).transpose()?;
+        let Some(caller) = &self.0 else {
+            return named.ok_or_else(|| Kind::Invalid.because("user_id is missing"));
+        };
+        match (named, caller.subject.as_ref()) {
+            (Some(named), _) if caller.submit => Ok(named),
+            (Some(named), Some(subject)) if named == *subject => Ok(named),
+            (None, Some(subject)) => Ok(subject.clone()),
+            (Some(_), _) => Err(Kind::Forbidden.because(
+                "user_id is not the token's sub; ordering for others needs the scope floodgate:submit",
+            )),
+            (None, None) => {
+                Err(Kind::Invalid.because("user_id is missing, and the token has no sub"))
+            }
+        }
+    }
+
+    /// Whether what is about `user` may be shown.
+    pub(super) fn may_see(&self, user: &UserId) -> bool {
+        self.0.as_ref().is_none_or(|caller| {
+            caller.admin || caller.submit || caller.subject.as_ref() == Some(user)
+        })
+    }
+
+    /// Refuses everybody but operators.
+    pub(super) fn operator(&self) -> Result<(), Problem> {
+        match &self.0 {
+            Some(caller) if !caller.admin => {
+                Err(Kind::Forbidden.because("this needs the scope floodgate:admin"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

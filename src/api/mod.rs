@@ -1,0 +1,142 @@
+//! The HTTP edge: takes orders and only enqueues them, shows sales and decisions, and lets operators
+//! open, restock and close sales.
+//!
+//! An order goes through [`orders`]: who asks ([`access`]), is the sale open as far as this process
+//! knows ([`crate::watch`]), was it decided already, and then into the queue. The answer is 202 once
+//! the broker has confirmed, or the decision itself for clients that wait for it ([`replies`]).
+
+mod access;
+pub mod auth;
+mod docs;
+mod gather;
+mod health;
+mod orders;
+mod page;
+pub mod problem;
+mod pulse;
+mod replies;
+mod requests;
+mod sales;
+mod server;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use governor::DefaultKeyedRateLimiter;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::broker::{Broker, BrokerError};
+use crate::config::Settings;
+use crate::ledger::Ledger;
+use crate::operations::Operations;
+use crate::watch::SaleWatch;
+use auth::Gate;
+use health::Health;
+use orders::{Enqueue, Lookup};
+use pulse::Pulse;
+use replies::Replies;
+
+pub use docs::openapi;
+pub use sales::SaleView;
+
+/// The API and what it works with.
+pub struct Api {
+    /// All settings.
+    pub settings: Settings,
+    /// Who may do what; without it everybody may do everything.
+    pub gate: Option<Gate>,
+    /// Where orders go.
+    pub broker: Arc<dyn Broker>,
+    /// What knows of decisions.
+    pub ledger: Arc<dyn Ledger>,
+    /// What this process knows of sales; somebody keeps it up to date.
+    pub watch: Arc<SaleWatch>,
+    /// What operators may do.
+    pub operations: Operations,
+}
+
+/// What every request may need.
+struct State {
+    settings: Settings,
+    gate: Option<Gate>,
+    ledger: Arc<dyn Ledger>,
+    watch: Arc<SaleWatch>,
+    operations: Operations,
+    enqueue: Enqueue,
+    lookup: Lookup,
+    replies: Arc<Replies>,
+    buyers: DefaultKeyedRateLimiter<String>,
+    pulse: Arc<Pulse>,
+    health: Arc<Health>,
+    in_flight: Semaphore,
+    stop: CancellationToken,
+}
+
+type Shared = Arc<State>;
+
+impl Api {
+    /// Serves on `listener` until `stop`, then answers the requests in hand and leaves. Fails when
+    /// the broker can't be reached at first.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let Self { settings, gate, broker, ledger, watch, operations } = self;
+        let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
+        let health = Arc::new(Health::default());
+        let pulse = Arc::new(Pulse::new(broker.clone()));
+        let state = Arc::new(State {
+            enqueue: orders::enqueue(broker.clone()),
+            lookup: orders::lookup(ledger.clone()),
+            buyers: orders::buyers(&settings.api),
+            in_flight: Semaphore::new(settings.api.max_in_flight),
+            replies: replies.clone(),
+            pulse: pulse.clone(),
+            health: health.clone(),
+            stop: stop.clone(),
+            ledger,
+            watch,
+            operations,
+            gate,
+            settings,
+        });
+        let _beside = [
+            AbortOnDropHandle::new(tokio::spawn(health.run(broker))),
+            AbortOnDropHandle::new(tokio::spawn(pulse.run())),
+            AbortOnDropHandle::new(tokio::spawn(orders::forget_buyers(state.clone()))),
+        ];
+        let receiving = tokio::spawn(replies.run(receiving, stop.clone()));
+        server::serve(listener, routes(state.clone()), &state.settings.api, stop).await;
+        // It ends with `stop`; one that panicked has nothing left to give.
+        let _ = receiving.await;
+        Ok(())
+    }
+}
+
+fn routes(state: Shared) -> Router {
+    let api = Router::new()
+        .route("/v1/sales", get(sales::list).post(sales::open))
+        .route("/v1/sales/{sale_id}", get(sales::show))
+        .route("/v1/sales/{sale_id}/orders", post(orders::post))
+        .route("/v1/sales/{sale_id}/restock", post(sales::restock))
+        .route("/v1/sales/{sale_id}/close", post(sales::close))
+        .route("/v1/sales/{sale_id}/stream", get(stream::sale))
+        .route("/v1/orders/{order_id}", get(orders::show))
+        .route("/v1/decisions/stream", get(stream::decisions))
+        .route("/openapi.json", get(docs::json))
+        .route("/docs", get(docs::page))
+        .merge(page::routes())
+        .method_not_allowed_fallback(server::method_not_allowed)
+        .fallback(server::not_found);
+    server::layered(api, &state)
+        // Asked by orchestrators, which must get an answer also when there is too much to do.
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .with_state(state)
+}

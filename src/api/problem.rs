@@ -1,0 +1,272 @@
+//! What goes wrong, as clients see it: RFC 9457, `application/problem+json`. The only place that
+//! maps errors to statuses.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::broker::BrokerError;
+use crate::ledger::LedgerError;
+use crate::operations::OperationError;
+use crate::order::InvalidId;
+
+/// Seconds after which it makes sense to try again what failed because something is away or full.
+const RETRY_AFTER_S: u32 = 1;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident, $slug:literal, $status:ident, $title:literal, $meaning:literal;)*) => {
+        /// Every kind of problem.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind { $(#[doc = $meaning] $kind,)* }
+
+        impl Kind {
+            /// Every kind, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The word in its `type`.
+            pub fn slug(self) -> &'static str {
+                match self { $(Self::$kind => $slug,)* }
+            }
+
+            /// The status it comes with.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$kind => StatusCode::$status,)* }
+            }
+
+            /// Its `title`, the same at every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title,)* }
+            }
+
+            /// What it means and what to do, for the documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$kind => $meaning,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    BadJson, "bad-json", BAD_REQUEST, "The body is not JSON",
+        "The body could not be read as JSON at all. Mend the request; repeating it changes nothing.";
+    BadHeader, "bad-header", BAD_REQUEST, "A header can't be read",
+        "A header such as Idempotency-Key or Prefer has a value that is not accepted.";
+    Unauthorized, "unauthorized", UNAUTHORIZED, "A valid token is needed",
+        "The request has no bearer token, or one that is not accepted; WWW-Authenticate says why.";
+    Forbidden, "forbidden", FORBIDDEN, "The token does not allow this",
+        "The token is valid, but it is another user's, or lacks the scope that this needs.";
+    NotFound, "not-found", NOT_FOUND, "There is nothing at this path",
+        "The path is not one of this API's.";
+    UnknownSale, "unknown-sale", NOT_FOUND, "There is no such sale",
+        "No sale has this id. A sale that was just opened is known everywhere within a second or two.";
+    NotDecided, "not-decided", NOT_FOUND, "There is no decision for this order",
+        "The order is unknown, or it still waits for its decision: ask again after Retry-After.";
+    MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
+        "The header Allow names the methods that the path has.";
+    Timeout, "timeout", REQUEST_TIMEOUT, "The request took too long",
+        "The request did not arrive or was not answered in time. Whether an order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
+    NotOpen, "not-open", CONFLICT, "The sale has not opened yet",
+        "Order again when the sale has opened. Nothing was queued.";
+    Closed, "closed", CONFLICT, "The sale is over",
+        "Nothing was queued.";
+    SaleDiffers, "sale-differs", CONFLICT, "The sale is open with another definition",
+        "The sale exists and keeps the definition it has. To add units, restock it.";
+    AdjustmentConflict, "adjustment-conflict", CONFLICT, "The adjustment id was used before",
+        "The adjustment id stands for another restock. Give each restock an id of its own.";
+    SoldOut, "sold-out", GONE, "The sale is sold out",
+        "No unit is left. Nothing was queued. The sale may be restocked.";
+    TooLarge, "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
+        "The body is larger than api.max_body_bytes.";
+    UnsupportedMediaType, "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON",
+        "Send Content-Type: application/json, and no Content-Encoding.";
+    Misdirected, "misdirected", MISDIRECTED_REQUEST, "The request is for another host",
+        "Without a key the API answers only requests for localhost, so that no web page can reach it by a name of its own.";
+    Invalid, "invalid-request", UNPROCESSABLE_ENTITY, "The request is not valid",
+        "The JSON is not what this path accepts; the detail names the field and what is accepted.";
+    IdempotencyMismatch, "idempotency-mismatch", UNPROCESSABLE_ENTITY, "The id was used for another order",
+        "The order id or Idempotency-Key stands for an order with other contents. Use a new one for a new order.";
+    RateLimited, "rate-limited", TOO_MANY_REQUESTS, "This buyer posts orders too fast",
+        "Wait for Retry-After. Nothing was queued.";
+    BrokerUnavailable, "broker-unavailable", SERVICE_UNAVAILABLE, "Orders can't be queued for now",
+        "The queue is away or takes no messages. Whether this order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
+    LedgerUnavailable, "ledger-unavailable", SERVICE_UNAVAILABLE, "The ledger can't be read for now",
+        "Repeat the request after Retry-After.";
+    Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once",
+        "Nothing was queued. Repeat the request after Retry-After.";
+    NotTold, "not-told", SERVICE_UNAVAILABLE, "The change holds, but subscribers were not told",
+        "Repeat the request with the same adjustment id: it changes nothing twice, and tells subscribers.";
+    Internal, "internal", INTERNAL_SERVER_ERROR, "Something is wrong with floodgate",
+        "This is a defect or a damaged ledger; the server's log says more.";
+}
+
+/// One occurrence of a problem.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    kind: Kind,
+    detail: String,
+    retry_after_s: Option<u32>,
+    challenge: Option<String>,
+}
+
+/// The body of a problem, RFC 9457 section 3.1.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body<'a> {
+    /// Names the kind; `/docs` explains each
+    #[serde(rename = "type")]
+    #[schema(example = "/docs#sold-out")]
+    kind: String,
+    /// The kind in words
+    #[schema(example = "The sale is sold out")]
+    title: &'a str,
+    /// The HTTP status
+    #[schema(example = 410)]
+    status: u16,
+    /// What was wrong this time, and what is accepted
+    detail: &'a str,
+    /// The path that was asked for
+    instance: &'a str,
+}
+
+impl Kind {
+    /// A problem of this kind.
+    pub(super) fn because(self, detail: impl Into<String>) -> Problem {
+        let retry_after_s = match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(RETRY_AFTER_S),
+            _ if self == Self::NotDecided => Some(RETRY_AFTER_S),
+            _ => None,
+        };
+        Problem { kind: self, detail: detail.into(), retry_after_s, challenge: None }
+    }
+}
+
+impl Problem {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The same, with another time to wait, in whole seconds, at least one.
+    pub(super) fn retry_after(mut self, wait: std::time::Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
+        self.retry_after_s = Some(seconds.max(1));
+        self
+    }
+
+    /// The same, with a `WWW-Authenticate` that says what is wrong with the token, RFC 6750.
+    pub(super) fn challenge(mut self, challenge: String) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+}
+
+/// Answers with the status alone; [`Problem::render`] adds what the path is needed for.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl Problem {
+    /// The whole answer to a request for `path`.
+    pub(super) fn render(self, path: &str) -> Response {
+        let Self { kind, detail, retry_after_s, challenge } = self;
+        let status = kind.status();
+        let body = Body {
+            kind: format!("/docs#{}", kind.slug()),
+            title: kind.title(),
+            status: status.as_u16(),
+            detail: &detail,
+            instance: path,
+        };
+        let body = serde_json::to_vec(&body)
+            .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if let Some(seconds) = retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(value) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, value);
+        }
+        response
+    }
+}
+
+impl From<InvalidId> for Problem {
+    fn from(invalid: InvalidId) -> Self {
+        Kind::Invalid.because(invalid.to_string())
+    }
+}
+
+/// Errors of servers are logged here, where they are handled; clients get to know the kind only.
+impl From<&LedgerError> for Problem {
+    fn from(error: &LedgerError) -> Self {
+        match error {
+            LedgerError::Transient(_) => {
+                tracing::warn!(%error, "a request could not be answered");
+                Kind::LedgerUnavailable.because("the ledger is away")
+            }
+            LedgerError::Permanent(_) => {
+                tracing::error!(%error, "a request could not be answered");
+                Kind::Internal.because("the ledger refused the request")
+            }
+        }
+    }
+}
+
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&BrokerError> for Problem {
+    fn from(error: &BrokerError) -> Self {
+        tracing::warn!(%error, "an order could not be queued");
+        Kind::BrokerUnavailable.because(match error {
+            BrokerError::Full(_) => "the queue takes no more orders for now",
+            _ => "the queue is away",
+        })
+    }
+}
+
+impl From<OperationError> for Problem {
+    fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::Ledger(error) => error.into(),
+            OperationError::NotTold(error) => {
+                tracing::warn!(%error, "subscribers could not be told of a change");
+                Kind::NotTold.because("the change is recorded")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_type_of_its_own_that_can_stand_in_a_link() {
+        let mut slugs: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), Kind::ALL.len());
+        assert!(slugs.iter().all(|slug| slug.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+    }
+
+    #[test]
+    fn what_may_be_repeated_says_when() {
+        for kind in Kind::ALL {
+            let response = kind.because("x").render("/");
+            let wants = matches!(response.status().as_u16(), 429 | 503);
+            assert!(!wants || response.headers().contains_key(header::RETRY_AFTER), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Showing sales, and what operators do to them.
+
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::access::Access;
+use super::docs::{CloseProblems, OpenProblems, RestockProblems, SaleListProblems, SaleProblems};
+use super::problem::{Kind, Problem};
+use super::requests::Json;
+use crate::event::rfc3339;
+use crate::ledger::{Changed, Opening};
+use crate::order::{AdjustmentId, Quantity, SaleId};
+use crate::sale::{Sale, SaleState};
+
+/// Sales in one answer, if nothing else is asked for, and at most.
+const DEFAULT_LIMIT: u16 = 100;
+const MAX_LIMIT: u16 = 1000;
+
+/// A sale as it is shown.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sale)]
+pub struct SaleView {
+    sale_id: String,
+    /// Units on offer, restocks included
+    stock: u32,
+    /// Units sold
+    sold: u32,
+    /// Units left
+    remaining: u32,
+    /// not_open, open, sold_out or closed
+    #[schema(value_type = super::docs::PhaseName)]
+    state: &'static str,
+    /// The most units one buyer may get
+    per_user_limit: Option<u32>,
+    opens_at: Option<String>,
+    closes_at: Option<String>,
+    /// When the last unit was sold, while none is left
+    sold_out_at: Option<String>,
+    /// Counts restocks and the closing; begins with 1
+    version: u32,
+}
+
+impl SaleView {
+    /// `state` as it looks at `now`.
+    pub fn of(state: &SaleState, now: DateTime<Utc>) -> Self {
+        let sale = &state.sale;
+        Self {
+            sale_id: sale.id.to_string(),
+            stock: sale.stock,
+            sold: state.sold,
+            remaining: state.remaining(),
+            state: state.phase(now).name(),
+            per_user_limit: sale.per_user_limit,
+            opens_at: sale.opens_at.map(rfc3339),
+            closes_at: sale.closes_at.map(rfc3339),
+            sold_out_at: state.sold_out_at.map(rfc3339),
+            version: state.version,
+        }
+    }
+}
+
+/// Which sales to show.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    limit: Option<u16>,
+    after: Option<String>,
+}
+
+/// Some sales, by their ids.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SaleList {
+    sales: Vec<SaleView>,
+    /// Where the following ones are, if there are more
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// List sales
+#[utoipa::path(
+    get, path = "/v1/sales", tag = "Sales",
+    params(
+        ("limit" = Option<u16>, Query, description = "The most sales in the answer: 1 to 1000, 100 if left out", minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Only sales whose id comes after this one", pattern = "^[A-Za-z0-9_-]{1,64}$"),
+    ),
+    responses((status = 200, description = "Sales by their ids", body = inline(SaleList)), SaleListProblems),
+)]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+) -> Result<axum::Json<SaleList>, Problem> {
+    let Query(Page { limit, after }) =
+        page.map_err(|error| Kind::Invalid.because(error.body_text()))?;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        let detail = format!("limit is {limit}; accepted: 1 to {MAX_LIMIT}");
+        return Err(Kind::Invalid.because(detail));
+    }
+    let after = after.map(SaleId::parse).transpose()?;
+    let states = api.ledger.sales(None).await?;
+    let now = Utc::now();
+    let mut rest =
+        states.iter().filter(|state| after.as_ref().is_none_or(|after| state.sale.id > *after));
+    let sales: Vec<SaleView> =
+        rest.by_ref().take(limit.into()).map(|state| SaleView::of(state, now)).collect();
+    let next = rest.next().and(sales.last()).map(|last| {
+        let after = &last.sale_id;
+        format!("/v1/sales?limit={limit}&after={after}")
+    });
+    Ok(axum::Json(SaleList { sales, next }))
+}
+
+/// Show a sale
+#[utoipa::path(
+    get, path = "/v1/sales/{sale_id}", tag = "Sales",
+    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    responses((status = 200, description = "The sale", body = SaleView), SaleProblems),
+)]
+pub(super) async fn show(
+    State(api): State<Shared>,
+    Path(sale_id): Path<String>,
+) -> Result<axum::Json<SaleView>, Problem> {
+    let id = SaleId::parse(sale_id)?;
+    let state = api.ledger.sales(Some(std::slice::from_ref(&id))).await?.pop();
+    let state = state.ok_or_else(|| unknown(&id))?;
+    Ok(axum::Json(SaleView::of(&state, Utc::now())))
+}
+
+pub(super) fn unknown(id: &SaleId) -> Problem {
+    Kind::UnknownSale.because(format!("there is no sale {id}"))
+}
+
+/// A sale to be opened.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenRequest {
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "bottles")]
+    sale_id: String,
+    /// Units on offer
+    #[schema(example = 100)]
+    stock: u32,
+    /// The most units one buyer may get; no limit if left out
+    #[schema(minimum = 1)]
+    per_user_limit: Option<u32>,
+    /// Orders submitted before are rejected; RFC 3339
+    #[schema(format = DateTime, value_type = Option<String>)]
+    opens_at: Option<DateTime<Utc>>,
+    /// Orders submitted at that time or later are rejected; RFC 3339
+    #[schema(format = DateTime, value_type = Option<String>)]
+    closes_at: Option<DateTime<Utc>>,
+}
+
+/// Open a sale
+///
+/// Opening it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/sales", tag = "Operators", request_body = OpenRequest,
+    responses(
+        (status = 201, description = "Opened", body = SaleView, headers(("Location" = String))),
+        (status = 200, description = "It was open with this definition", body = SaleView),
+        OpenProblems,
+    ),
+)]
+pub(super) async fn open(
+    State(api): State<Shared>,
+    access: Access,
+    Json(request): Json<OpenRequest>,
+) -> Result<Response, Problem> {
+    access.operator()?;
+    let OpenRequest { sale_id, stock, per_user_limit, opens_at, closes_at } = request;
+    let id = SaleId::parse(sale_id)?;
+    let sale = Sale { id: id.clone(), stock, per_user_limit, opens_at, closes_at };
+    sale.check().map_err(|invalid| Kind::Invalid.because(invalid.to_string()))?;
+    let opening = api.ledger.open(std::slice::from_ref(&sale)).await?.pop();
+    if let Some(Opening::Differs(state)) = opening {
+        let detail = format!(
+            "sale {id} is open with a stock of {}, of which {} are sold; it stays as it is",
+            state.sale.stock, state.sold
+        );
+        return Err(Kind::SaleDiffers.because(detail));
+    }
+    api.watch.read(std::slice::from_ref(&id)).await?;
+    let state = api.watch.sale(&id).await?.unwrap_or_else(|| SaleState::opened(sale));
+    let view = axum::Json(SaleView::of(&state, Utc::now()));
+    let location = [(header::LOCATION, format!("/v1/sales/{id}"))];
+    Ok(match opening {
+        Some(Opening::Opened) => (StatusCode::CREATED, location, view).into_response(),
+        _ => view.into_response(),
+    })
+}
+
+/// Units to be added.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestockRequest {
+    /// Names this restock: repeated with the same id it adds nothing
+    #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "delivery-7")]
+    adjustment_id: String,
+    /// Units to add
+    #[schema(minimum = 1, maximum = 1_000_000, example = 10)]
+    units: i64,
+}
+
+/// Add units to a sale
+#[utoipa::path(
+    post, path = "/v1/sales/{sale_id}/restock", tag = "Operators",
+    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    request_body = RestockRequest,
+    responses((status = 200, description = "Added, now or earlier", body = SaleView), RestockProblems),
+)]
+pub(super) async fn restock(
+    State(api): State<Shared>,
+    access: Access,
+    Path(sale_id): Path<String>,
+    Json(RestockRequest { adjustment_id, units }): Json<RestockRequest>,
+) -> Result<axum::Json<SaleView>, Problem> {
+    access.operator()?;
+    let id = SaleId::parse(sale_id)?;
+    let adjustment_id = AdjustmentId::parse(adjustment_id)?;
+    let quantity = Quantity::new(units).ok_or_else(|| {
+        let accepted = format!("a whole number from 1 to {}", Quantity::MAX);
+        Kind::Invalid.because(format!("units is {units}; accepted: {accepted}"))
+    })?;
+    // The ledger holds this as well; here the operator is told why.
+    let state = api.ledger.sales(Some(std::slice::from_ref(&id))).await?.pop();
+    let state = state.ok_or_else(|| unknown(&id))?;
+    if state.sale.stock.checked_add(quantity.get()).is_none() {
+        let detail = format!("a sale can't offer more than {} units", u32::MAX);
+        return Err(Kind::Invalid.because(detail));
+    }
+    let changed = api.operations.restock(&id, adjustment_id, quantity, Utc::now()).await?;
+    answer(&api, &id, changed).await
+}
+
+/// End a sale
+///
+/// Orders that were submitted before are still decided. Closing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/sales/{sale_id}/close", tag = "Operators",
+    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    responses((status = 200, description = "Closed, now or earlier", body = SaleView), CloseProblems),
+)]
+pub(super) async fn close(
+    State(api): State<Shared>,
+    access: Access,
+    Path(sale_id): Path<String>,
+) -> Result<axum::Json<SaleView>, Problem> {
+    access.operator()?;
+    let id = SaleId::parse(sale_id)?;
+    let changed = api.operations.close(&id, Utc::now()).await?;
+    answer(&api, &id, changed).await
+}
+
+async fn answer(
+    api: &Shared,
+    id: &SaleId,
+    changed: Changed,
+) -> Result<axum::Json<SaleView>, Problem> {
+    match changed {
+        Changed::Done { state, .. } => {
+            api.watch.read(std::slice::from_ref(id)).await?;
+            Ok(axum::Json(SaleView::of(&state, Utc::now())))
+        }
+        Changed::Conflict(first) => Err(Kind::AdjustmentConflict.because(format!(
+            "adjustment {} has added {} units to sale {}",
+            first.adjustment_id,
+            first.units.get(),
+            first.sale_id
+        ))),
+        Changed::UnknownSale => Err(unknown(id)),
+    }
+}

@@ -1,0 +1,100 @@
+//! Server-sent events, of the WHATWG HTML standard: the state of a sale, and how decisions go.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use chrono::Utc;
+use futures_util::stream::{Stream, StreamExt};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::access::Access;
+use super::docs::{DecisionStreamProblems, SaleProblems};
+use super::problem::Problem;
+use super::sales::{SaleView, unknown};
+use crate::order::SaleId;
+use crate::sale::SaleState;
+
+/// A connection that says nothing for so long may be taken for dead by something on the way.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A sale that sells fast is not told unit by unit.
+const NOT_FASTER_THAN: Duration = Duration::from_millis(100);
+
+/// Follow a sale
+///
+/// An event `sale` with the sale as JSON at once, and at every change.
+#[utoipa::path(
+    get, path = "/v1/sales/{sale_id}/stream", tag = "Sales",
+    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    responses(
+        (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream", body = String),
+        SaleProblems,
+    ),
+)]
+pub(super) async fn sale(
+    State(api): State<Shared>,
+    Path(sale_id): Path<String>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let id = SaleId::parse(sale_id)?;
+    let mut states = api.watch.follow(&id).await?.ok_or_else(|| unknown(&id))?;
+    states.mark_changed();
+    let events = changes(states).filter_map(|state: Option<SaleState>| async move {
+        // Whether it is open changes with the time as well, which clients know by its window.
+        Some(event("sale", &SaleView::of(&state?, Utc::now())))
+    });
+    Ok(respond(api.stop.clone(), events))
+}
+
+/// Follow decisions
+///
+/// An event `decisions` each second: totals since this server began to look, decisions per second,
+/// and the time from acceptance to decision of orders that came through this server.
+#[utoipa::path(
+    get, path = "/v1/decisions/stream", tag = "Operators",
+    responses(
+        (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream", body = String),
+        DecisionStreamProblems,
+    ),
+)]
+pub(super) async fn decisions(
+    State(api): State<Shared>,
+    access: Access,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    access.operator()?;
+    let events = changes(api.pulse.follow()).map(|totals| event("decisions", &totals));
+    Ok(respond(api.stop.clone(), events))
+}
+
+/// The values of a watch from now on, each at its latest. Ends with the watch.
+fn changes<T: Clone + Send + Sync + 'static>(
+    receiver: watch::Receiver<T>,
+) -> impl Stream<Item = T> + Send {
+    futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.changed().await.ok()?;
+        let value = receiver.borrow_and_update().clone();
+        Some((value, receiver))
+    })
+}
+
+fn event(name: &str, data: &impl Serialize) -> Event {
+    let data = serde_json::to_string(data)
+        .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
+    Event::default().event(name).data(data)
+}
+
+/// The events, paced, until the server stops.
+fn respond(
+    stop: CancellationToken,
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send> {
+    let paced = events.then(|event| async move {
+        tokio::time::sleep(NOT_FASTER_THAN).await;
+        Ok(event)
+    });
+    Sse::new(paced.take_until(stop.cancelled_owned()))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}

@@ -1,0 +1,64 @@
+//! `floodgate api` and `floodgate up`.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::app::{App, Parts};
+use crate::shutdown;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  FLOODGATE_API__LISTEN=127.0.0.1:8080 floodgate api\n\n\
+    Answers on http://127.0.0.1:8080: /docs describes the API, / shows sales live. Orders are only \
+    put into the queue; start workers to have them decided.")]
+pub(super) struct Serve {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  floodgate up\n  \
+    floodgate sale open --sale-id bottles --stock 100    (in another terminal)\n\n\
+    The API and a worker in one process. With no server configured it runs embedded, on the file \
+    floodgate.db. Ctrl-C drains.")]
+pub(super) struct Up {}
+
+impl Serve {
+    pub(super) async fn run(self, app: &App) -> Result<()> {
+        let stop = shutdown::on_signal()?;
+        let parts = app.parts().await?;
+        serve(app, &parts, stop).await
+    }
+}
+
+impl Up {
+    pub(super) async fn run(self, app: &App) -> Result<()> {
+        let _fail_points = fail::FailScenario::setup();
+        let stop = shutdown::on_signal()?;
+        let parts = app.parts().await?;
+        let ending = CancellationToken::new();
+        let mut worker = tokio::spawn(app.worker(&parts).run(ending.clone()));
+        // First no more orders are taken, then those in hand are decided: whoever waits for a
+        // decision still gets it.
+        let served = tokio::select! {
+            served = serve(app, &parts, stop) => served,
+            worked = &mut worker => {
+                worked?.context("the worker ended")?;
+                bail!("the worker ended");
+            }
+        };
+        ending.cancel();
+        worker.await??;
+        served
+    }
+}
+
+async fn serve(app: &App, parts: &Parts, stop: CancellationToken) -> Result<()> {
+    let api: Api = app.api(parts)?;
+    let listener = app.listener(&api).await?;
+    let address = listener.local_addr()?;
+    if api.gate.is_none() {
+        tracing::warn!("no key is configured: everybody on this machine may order and operate");
+    }
+    tracing::info!("listening on http://{address}");
+    api.serve(listener, stop).await?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! What values are accepted.
+
+use super::Settings;
+use crate::order::SaleId;
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSettings {
+    /// A file or a variable can't be read as a setting.
+    #[error("settings: {0}")]
+    Unreadable(#[from] config::ConfigError),
+    /// A value is outside of what is accepted.
+    #[error("settings: {name} is {given}; accepted: {accepted}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// What it was set to.
+        given: String,
+        /// What it may be.
+        accepted: &'static str,
+    },
+    /// Some servers are configured, and others are not.
+    #[error(
+        "settings: not set: {missing}. Set them in the environment or a file; for servers to try \
+         it with: scripts/services up && eval \"$(scripts/services env)\". With no server set at \
+         all floodgate runs embedded, on one file"
+    )]
+    MissingServers {
+        /// The variables that name them.
+        missing: String,
+    },
+}
+
+impl Settings {
+    /// Checks every value that has bounds.
+    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
+        let in_range = |name, given: u64, range: std::ops::RangeInclusive<u64>, accepted| {
+            if range.contains(&given) {
+                Ok(())
+            } else {
+                Err(InvalidSettings::OutOfRange { name, given: given.to_string(), accepted })
+            }
+        };
+        if SaleId::parse(self.namespace.as_str()).is_err() {
+            return Err(InvalidSettings::OutOfRange {
+                name: "namespace",
+                given: self.namespace.clone(),
+                accepted: "1 to 64 of A-Z a-z 0-9 _ -",
+            });
+        }
+        let positive = 1..=u64::MAX;
+        let ms = 1..=3_600_000;
+        let hour = "1 to 3600000 (an hour)";
+        in_range("intent.max_age_s", self.intent.max_age_s.into(), positive, "1 or more")?;
+        in_range(
+            "intent.max_body_bytes",
+            self.intent.max_body_bytes as u64,
+            1024..=16 << 20,
+            "1024 to 16777216 (16 MiB)",
+        )?;
+        let thousand = "1 to 1000";
+        let per_message = self.intent.max_per_message as u64;
+        in_range("intent.max_per_message", per_message, 1..=1000, thousand)?;
+        in_range(
+            "intent.delivery_limit",
+            self.intent.delivery_limit.into(),
+            1..=1_000_000,
+            "1 to 1000000",
+        )?;
+        in_range("broker.prefetch", self.broker.prefetch.into(), 1..=65_535, "1 to 65535")?;
+        in_range("broker.confirm_timeout_ms", self.broker.confirm_timeout_ms, ms.clone(), hour)?;
+        in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
+        in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;
+        in_range("inventory.retry_after_ms", self.inventory.retry_after_ms, ms.clone(), hour)?;
+        in_range(
+            "inventory.reconcile_every_ms",
+            self.inventory.reconcile_every_ms,
+            ms.clone(),
+            hour,
+        )?;
+        in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
+        in_range("ledger.timeout_ms", self.ledger.timeout_ms, ms, hour)?;
+        in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;
+        let in_flight = self.worker.batches_in_flight as u64;
+        in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
+        in_range("worker.drain_deadline_s", self.worker.drain_deadline_s, 1..=3600, "1 to 3600")?;
+        let verification = &self.verification;
+        in_range("verification.timeout_ms", verification.timeout_ms, 1..=3_600_000, hour)?;
+        let checks = verification.max_in_flight as u64;
+        in_range("verification.max_in_flight", checks, 1..=10_000, "1 to 10000")?;
+        let api = &self.api;
+        let mib = "1024 to 1048576 (1 MiB)";
+        in_range("api.max_body_bytes", api.max_body_bytes as u64, 1024..=1 << 20, mib)?;
+        let mib = "8192 to 1048576 (1 MiB)";
+        in_range("api.max_header_bytes", api.max_header_bytes as u64, 8192..=1 << 20, mib)?;
+        in_range("api.request_timeout_ms", api.request_timeout_ms, 1..=3_600_000, hour)?;
+        in_range("api.max_wait_s", api.max_wait_s, 0..=300, "0 to 300")?;
+        let million = "1 to 1000000";
+        in_range("api.max_in_flight", api.max_in_flight as u64, 1..=1_000_000, million)?;
+        in_range("api.max_connections", api.max_connections as u64, 1..=1_000_000, million)?;
+        in_range("api.drain_deadline_s", api.drain_deadline_s, 1..=3600, "1 to 3600")
+    }
+}
