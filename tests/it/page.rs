@@ -1,8 +1,8 @@
 //! The live page in a real browser: what a visitor sees and does.
 
-use crate::harness::api::Served;
+use crate::harness::api::{Served, on_free_port};
 use crate::harness::browser::Browser;
-use crate::harness::{self, Stage};
+use crate::harness::{Stage, unique};
 
 /// Whether the buy button can be pressed, and why not.
 const BLOCKED: &str = "return document.querySelector('#buy').getAttribute('aria-disabled')";
@@ -39,11 +39,10 @@ async fn audit(browser: &Browser, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_unit_is_bought_and_a_restock_lets_visitors_buy_again() {
-    let stage = Stage::new("page-buy").await;
-    let worker = stage.worker().await;
-    let served = harness::api::api(&stage).await;
+    let stage = Stage::with("page-buy", on_free_port).await;
+    let served = Served::up(&stage.scratch.app).await;
     let browser = Browser::open().await;
-    let sale = harness::unique("bottle");
+    let sale = unique("bottle");
 
     open_sale(&browser, &served, &sale, 1).await;
     browser.sees("#state", "Open").await;
@@ -69,19 +68,17 @@ async fn the_last_unit_is_bought_and_a_restock_lets_visitors_buy_again() {
 
     assert_eq!(browser.complaints().await, Vec::<String>::new(), "on the console");
     drop(browser);
-    drop(served);
-    worker.stop().await;
+    served.stop().await;
     stage.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_without_an_answer_is_sent_again_and_counts_once() {
-    let stage = Stage::new("page-again").await;
-    let worker = stage.worker().await;
-    let served = harness::api::api(&stage).await;
+    let stage = Stage::with("page-again", on_free_port).await;
+    let served = Served::up(&stage.scratch.app).await;
     let browser = Browser::open().await;
 
-    open_sale(&browser, &served, &harness::unique("bottle"), 5).await;
+    open_sale(&browser, &served, &unique("bottle"), 5).await;
     browser.offline(true).await;
     browser.click("#buy").await;
     browser.sees("#answer", "No answer from the server").await;
@@ -93,18 +90,16 @@ async fn an_order_without_an_answer_is_sent_again_and_counts_once() {
     assert_eq!(browser.run(ORDERS).await, 1);
 
     drop(browser);
-    drop(served);
-    worker.stop().await;
+    served.stop().await;
     stage.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_can_use_the_page() {
-    let stage = Stage::new("page-audit").await;
-    let worker = stage.worker().await;
-    let served = harness::api::api(&stage).await;
+    let stage = Stage::with("page-audit", on_free_port).await;
+    let served = Served::up(&stage.scratch.app).await;
     let browser = Browser::open().await;
-    let name = harness::unique("a-name-as-long-as-names-may-be-0123456789");
+    let name = unique("a-name-as-long-as-names-may-be-0123456789");
 
     open_sale(&browser, &served, &name, 1).await;
     audit(&browser, "a sale that is open").await;
@@ -133,7 +128,6 @@ async fn everybody_can_use_the_page() {
     assert_eq!(browser.complaints().await, Vec::<String>::new(), "on the console");
 
     drop(browser);
-    drop(served);
-    worker.stop().await;
+    served.stop().await;
     stage.remove().await;
 }
