@@ -6,5 +6,6 @@ mod contract;
 mod dead_letters;
 mod faults;
 mod harness;
+mod page;
 mod scripts_model;
 mod worker;

@@ -2,6 +2,7 @@
 //! the invariants.
 
 pub mod api;
+pub mod browser;
 pub mod check;
 pub mod process;
 pub mod proxy;
