@@ -9,7 +9,7 @@
 //! 5. [`ledger`] makes it final: a [`decision`],
 //! 6. [`event`] is what subscribers get to know of it, through the broker again.
 //!
-//! Around them: [`cli`] is what people call, [`app`] puts the parts together as [`config`] says,
+//! Around them: [`sqlite`] is the one file of a deployment without servers, [`cli`] is what people call, [`app`] puts the parts together as [`config`] says,
 //! [`retry`], [`shutdown`] and [`telemetry`] serve all, [`fault`] is for tests.
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
@@ -28,5 +28,6 @@ pub mod order;
 pub mod retry;
 pub mod sale;
 pub mod shutdown;
+pub mod sqlite;
 pub mod telemetry;
 pub mod worker;

@@ -42,7 +42,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ("lapin", &["src/broker/rabbitmq"][..]),
         ("redis", &["src/inventory/redis.rs"]),
         ("deadpool_redis", &["src/inventory/redis.rs"]),
-        ("sqlx", &["src/ledger/postgres"]),
+        ("sqlx", &["src/sqlite.rs", "src/ledger/", "src/broker/embedded"]),
         ("backoff", &["src/retry.rs"]),
         ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
         ("clap", &["src/cli", "src/main.rs"]),
@@ -73,7 +73,14 @@ fn dependencies_point_one_way() {
             }
         }
         if name.starts_with("src/worker") {
-            for adapter in ["RabbitBroker", "RedisInventory", "PostgresLedger"] {
+            for adapter in [
+                "RabbitBroker",
+                "RedisInventory",
+                "PostgresLedger",
+                "EmbeddedBroker",
+                "LocalInventory",
+                "SqliteLedger",
+            ] {
                 assert!(!text.contains(adapter), "{name} names {adapter}; only app.rs does");
             }
         }

@@ -6,10 +6,12 @@ use floodgate::ledger::{Change, Changed, Ledger, LedgerError, Opening, Proposed,
 use floodgate::order::{AdjustmentId, Order, OrderId, Quantity};
 use floodgate::sale::{Restock, Sale, SaleState, SoldOut};
 
-use super::on_real_servers;
+use super::on_every_adapter;
 use crate::harness::{order, orders, sale, sale_id, time};
 
-on_real_servers!(|stage: &crate::harness::Stage| stage.ledger.clone();
+on_every_adapter!(
+    real: |stage: &crate::harness::Stage| stage.ledger.clone();
+    embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
     opening_again_keeps_the_stock,
     sales_are_found_by_id_and_all_together,
     new_proposals_are_stored_as_they_are,

@@ -26,3 +26,29 @@ macro_rules! on_real_servers {
     };
 }
 use on_real_servers;
+
+/// Runs the tests of a suite on the embedded adapter, each in a file of its own. `$port` takes it
+/// from what is embedded.
+macro_rules! on_embedded {
+    ($port:expr; $($test:ident),* $(,)?) => {
+        mod on_embedded {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let embedded = crate::harness::embedded::Embedded::new().await;
+                    super::$test($port(&embedded)).await;
+                }
+            )*
+        }
+    };
+}
+use on_embedded;
+
+/// Runs the tests of a suite on every adapter of a port.
+macro_rules! on_every_adapter {
+    (real: $real:expr; embedded: $embedded:expr; $($test:ident),* $(,)?) => {
+        super::on_real_servers!($real; $($test),*);
+        super::on_embedded!($embedded; $($test),*);
+    };
+}
+use on_every_adapter;

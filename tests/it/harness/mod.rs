@@ -2,6 +2,7 @@
 //! the invariants.
 
 pub mod check;
+pub mod embedded;
 pub mod process;
 pub mod proxy;
 
