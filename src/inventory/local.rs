@@ -96,10 +96,8 @@ impl Counts {
         let Some(sale) = self.sales.get_mut(&order.sale_id) else { return Proposal::Absent };
         let key = (sale.number, order.id.clone());
         if let Some(earlier) = self.decisions.get(&key) {
-            let same = earlier.user_id == order.user_id && earlier.quantity == order.quantity;
-            let outcome = earlier.outcome;
-            return if same {
-                Proposal::Decided { outcome, fresh: false }
+            return if *earlier == Decided::new(order, earlier.outcome) {
+                Proposal::Decided { outcome: earlier.outcome, fresh: false }
             } else {
                 Proposal::Conflict
             };
@@ -186,14 +184,20 @@ impl Inventory for LocalInventory {
 
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {
         let mut counts = self.counts();
-        amendments.iter().for_each(|amendment| counts.give_back(amendment));
-        amendments.iter().for_each(|amendment| counts.bound(amendment));
+        for amendment in amendments {
+            counts.give_back(amendment);
+        }
+        for amendment in amendments {
+            counts.bound(amendment);
+        }
         Ok(())
     }
 
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
         let mut counts = self.counts();
-        sales.iter().for_each(|state| counts.prime(state));
+        for state in sales {
+            counts.prime(state);
+        }
         Ok(())
     }
 

@@ -8,10 +8,12 @@ use floodgate::broker::{
 };
 use floodgate::event::Event;
 
-use super::on_real_servers;
+use super::on_every_adapter;
 use crate::harness::PATIENCE;
 
-on_real_servers!(|stage: &crate::harness::Stage| stage.broker.clone();
+on_every_adapter!(
+    real: |stage: &crate::harness::Stage| stage.broker.clone();
+    embedded: |embedded: &crate::harness::embedded::Embedded| embedded.broker.clone();
     what_is_published_is_delivered_in_order,
     what_is_not_settled_comes_again,
     what_is_given_back_comes_again,

@@ -2,6 +2,7 @@
 //! each adapter.
 
 mod broker;
+mod changes;
 mod inventory;
 mod ledger;
 
