@@ -1,5 +1,6 @@
 //! The broker's port: intents come in, decisions go out.
 
+mod embedded;
 mod rabbitmq;
 pub mod topology;
 
@@ -9,9 +10,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::event::Event;
 
+pub use embedded::EmbeddedBroker;
 pub use rabbitmq::{RabbitBroker, UNLOGGED};
 
 /// A message broker that delivers at least once.
@@ -221,15 +224,24 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// A running consumer.
+/// A running consumer. Dropped, it stops.
 #[derive(Debug)]
 pub struct Deliveries {
-    pub(in crate::broker) incoming: mpsc::UnboundedReceiver<Delivery>,
-    pub(in crate::broker) stop: tokio_util::sync::CancellationToken,
-    pub(in crate::broker) consumer: tokio::task::JoinHandle<()>,
+    incoming: mpsc::UnboundedReceiver<Delivery>,
+    stop: DropGuard,
+    consumer: tokio::task::JoinHandle<()>,
 }
 
 impl Deliveries {
+    /// What task `consumer` hands over, until `stop`.
+    pub(in crate::broker) fn new(
+        incoming: mpsc::UnboundedReceiver<Delivery>,
+        stop: CancellationToken,
+        consumer: tokio::task::JoinHandle<()>,
+    ) -> Self {
+        Self { incoming, stop: stop.drop_guard(), consumer }
+    }
+
     /// The next delivery; waits for one. `None` after [`Deliveries::stop`], once all that had been
     /// handed over is taken.
     pub async fn next(&mut self) -> Option<Delivery> {
@@ -243,7 +255,7 @@ impl Deliveries {
 
     /// Takes no more from the queue. What was handed over still comes and can be settled.
     pub fn stop(&self) {
-        self.stop.cancel();
+        self.stop.token().cancel();
     }
 
     /// Waits until all that was handed over is settled and the broker was told.

@@ -273,7 +273,7 @@ impl Broker for RabbitBroker {
         let first = source.open().await?;
         let consumer = Supervisor { source, stop: stop.clone() };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
-        Ok(Deliveries { incoming, stop, consumer })
+        Ok(Deliveries::new(incoming, stop, consumer))
     }
 
     async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {

@@ -4,6 +4,7 @@
 mod commands;
 mod contract;
 mod dead_letters;
+mod embedded;
 mod faults;
 mod harness;
 mod inventory_model;

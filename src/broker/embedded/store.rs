@@ -116,12 +116,14 @@ pub(super) async fn bind(
     queue_id: i64,
     routing_key: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into bindings (queue_id, routing_key) values (?1, ?2) on conflict do nothing")
-        .bind(queue_id)
-        .bind(routing_key)
-        .execute(connection)
-        .await
-        .map(drop)
+    sqlx::query(
+        "insert into bindings (queue_id, routing_key) values (?1, ?2) on conflict do nothing",
+    )
+    .bind(queue_id)
+    .bind(routing_key)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Every binding: number and name of the queue, and the routing key.

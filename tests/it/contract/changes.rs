@@ -1,7 +1,7 @@
 //! The contract of `Ledger::change`: restocking and closing sales.
 
 use chrono::TimeDelta;
-use floodgate::decision::{Decision, Outcome, Reason};
+use floodgate::decision::{Outcome, Reason};
 use floodgate::ledger::{Change, Changed, LedgerError, Recorded};
 use floodgate::order::{AdjustmentId, Quantity};
 use floodgate::sale::{Restock, Sale, SaleState};

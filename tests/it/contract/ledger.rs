@@ -43,7 +43,11 @@ pub(super) async fn record(ledger: &L, decisions: &[Decision]) -> Vec<Recorded> 
     record_at(ledger, decisions, at()).await
 }
 
-pub(super) async fn record_at(ledger: &L, decisions: &[Decision], at: DateTime<Utc>) -> Vec<Recorded> {
+pub(super) async fn record_at(
+    ledger: &L,
+    decisions: &[Decision],
+    at: DateTime<Utc>,
+) -> Vec<Recorded> {
     let proposals: Vec<_> = decisions
         .iter()
         .map(|decision| Proposed { decision, submitted_at: at, repeat: false })

@@ -16,7 +16,7 @@ macro_rules! on_real_servers {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    let stage = crate::harness::Stage::new(stringify!($test)).await;
+                    let stage = crate::harness::Stage::new("contract").await;
                     super::$test($port(&stage)).await;
                     let left_over = floodgate::broker::Queue::Subscriber(super::super::SUBSCRIBER.into());
                     crate::harness::delete_queue(&stage, left_over).await;

@@ -150,6 +150,12 @@ impl Running {
         Self { stop, task }
     }
 
+    /// Ends it on the spot.
+    pub async fn abort(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err_and(|error| error.is_cancelled()));
+    }
+
     /// Drains it.
     pub async fn stop(self) {
         self.stop.cancel();
