@@ -34,6 +34,7 @@ pub mod order;
 pub mod retry;
 pub mod sale;
 pub mod shutdown;
+pub mod sqlite;
 pub mod telemetry;
 pub mod user_service;
 pub mod verification;

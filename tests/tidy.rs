@@ -70,12 +70,24 @@ fn dependencies_point_one_way() {
     for (name, text) in files("src", &[".rs"]) {
         let uses = |module: &str| names(&text, &format!("crate::{module}"));
         if domain.contains(&name.as_str()) {
-            for module in ["broker", "inventory", "ledger", "verification", "worker", "api", "app", "cli", "config"] {
+            for module in [
+                "broker",
+                "inventory",
+                "ledger",
+                "verification",
+                "worker",
+                "api",
+                "app",
+                "cli",
+                "config",
+            ] {
                 assert!(!uses(module), "{name}: the domain knows nothing of {module}");
             }
         }
         if let Some(port) = ports.iter().find(|port| name.starts_with(*port)) {
-            for module in ["broker", "inventory", "ledger", "verification", "worker", "api", "app", "cli"] {
+            for module in
+                ["broker", "inventory", "ledger", "verification", "worker", "api", "app", "cli"]
+            {
                 let own = port.ends_with(module);
                 assert!(own || !uses(module), "{name}: an adapter knows its port and the domain");
             }
@@ -83,8 +95,13 @@ fn dependencies_point_one_way() {
         let above = ["src/worker", "src/api", "src/watch.rs", "src/operations.rs", "src/cli"];
         if above.iter().any(|room| name.starts_with(room)) {
             for adapter in [
-                "RabbitBroker", "RedisInventory", "PostgresLedger", "EmbeddedBroker",
-                "LocalInventory", "SqliteLedger", "HttpVerifier",
+                "RabbitBroker",
+                "RedisInventory",
+                "PostgresLedger",
+                "EmbeddedBroker",
+                "LocalInventory",
+                "SqliteLedger",
+                "HttpVerifier",
             ] {
                 assert!(!text.contains(adapter), "{name} names {adapter}; only app.rs does");
             }

@@ -98,7 +98,11 @@ impl Bench {
         })
     }
 
-    async fn measure_path(&self, scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Report> {
+    async fn measure_path(
+        &self,
+        scratch: &Scratch,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Report> {
         let mut runner = Runner::new(scratch, config).await?;
         let (mut relay, mut whole, mut peak) = (Vec::new(), Vec::new(), 0);
         let mut sales = Vec::new();
@@ -165,7 +169,9 @@ fn print(report: &Report) -> anyhow::Result<()> {
             ["worker peak memory".into(), format!("{mib:.1} MiB")],
             [
                 "Redis a decision".into(),
-                report.redis_bytes_per_decision.map_or("-".into(), |size| format!("{size:.0} bytes")),
+                report
+                    .redis_bytes_per_decision
+                    .map_or("-".into(), |size| format!("{size:.0} bytes")),
             ],
             ["ledger a decision".into(), format!("{:.0} bytes", report.ledger_bytes_per_decision)],
         ],

@@ -1,11 +1,12 @@
 //! Tests against real servers. Start them first: `eval "$(scripts/services env)"` after
-//! `scripts/services up`; `scripts/test` does both.
+//! `scripts/services up`; `scripts/test` does both. The tests of embedded adapters need none.
 
 mod commands;
 mod contract;
 mod dead_letters;
+mod embedded;
 mod faults;
 mod harness;
+mod inventory_model;
 mod page;
-mod scripts_model;
 mod worker;

@@ -43,7 +43,7 @@ pub(super) async fn measure(
     (orders, rounds, connections): (u32, u16, u32),
 ) -> anyhow::Result<Report> {
     let broker = scratch.app.broker().await?;
-    let mut server = Server::api(scratch, config).await?;
+    let server = Server::api(scratch, config).await?;
     let (mut published, mut accepted, mut waits) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);

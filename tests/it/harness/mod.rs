@@ -4,6 +4,7 @@
 pub mod api;
 pub mod browser;
 pub mod check;
+pub mod embedded;
 pub mod process;
 pub mod proxy;
 
@@ -152,6 +153,12 @@ impl Running {
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone()));
         Self { stop, task }
+    }
+
+    /// Ends it on the spot.
+    pub async fn abort(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err_and(|error| error.is_cancelled()));
     }
 
     /// Drains it.
