@@ -7,14 +7,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
 use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
 
 use crate::api::Api;
 use crate::api::auth::{Gate, Key};
-use crate::broker::{Broker, RabbitBroker};
+use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
 use crate::config::{Server, Settings};
-use crate::inventory::{Inventory, RedisInventory};
-use crate::ledger::{Ledger, PostgresLedger};
+use crate::inventory::{Inventory, LocalInventory, RedisInventory};
+use crate::ledger::{Ledger, PostgresLedger, SqliteLedger};
 use crate::operations::Operations;
+use crate::sqlite::SqliteFile;
 use crate::verification::{HttpVerifier, Verifier};
 use crate::watch::SaleWatch;
 use crate::worker::Worker;
@@ -25,12 +27,20 @@ const SPARE_REDIS_CONNECTIONS: usize = 2;
 /// Builds the parts of a deployment from its settings.
 pub struct App {
     settings: Settings,
+    embedded: OnceCell<Embedded>,
+}
+
+/// The parts of an embedded deployment: one of each for the whole process.
+struct Embedded {
+    broker: Arc<EmbeddedBroker>,
+    inventory: Arc<LocalInventory>,
+    ledger: Arc<SqliteLedger>,
 }
 
 impl App {
     /// An application with `settings`.
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { settings, embedded: OnceCell::new() }
     }
 
     /// The settings it was made with.
@@ -38,14 +48,38 @@ impl App {
         &self.settings
     }
 
+    /// The parts that need no servers, made when they are first asked for.
+    async fn embedded(&self) -> Result<&Embedded> {
+        let settings = &self.settings;
+        let opening = async || {
+            let file = &settings.embedded.file;
+            tracing::warn!(file = %file.display(), "no server is configured: running embedded");
+            let file = SqliteFile::open(file).await?;
+            let limit = settings.intent.delivery_limit;
+            Ok(Embedded {
+                broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, limit)),
+                inventory: Arc::new(LocalInventory::new()),
+                ledger: Arc::new(SqliteLedger::new(file)),
+            })
+        };
+        self.embedded.get_or_try_init(opening).await
+    }
+
     /// Brings the ledger's database to this version's schema.
     pub async fn migrate(&self) -> Result<()> {
+        if self.settings.is_embedded() {
+            // A file is brought up to date whenever it is opened.
+            return self.embedded().await.map(drop);
+        }
         self.settings.require(&[Server::Database])?;
         PostgresLedger::migrate(&self.settings.database_url).await.context("could not migrate")
     }
 
     /// The ledger, checked to be there.
     pub async fn ledger(&self) -> Result<Arc<dyn Ledger>> {
+        if self.settings.is_embedded() {
+            return Ok(self.embedded().await?.ledger.clone());
+        }
         self.settings.require(&[Server::Database])?;
         let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
         ledger.check().await.context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
@@ -54,6 +88,9 @@ impl App {
 
     /// The broker, checked to be there.
     pub async fn broker(&self) -> Result<Arc<dyn Broker>> {
+        if self.settings.is_embedded() {
+            return Ok(self.embedded().await?.broker.clone());
+        }
         self.settings.require(&[Server::Amqp])?;
         let settings = &self.settings;
         let limit = settings.intent.delivery_limit;
@@ -64,7 +101,10 @@ impl App {
     }
 
     /// The inventory. It may be away: the worker knows what to do then.
-    pub fn inventory(&self) -> Result<Arc<dyn Inventory>> {
+    pub async fn inventory(&self) -> Result<Arc<dyn Inventory>> {
+        if self.settings.is_embedded() {
+            return Ok(self.embedded().await?.inventory.clone());
+        }
         self.settings.require(&[Server::Redis])?;
         let settings = &self.settings;
         let connections = settings.worker.batches_in_flight + SPARE_REDIS_CONNECTIONS;
@@ -74,11 +114,19 @@ impl App {
         Ok(Arc::new(inventory))
     }
 
+    /// All servers, or none.
+    fn require_all(&self) -> Result<()> {
+        if !self.settings.is_embedded() {
+            self.settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
+        }
+        Ok(())
+    }
+
     /// What long-running commands work with, checked to be there.
     pub async fn parts(&self) -> Result<Parts> {
-        self.settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
+        self.require_all()?;
         let (broker, inventory, ledger) =
-            (self.broker().await?, self.inventory()?, self.ledger().await?);
+            (self.broker().await?, self.inventory().await?, self.ledger().await?);
         let watch = SaleWatch::start(ledger.clone(), inventory.clone(), broker.as_ref()).await?;
         Ok(Parts { broker, inventory, ledger, verifier: self.verifier()?, watch: Arc::new(watch) })
     }
@@ -116,9 +164,9 @@ impl App {
 
     /// What operators may do to sales.
     pub async fn operations(&self) -> Result<Operations> {
-        self.settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
+        self.require_all()?;
         let (ledger, inventory, broker) =
-            (self.ledger().await?, self.inventory()?, self.broker().await?);
+            (self.ledger().await?, self.inventory().await?, self.broker().await?);
         Ok(Operations { ledger, inventory, broker })
     }
 

@@ -2,15 +2,19 @@
 //!
 //! The modules, in the order in which an order meets them:
 //!
-//! 1. [`broker`] hands over a message with one or more intents,
-//! 2. [`intent`] takes it apart, into what [`order`] and [`sale`] describe,
-//! 3. [`worker`] takes orders through its stages, batch by batch,
-//! 4. [`inventory`] proposes an outcome, from counters in Redis,
-//! 5. [`ledger`] makes it final: a [`decision`],
-//! 6. [`event`] is what subscribers get to know of it, through the broker again.
+//! 1. [`api`] takes it over HTTP and only enqueues it, if it doesn't come by AMQP,
+//! 2. [`broker`] hands over a message with one or more intents,
+//! 3. [`intent`] takes it apart, into what [`order`] and [`sale`] describe,
+//! 4. [`worker`] takes orders through its stages, batch by batch,
+//! 5. [`verification`] says whether the user may buy, for those who want that,
+//! 6. [`inventory`] proposes an outcome, from counters in Redis or in the process,
+//! 7. [`ledger`] makes it final: a [`decision`],
+//! 8. [`event`] is what subscribers get to know of it, through the broker again.
 //!
-//! Around them: [`cli`] is what people call, [`app`] puts the parts together as [`config`] says,
-//! [`retry`], [`shutdown`] and [`telemetry`] serve all, [`fault`] is for tests.
+//! Beside the path, [`watch`] is what a process knows of sales, and [`operations`] what operators do
+//! to them. Around all of it: [`cli`] is what people call, [`app`] puts the parts together as
+//! [`config`] says, [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an
+//! embedded deployment, [`user_service`] one to try against, [`fault`] is for tests.
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
@@ -30,6 +34,7 @@ pub mod order;
 pub mod retry;
 pub mod sale;
 pub mod shutdown;
+pub mod sqlite;
 pub mod telemetry;
 pub mod user_service;
 pub mod verification;

@@ -42,7 +42,15 @@ fn a_library_is_named_only_where_it_belongs() {
         ("lapin", &["src/broker/rabbitmq"][..]),
         ("redis", &["src/inventory/redis.rs"]),
         ("deadpool_redis", &["src/inventory/redis.rs"]),
-        ("sqlx", &["src/ledger/postgres"]),
+        ("sqlx", &["src/ledger", "src/broker/embedded", "src/sqlite.rs"]),
+        ("axum", &["src/api", "src/user_service.rs"]),
+        ("utoipa", &["src/api"]),
+        ("governor", &["src/api"]),
+        ("jsonwebtoken", &["src/api/auth"]),
+        ("ring", &["src/api/auth"]),
+        ("hyper", &["src/api/server.rs", "src/cli/client.rs"]),
+        ("reqwest", &["src/verification/http.rs"]),
+        ("rustls", &["src/verification/http.rs"]),
         ("backoff", &["src/retry.rs"]),
         ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
         ("clap", &["src/cli", "src/main.rs"]),
@@ -58,23 +66,49 @@ fn a_library_is_named_only_where_it_belongs() {
 fn dependencies_point_one_way() {
     let domain =
         ["src/order.rs", "src/sale.rs", "src/decision.rs", "src/event.rs", "src/intent.rs"];
-    let ports = ["src/broker", "src/inventory", "src/ledger"];
+    let ports = ["src/broker", "src/inventory", "src/ledger", "src/verification"];
     for (name, text) in files("src", &[".rs"]) {
         let uses = |module: &str| names(&text, &format!("crate::{module}"));
         if domain.contains(&name.as_str()) {
-            for module in ["broker", "inventory", "ledger", "worker", "app", "cli", "config"] {
+            for module in [
+                "broker",
+                "inventory",
+                "ledger",
+                "verification",
+                "worker",
+                "api",
+                "app",
+                "cli",
+                "config",
+            ] {
                 assert!(!uses(module), "{name}: the domain knows nothing of {module}");
             }
         }
         if let Some(port) = ports.iter().find(|port| name.starts_with(*port)) {
-            for module in ["broker", "inventory", "ledger", "worker", "app", "cli"] {
+            for module in
+                ["broker", "inventory", "ledger", "verification", "worker", "api", "app", "cli"]
+            {
                 let own = port.ends_with(module);
                 assert!(own || !uses(module), "{name}: an adapter knows its port and the domain");
             }
         }
-        if name.starts_with("src/worker") {
-            for adapter in ["RabbitBroker", "RedisInventory", "PostgresLedger"] {
+        let above = ["src/worker", "src/api", "src/watch.rs", "src/operations.rs", "src/cli"];
+        if above.iter().any(|room| name.starts_with(room)) {
+            for adapter in [
+                "RabbitBroker",
+                "RedisInventory",
+                "PostgresLedger",
+                "EmbeddedBroker",
+                "LocalInventory",
+                "SqliteLedger",
+                "HttpVerifier",
+            ] {
                 assert!(!text.contains(adapter), "{name} names {adapter}; only app.rs does");
+            }
+        }
+        if name.starts_with("src/worker") || name.starts_with("src/api") {
+            for module in ["app", "cli"] {
+                assert!(!uses(module), "{name} knows nothing of {module}");
             }
         }
     }

@@ -96,7 +96,8 @@ impl Pulse {
         let mut totals = self.totals.borrow().clone();
         let mut latencies = Vec::new();
         let mut since_told = 0_u32;
-        let mut ticks = tokio::time::interval(TELL_EVERY);
+        let mut ticks =
+            tokio::time::interval_at(tokio::time::Instant::now() + TELL_EVERY, TELL_EVERY);
         let mut told_at = Instant::now();
         loop {
             tokio::select! {

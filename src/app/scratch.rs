@@ -1,10 +1,12 @@
-//! A place apart on the configured servers, for benches and tests: a namespace and a database of
-//! their own, that leave nothing behind.
+//! A place apart for demo, benches and tests that leaves nothing behind: a namespace and a database
+//! of its own on the configured servers, or, embedded, a file of its own.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use super::App;
-use crate::broker::{Broker, Deliveries, Queue, RabbitBroker};
+use crate::broker::{Deliveries, Queue, RabbitBroker};
 use crate::config::{Server, Settings};
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
@@ -13,10 +15,20 @@ use crate::order::SaleId;
 /// The queue of [`Scratch::events`].
 const SUBSCRIBER: &str = "scratch";
 
-/// Servers with a place apart on them.
+/// A place apart.
 pub struct Scratch {
     /// Builds parts that work in that place.
     pub app: App,
+    place: Place,
+}
+
+/// Where it is.
+enum Place {
+    Servers(Box<Servers>),
+    Folder(PathBuf),
+}
+
+struct Servers {
     outside: Settings,
     name: String,
     broker: RabbitBroker,
@@ -25,11 +37,18 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a place called `name` on the servers of `settings`, with the ledger's schema.
+    /// Makes a place called `name`, with the ledger's schema: on the servers of `settings`, or in
+    /// the folder for temporary files if there are none.
     pub async fn create(settings: &Settings, name: &str) -> Result<Self> {
-        settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
         let (outside, mut inside) = (settings.clone(), settings.clone());
         name.clone_into(&mut inside.namespace);
+        if settings.is_embedded() {
+            let folder = std::env::temp_dir().join(name);
+            std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+            inside.embedded.file = folder.join("floodgate.db");
+            return Ok(Self { app: App::new(inside), place: Place::Folder(folder) });
+        }
+        settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
         inside.database_url = PostgresLedger::create_database(&settings.database_url, name)
             .await
             .context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
@@ -39,32 +58,60 @@ impl Scratch {
         let ledger = PostgresLedger::new(&inside.database_url, &inside.ledger)?;
         let app = App::new(inside);
         app.migrate().await?;
-        Ok(Self { app, outside, name: name.to_owned(), broker, inventory, ledger })
+        let name = name.to_owned();
+        let servers = Servers { outside, name, broker, inventory, ledger };
+        Ok(Self { app, place: Place::Servers(Box::new(servers)) })
     }
 
-    /// Every event published from now on.
+    /// What it works on, in one word.
+    pub fn mode(&self) -> &'static str {
+        match self.place {
+            Place::Servers(_) => "servers",
+            Place::Folder(_) => "embedded",
+        }
+    }
+
+    /// Every event of an order published from now on.
     pub async fn events(&self, prefetch: u16) -> Result<Deliveries> {
         let queue = Queue::Subscriber(SUBSCRIBER.to_owned());
-        Ok(self.broker.subscribe(queue, &["order.#"], prefetch).await?)
+        Ok(self.app.broker().await?.subscribe(queue, &["order.#"], prefetch).await?)
     }
 
-    /// Bytes of Redis's memory for the decisions of `sale`.
-    pub async fn redis_bytes(&self, sale: &SaleId) -> Result<u64> {
-        Ok(self.inventory.usage(sale).await?)
+    /// Bytes of Redis's memory for the decisions of `sales`; nothing when there is no Redis.
+    pub async fn redis_bytes(&self, sales: &[SaleId]) -> Result<Option<u64>> {
+        let Place::Servers(servers) = &self.place else { return Ok(None) };
+        let mut bytes = 0;
+        for sale in sales {
+            bytes += servers.inventory.usage(sale).await?;
+        }
+        Ok(Some(bytes))
     }
 
-    /// Bytes of PostgreSQL's disk for all decisions, and how many there are.
+    /// Bytes on the ledger's disk for all decisions, and how many there are. Embedded, the queues
+    /// are in the same file, and are counted with it.
     pub async fn ledger_bytes(&self) -> Result<(u64, u64)> {
-        Ok(self.ledger.usage().await?)
+        match &self.place {
+            Place::Servers(servers) => Ok(servers.ledger.usage().await?),
+            Place::Folder(_) => Ok(self.app.embedded().await?.ledger.usage().await?),
+        }
     }
 
     /// Removes everything. Tries all of it, and tells of the first failure.
     pub async fn remove(self) -> Result<()> {
-        let redis = self.inventory.remove().await;
-        let queues = self.broker.remove(&[SUBSCRIBER]).await;
-        let database = PostgresLedger::drop_database(&self.outside.database_url, &self.name).await;
-        redis?;
-        queues?;
-        Ok(database?)
+        match self.place {
+            Place::Servers(servers) => {
+                let redis = servers.inventory.remove().await;
+                let queues = servers.broker.remove(&[SUBSCRIBER]).await;
+                let url = &servers.outside.database_url;
+                let database = PostgresLedger::drop_database(url, &servers.name).await;
+                redis?;
+                queues?;
+                Ok(database?)
+            }
+            Place::Folder(folder) => {
+                drop(self.app);
+                std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The broker's port: intents come in, decisions go out.
 
+mod embedded;
 mod rabbitmq;
 pub mod topology;
 
@@ -13,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::event::Event;
 
+pub use embedded::EmbeddedBroker;
 pub use rabbitmq::{RabbitBroker, UNLOGGED};
 
 /// A message broker that delivers at least once.

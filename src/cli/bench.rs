@@ -1,5 +1,6 @@
 //! `floodgate bench`.
 
+mod api;
 mod load;
 mod relay;
 mod run;
@@ -17,7 +18,8 @@ pub(super) use relay::Relay;
 use run::{Latency, Process, Runner};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  floodgate bench --orders 100000 --batch 32\n\n\
+#[command(after_help = "Examples:\n  floodgate bench --orders 100000 --batch 32\n  \
+    floodgate bench --api --connections 64\n\n\
     In each round the queue is filled first, then a worker is started in a process of its own, and the \
     time from its first event to its last is taken. The bare relay does the same with one order a \
     message and an event of the same size for each, by the same code for consuming, publishing with \
@@ -33,6 +35,12 @@ pub(super) struct Bench {
     /// Rounds; relay and whole path take turns
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
+    /// Measure the HTTP API instead: orders accepted, against the same messages published without it
+    #[arg(long, conflicts_with = "batch")]
+    api: bool,
+    /// Connections that post orders to the API
+    #[arg(long, default_value_t = 64, requires = "api", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    connections: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -50,8 +58,15 @@ struct Report {
     ratio: f64,
     latency: Latency,
     worker_peak_bytes: u64,
-    redis_bytes_per_decision: f64,
+    /// Of Redis's memory; embedded, the inventory is within the worker's.
+    redis_bytes_per_decision: Option<f64>,
     ledger_bytes_per_decision: f64,
+}
+
+/// What either bench has found.
+enum Measured {
+    Path(Report),
+    Api(api::Report),
 }
 
 impl Bench {
@@ -62,10 +77,32 @@ impl Bench {
         let removed = scratch.remove().await;
         let report = measured?;
         removed?;
-        if self.json { output::json(&report) } else { print(&report) }
+        match (&report, self.json) {
+            (Measured::Path(report), true) => output::json(report),
+            (Measured::Path(report), false) => print(report),
+            (Measured::Api(report), true) => output::json(report),
+            (Measured::Api(report), false) => api::print(report),
+        }
     }
 
-    async fn measure(&self, scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Report> {
+    async fn measure(
+        &self,
+        scratch: &Scratch,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Measured> {
+        Ok(if self.api {
+            let size = (self.orders, self.rounds, self.connections);
+            Measured::Api(api::measure(scratch, config, size).await?)
+        } else {
+            Measured::Path(self.measure_path(scratch, config).await?)
+        })
+    }
+
+    async fn measure_path(
+        &self,
+        scratch: &Scratch,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Report> {
         let mut runner = Runner::new(scratch, config).await?;
         let (mut relay, mut whole, mut peak) = (Vec::new(), Vec::new(), 0);
         let mut sales = Vec::new();
@@ -82,10 +119,7 @@ impl Bench {
             sales.push(load.sale_id());
         }
         let ratio = median(&whole) / median(&relay);
-        let mut redis = 0;
-        for sale in &sales {
-            redis += scratch.redis_bytes(sale).await?;
-        }
+        let redis = scratch.redis_bytes(&sales).await?;
         let (bytes, decisions) = scratch.ledger_bytes().await?;
         let last = Load::new(2 * self.rounds, self.orders);
         last.open_sale(scratch).await?;
@@ -99,7 +133,7 @@ impl Bench {
             ratio,
             latency,
             worker_peak_bytes: peak,
-            redis_bytes_per_decision: redis as f64 / decisions as f64,
+            redis_bytes_per_decision: redis.map(|bytes| bytes as f64 / decisions as f64),
             ledger_bytes_per_decision: bytes as f64 / decisions as f64,
         })
     }
@@ -112,11 +146,12 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
+fn rates(rates: &[f64]) -> String {
+    let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
+    format!("{:.0} orders/s (rounds: {})", median(rates), each.join(", "))
+}
+
 fn print(report: &Report) -> anyhow::Result<()> {
-    let rates = |rates: &[f64]| {
-        let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
-        format!("{:.0} orders/s (rounds: {})", median(rates), each.join(", "))
-    };
     let mib = report.worker_peak_bytes as f64 / f64::from(1 << 20);
     let Latency { p50_ms, p99_ms, at_orders_per_s } = report.latency;
     output::table(
@@ -132,11 +167,13 @@ fn print(report: &Report) -> anyhow::Result<()> {
                 format!("p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms at {at_orders_per_s:.0} orders/s"),
             ],
             ["worker peak memory".into(), format!("{mib:.1} MiB")],
-            ["Redis a decision".into(), format!("{:.0} bytes", report.redis_bytes_per_decision)],
             [
-                "PostgreSQL a decision".into(),
-                format!("{:.0} bytes", report.ledger_bytes_per_decision),
+                "Redis a decision".into(),
+                report
+                    .redis_bytes_per_decision
+                    .map_or("-".into(), |size| format!("{size:.0} bytes")),
             ],
+            ["ledger a decision".into(), format!("{:.0} bytes", report.ledger_bytes_per_decision)],
         ],
     )
 }

@@ -2,15 +2,17 @@
 //! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
 
 mod bench;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands that load a server over HTTP"))]
 mod client;
 mod dead_letters;
+mod demo;
 mod migrate;
 mod order;
 mod output;
+mod process;
 mod replay;
 mod sale;
 mod serve;
+mod server;
 mod worker;
 
 use std::path::PathBuf;
@@ -41,6 +43,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See a flash sale happen, with a crash in the middle, and have everything checked
+    Demo(demo::Demo),
     /// Bring the ledger's database to this version's schema
     Migrate(migrate::Migrate),
     /// Serve the HTTP API and take intents from the queue, in one process
@@ -84,6 +88,7 @@ impl Cli {
         let app = App::new(Settings::load(self.config.as_deref())?);
         telemetry::init(&app.settings().log)?;
         match self.command {
+            Command::Demo(command) => return command.run(&app, self.config).await,
             Command::Migrate(command) => command.run(&app).await?,
             Command::Up(command) => command.run(&app).await?,
             Command::Api(command) => command.run(&app).await?,

@@ -1,5 +1,6 @@
 //! The inventory's port: fast answers about stock, which the ledger then confirms.
 
+mod local;
 mod redis;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use crate::decision::{Decision, Outcome};
 use crate::order::{Candidate, Order, SaleId};
 use crate::sale::SaleState;
 
+pub use self::local::LocalInventory;
 pub use self::redis::RedisInventory;
 
 /// Fast counters of the stock left. May forget anything at any time: it proposes, and the ledger

@@ -1,6 +1,7 @@
 //! The ledger's port: where decisions become final.
 
 mod postgres;
+mod sqlite;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -10,6 +11,7 @@ use crate::order::{AdjustmentId, OrderId, Quantity, SaleId};
 use crate::sale::{Restock, Sale, SaleState, SoldOut};
 
 pub use postgres::PostgresLedger;
+pub use sqlite::SqliteLedger;
 
 /// The store with the final word on every order.
 #[async_trait]

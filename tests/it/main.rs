@@ -1,11 +1,13 @@
 //! Tests against real servers. Start them first: `eval "$(scripts/services env)"` after
-//! `scripts/services up`; `scripts/test` does both.
+//! `scripts/services up`; `scripts/test` does both. The tests of embedded adapters need none.
 
 mod api;
 mod commands;
 mod contract;
 mod dead_letters;
+mod embedded;
 mod faults;
 mod harness;
-mod scripts_model;
+mod inventory_model;
+mod page;
 mod worker;

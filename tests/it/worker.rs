@@ -49,7 +49,7 @@ async fn repeats_get_the_same_event_and_conflicts_are_parked() {
         assert_eq!((reason.as_str(), bytes), ("order_id_conflict", body(other)));
     }
     // What the conflict took from the other sale is given back.
-    let inventory = stage.scratch.app.inventory().expect("inventory");
+    let inventory = stage.inventory.clone();
     let sales = [SaleId::parse("s").expect("id"), SaleId::parse("t").expect("id")];
     assert_eq!(inventory.remaining(&sales).await.expect("remaining"), [Some(9), Some(10)]);
     worker.stop().await;
@@ -166,7 +166,7 @@ async fn stock_that_belongs_to_nobody_is_found_again() {
     stage.post_orders(&orders("s", 1)).await;
     stage.event().await;
     // As if an order had been proposed, and then lost with its worker and its message.
-    let inventory = stage.scratch.app.inventory().expect("inventory");
+    let inventory = stage.inventory.clone();
     let lost = crate::harness::candidate(order("lost", "s", "u", 4));
     inventory.propose(&[lost]).await.expect("propose");
     stage.post_orders(&[order("o-1", "s", "u", 6)]).await;

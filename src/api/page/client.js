@@ -28,7 +28,7 @@ export class Problem extends Error {
 
   /** The order may be taken if it is sent again, or may even have been taken. */
   get passing() {
-    return this.status >= 500 || this.status === 429;
+    return this.status >= 500 || this.status === 429 || this.status === 408;
   }
 }
 
@@ -67,6 +67,11 @@ function reach(now) {
   events.dispatchEvent(new CustomEvent('reach', { detail: now }));
 }
 
+let ahead_ms = 0;
+
+/** The time by the server's clock, from its answers' Date (to the second); visitors' clocks are often wrong. */
+export const serverTime = () => Date.now() + ahead_ms;
+
 async function send(path, { method = 'GET', body, headers = {}, signal }) {
   const all = { ...headers };
   if (token) all.Authorization = `Bearer ${token}`;
@@ -80,6 +85,8 @@ async function send(path, { method = 'GET', body, headers = {}, signal }) {
     throw error;
   }
   reach(true);
+  const date = Date.parse(response.headers.get('Date'));
+  if (date) ahead_ms = date - Date.now();
   if (response.ok) return response;
   const answer = await response.json().catch(() => ({}));
   throw new Problem(response.status, answer ?? {}, response.headers.get('Retry-After'));

@@ -56,7 +56,7 @@ export function saleForms(id, signal) {
     event.preventDefault();
     const [button, answer, form] = [part('restock'), part('operate-answer'), event.target];
     const added = Number(part('units').value);
-    if (isBlocked(button) || !await confirmed(`Add ${units(added)} to ${id}?`, 'They go on sale at once, and can’t be taken back.', 'Add them')) return;
+    if (isBlocked(button) || !await confirmed(`Add ${units(added)} to ${id}?`, 'They can be bought at once, and can’t be taken back.', 'Add them')) return;
     // After a doubtful answer the same units go out under the same id, which counts once.
     if (adjustment?.units !== added) adjustment = { adjustment_id: newId(), units: added };
     const { sale, problem } = await act(button, answer, `/v1/sales/${id}/restock`, adjustment,

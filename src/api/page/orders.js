@@ -67,7 +67,7 @@ export async function buy(sale_id, user_id, quantity) {
 
 /** An order the server may have taken without saying so must be sent again as itself, not as a second one. */
 function resumable(sale_id, user_id, quantity) {
-  return orders.find((order) => order.status === 'postponed'
+  return orders.find((order) => order.status === 'postponed' && Date.now() - order.at < HOUR_MS
     && order.sale_id === sale_id && order.user_id === user_id && order.quantity === quantity);
 }
 

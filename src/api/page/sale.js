@@ -1,6 +1,6 @@
 // One sale: its stock as it changes, a form to buy, and the visitor's orders in it.
 
-import { follow, lacksToken, on } from './client.js';
+import { follow, lacksToken, on, serverTime } from './client.js';
 import { count, isBlocked, moment, part, say, setBlocked, showBar, showState, units } from './dom.js';
 import { saleForms } from './operator.js';
 import { buy, buyer, isSending, onOrder, ordersOf, setBuyer, tone, words } from './orders.js';
@@ -11,21 +11,38 @@ export async function sale(id, signal) {
   const allow = () => latest && allowBuying(latest);
   on('token', allow, signal);
   onOrder(allow, signal);
+  let timer;
+  const update = (sale) => {
+    latest = sale;
+    part('sale').hidden = false;
+    showSale(sale);
+    allow();
+    clearTimeout(timer);
+    timer = atNextPhase(sale, () => !signal.aborted && update({ ...sale, state: phase(sale) }));
+  };
   buyForm(id, signal);
   saleForms(id, signal);
   showOrders(id);
   try {
-    await follow(`/v1/sales/${id}/stream`, signal, (sale) => {
-      latest = sale;
-      part('sale').hidden = false;
-      showSale(sale);
-      allow();
-    });
+    await follow(`/v1/sales/${id}/stream`, signal, update);
   } catch (problem) {
     part('sale').hidden = true;
     part('missing').hidden = false;
     say(part('missing'), problem.status === 404 ? 'There is no sale by this name.' : problem.message);
   }
+}
+
+/** The stream tells what is sold, added and ended; that a sale's time has come, clocks tell. */
+function atNextPhase({ opens_at, closes_at }, then) {
+  const ahead = [opens_at, closes_at].filter(Boolean).map((time) => Date.parse(time) - serverTime()).filter((left) => left > 0);
+  const DAY_MS = 86_400_000; // setTimeout can't wait for much longer than that
+  if (ahead.length > 0) return setTimeout(then, Math.min(...ahead, DAY_MS));
+}
+
+function phase({ opens_at, closes_at, remaining }) {
+  if (closes_at && serverTime() >= Date.parse(closes_at)) return 'closed';
+  if (opens_at && serverTime() < Date.parse(opens_at)) return 'not_open';
+  return remaining === 0 ? 'sold_out' : 'open';
 }
 
 function showSale(sale) {

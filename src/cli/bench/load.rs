@@ -71,6 +71,14 @@ impl Load {
         body.into_bytes()
     }
 
+    /// Order `number` as a request to the HTTP API.
+    pub(super) fn request(&self, number: u32) -> Vec<u8> {
+        let request = json!({
+            "order_id": self.order_id(number), "user_id": format!("user-{number:08}"), "quantity": 1,
+        });
+        request.to_string().into_bytes()
+    }
+
     /// Publishes all orders, `per_message` in each message.
     pub(super) async fn publish(
         &self,

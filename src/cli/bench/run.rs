@@ -1,18 +1,17 @@
 //! Running the processes that are measured, and measuring them.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use secrecy::ExposeSecret;
 use serde::Serialize;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::load::Load;
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Deliveries, Message};
+use crate::cli::process;
 use crate::event::order_id_of;
 
 /// No event for so long means that something is wrong.
@@ -75,7 +74,7 @@ impl<'a> Runner<'a> {
         }
         let rate = f64::from(load.orders - 1) / begun.elapsed().as_secs_f64();
         let peak = peak_memory(&child)?;
-        stop(child).await?;
+        process::drain(child).await?;
         Ok((rate, peak))
     }
 
@@ -99,7 +98,7 @@ impl<'a> Runner<'a> {
             received[number as usize].get_or_insert_with(Instant::now);
         }
         let sent = sending.await??;
-        stop(child).await?;
+        process::drain(child).await?;
         let mut waits: Vec<f64> = received
             .into_iter()
             .zip(sent)
@@ -121,21 +120,12 @@ impl<'a> Runner<'a> {
     }
 
     fn start(&self, process: Process) -> anyhow::Result<Child> {
-        let settings = self.scratch.app.settings();
-        let mut command = Command::new(std::env::current_exe()?);
-        if let Some(config) = &self.config {
-            command.arg("--config").arg(config);
-        }
-        command
+        process::floodgate(self.scratch, self.config.as_deref())?
             .arg(match process {
                 Process::Relay => "bench-relay",
                 Process::Worker => "worker",
             })
-            .env("FLOODGATE_NAMESPACE", &settings.namespace)
-            .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
             .env("FLOODGATE_LOG__FILTER", "warn")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
             .spawn()
             .context("could not start a worker")
     }
@@ -191,16 +181,4 @@ fn peak_memory(child: &Child) -> anyhow::Result<u64> {
         .trim()
         .parse()?;
     Ok(kib * 1024)
-}
-
-/// Drains the process.
-async fn stop(mut child: Child) -> anyhow::Result<()> {
-    let id = child.id().context("the process has ended")?;
-    // The standard library has no other signal than SIGKILL.
-    Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
-    let status = child.wait().await?;
-    if !status.success() {
-        bail!("a measured process ended with {status}");
-    }
-    Ok(())
 }

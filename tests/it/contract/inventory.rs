@@ -1,5 +1,5 @@
 //! The contract of `Inventory`. What single answers are is held against a model in
-//! `scripts_model`; here is what the port promises around them.
+//! `inventory_model`; here is what the port promises around them.
 
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use floodgate::inventory::{Amendment, Correction, Inventory, Proposal};
 use floodgate::order::{Candidate, Order};
 use floodgate::sale::{Sale, SaleState};
 
-use super::on_real_servers;
+use super::on_every_adapter;
 use crate::harness::{candidate, denied, order, orders, sale, sale_id, time};
 
-on_real_servers!(|stage: &crate::harness::Stage| stage.scratch.app.inventory().expect("inventory");
+on_every_adapter!(
+    real: |stage: &crate::harness::Stage| stage.inventory.clone();
+    embedded: |embedded: &crate::harness::embedded::Embedded| embedded.inventory.clone();
     an_unknown_sale_is_absent_until_it_is_primed,
     priming_again_changes_nothing,
     a_batch_is_answered_in_order_over_many_sales,

@@ -1,15 +1,17 @@
-//! The contract of `Ledger`.
+//! The contract of `Ledger`, but for changes of sales: those are in `changes`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::decision::{Decision, Outcome, Reason};
-use floodgate::ledger::{Change, Changed, Ledger, LedgerError, Opening, Proposed, Recorded};
-use floodgate::order::{AdjustmentId, Order, OrderId, Quantity};
-use floodgate::sale::{Restock, Sale, SaleState, SoldOut};
+use floodgate::ledger::{Ledger, LedgerError, Opening, Proposed, Recorded};
+use floodgate::order::{Order, OrderId};
+use floodgate::sale::{Sale, SaleState, SoldOut};
 
-use super::on_real_servers;
+use super::on_every_adapter;
 use crate::harness::{order, orders, sale, sale_id, time};
 
-on_real_servers!(|stage: &crate::harness::Stage| stage.ledger.clone();
+on_every_adapter!(
+    real: |stage: &crate::harness::Stage| stage.ledger.clone();
+    embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
     opening_again_keeps_the_stock,
     sales_are_found_by_id_and_all_together,
     new_proposals_are_stored_as_they_are,
@@ -25,27 +27,27 @@ on_real_servers!(|stage: &crate::harness::Stage| stage.ledger.clone();
     concurrent_batches_never_oversell,
     the_same_batch_at_once_is_recorded_once,
     selling_the_last_unit_is_told_with_its_batch_and_every_repeat,
-    a_restock_adds_its_units_once,
-    an_adjustment_id_stands_for_one_restock,
-    a_closed_sale_closes_no_later_and_not_before_it_opens,
-    restocks_and_orders_at_once_lose_no_unit,
 );
 
-type L = std::sync::Arc<dyn Ledger>;
+pub(super) type L = std::sync::Arc<dyn Ledger>;
 
-fn at() -> DateTime<Utc> {
+pub(super) fn at() -> DateTime<Utc> {
     time("2026-11-27T08:00:00.123Z")
 }
 
-fn created(order: Order) -> Decision {
+pub(super) fn created(order: Order) -> Decision {
     Decision { order, outcome: Outcome::Created, decided_at: at() }
 }
 
-async fn record(ledger: &L, decisions: &[Decision]) -> Vec<Recorded> {
+pub(super) async fn record(ledger: &L, decisions: &[Decision]) -> Vec<Recorded> {
     record_at(ledger, decisions, at()).await
 }
 
-async fn record_at(ledger: &L, decisions: &[Decision], at: DateTime<Utc>) -> Vec<Recorded> {
+pub(super) async fn record_at(
+    ledger: &L,
+    decisions: &[Decision],
+    at: DateTime<Utc>,
+) -> Vec<Recorded> {
     let proposals: Vec<_> = decisions
         .iter()
         .map(|decision| Proposed { decision, submitted_at: at, repeat: false })
@@ -57,11 +59,11 @@ async fn decision(ledger: &L, id: &OrderId) -> Option<Decision> {
     ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
 }
 
-async fn state(ledger: &L, id: &str) -> SaleState {
+pub(super) async fn state(ledger: &L, id: &str) -> SaleState {
     ledger.sales(Some(&[sale_id(id)])).await.expect("sales").remove(0)
 }
 
-fn outcome(recorded: &Recorded) -> Outcome {
+pub(super) fn outcome(recorded: &Recorded) -> Outcome {
     match recorded {
         Recorded::AsProposed => Outcome::Created,
         Recorded::Instead { decision, .. } => decision.outcome,
@@ -311,115 +313,4 @@ async fn selling_the_last_unit_is_told_with_its_batch_and_every_repeat(ledger: L
     assert_eq!(told(&[no, created(order("e", "none", "u", 1))]).await, []);
     assert_eq!(state(&ledger, "s").await.sold_out_at, Some(at()));
     assert_eq!(state(&ledger, "t").await.sold_out_at, None);
-}
-
-fn restock(id: &str, units: i64) -> Change {
-    let adjustment_id = AdjustmentId::parse(id).expect("id");
-    Change::Restock { adjustment_id, units: Quantity::new(units).expect("units"), at: at() }
-}
-
-async fn change(ledger: &L, sale: &str, change: &Change) -> Changed {
-    ledger.change(&sale_id(sale), change).await.expect("changed")
-}
-
-async fn a_restock_adds_its_units_once(ledger: L) {
-    ledger.open(&[sale("s", 2)]).await.expect("open");
-    record(&ledger, &[created(order("a", "s", "u", 2))]).await;
-    let expected = Restock {
-        adjustment_id: AdjustmentId::parse("r-1").expect("id"),
-        sale_id: sale_id("s"),
-        units: Quantity::new(3).expect("units"),
-        version: 2,
-        stock: 5,
-        at: at(),
-    };
-    let after = SaleState { sold: 2, version: 2, ..SaleState::opened(sale("s", 5)) };
-    for _ in 0..2 {
-        let Changed::Done { state, restock } = change(&ledger, "s", &restock("r-1", 3)).await
-        else {
-            panic!("not done")
-        };
-        assert_eq!((state, restock), (after.clone(), Some(expected.clone())));
-    }
-    let Changed::Done { state, .. } = change(&ledger, "s", &restock("r-2", 1)).await else {
-        panic!("not done")
-    };
-    assert_eq!((state.sale.stock, state.version), (6, 3));
-    let Changed::Done { restock, .. } = change(&ledger, "s", &restock("r-1", 3)).await else {
-        panic!("not done")
-    };
-    assert_eq!(restock, Some(expected), "as it was first recorded");
-    let answers = record(&ledger, &[created(order("b", "s", "u", 4))]).await;
-    assert_eq!(answers, [Recorded::AsProposed]);
-}
-
-async fn an_adjustment_id_stands_for_one_restock(ledger: L) {
-    ledger.open(&[sale("s", 2), sale("t", 2)]).await.expect("open");
-    change(&ledger, "s", &restock("r", 3)).await;
-    for (id, units) in [("s", 4), ("t", 3)] {
-        let Changed::Conflict(first) = change(&ledger, id, &restock("r", units)).await else {
-            panic!("no conflict")
-        };
-        assert_eq!((first.sale_id, first.units.get()), (sale_id("s"), 3));
-    }
-    assert_eq!(state(&ledger, "t").await, SaleState::opened(sale("t", 2)));
-    assert_eq!(change(&ledger, "nope", &restock("n", 1)).await, Changed::UnknownSale);
-    let full = sale("full", u32::MAX);
-    ledger.open(&[full]).await.expect("open");
-    let refused = ledger.change(&sale_id("full"), &restock("f", 1)).await;
-    assert!(matches!(refused, Err(LedgerError::Permanent(_))), "{refused:?}");
-}
-
-async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
-    let opens = time("2026-11-27T08:00:00Z");
-    let hours = |hours| opens + TimeDelta::hours(hours);
-    ledger
-        .open(&[
-            Sale { opens_at: Some(opens), ..sale("s", 9) },
-            Sale { closes_at: Some(hours(2)), ..sale("t", 9) },
-        ])
-        .await
-        .expect("open");
-    for (id, at, closes_at, version) in [
-        ("s", hours(1), hours(1), 2),
-        ("s", hours(1), hours(1), 2),
-        ("s", hours(3), hours(1), 2),
-        ("s", hours(-5), opens, 3),
-        ("t", hours(3), hours(2), 1),
-        ("t", hours(1), hours(1), 2),
-    ] {
-        let Changed::Done { state, restock } = change(&ledger, id, &Change::Close { at }).await
-        else {
-            panic!("not done")
-        };
-        assert_eq!((state.sale.closes_at, state.version), (Some(closes_at), version), "{id} {at}");
-        assert_eq!(restock, None);
-    }
-    let answers = record_at(&ledger, &[created(order("a", "s", "u", 1))], opens).await;
-    assert_eq!(outcome(&answers[0]), Outcome::Rejected(Reason::Closed));
-    assert_eq!(change(&ledger, "nope", &Change::Close { at: opens }).await, Changed::UnknownSale);
-}
-
-async fn restocks_and_orders_at_once_lose_no_unit(ledger: L) {
-    ledger.open(&[sale("s", 10)]).await.expect("open");
-    let mut calls = tokio::task::JoinSet::new();
-    for n in 0..10 {
-        let restocking = ledger.clone();
-        calls.spawn(async move {
-            // Each twice, as an operator would who got no answer.
-            change(&restocking, "s", &restock(&format!("r-{}", n / 2), 5)).await;
-        });
-        let ledger = ledger.clone();
-        calls.spawn(async move {
-            let decisions: Vec<_> =
-                (0..5).map(|i| created(order(&format!("o-{n}-{i}"), "s", "u", 1))).collect();
-            record(&ledger, &decisions).await;
-        });
-    }
-    while let Some(call) = calls.join_next().await {
-        call.expect("no panic");
-    }
-    let state = state(&ledger, "s").await;
-    assert_eq!((state.sale.stock, state.version), (35, 6));
-    assert!(state.sold <= 35 && state.sold >= 10, "{state:?}");
 }

@@ -2,6 +2,7 @@
 //! each adapter.
 
 mod broker;
+mod changes;
 mod inventory;
 mod ledger;
 
@@ -15,7 +16,7 @@ macro_rules! on_real_servers {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    let stage = crate::harness::Stage::new(stringify!($test)).await;
+                    let stage = crate::harness::Stage::new("contract").await;
                     super::$test($port(&stage)).await;
                     let left_over = floodgate::broker::Queue::Subscriber(super::super::SUBSCRIBER.into());
                     crate::harness::delete_queue(&stage, left_over).await;
@@ -26,3 +27,29 @@ macro_rules! on_real_servers {
     };
 }
 use on_real_servers;
+
+/// Runs the tests of a suite on the embedded adapter, each in a file of its own. `$port` takes it
+/// from what is embedded.
+macro_rules! on_embedded {
+    ($port:expr; $($test:ident),* $(,)?) => {
+        mod on_embedded {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let embedded = crate::harness::embedded::Embedded::new().await;
+                    super::$test($port(&embedded)).await;
+                }
+            )*
+        }
+    };
+}
+use on_embedded;
+
+/// Runs the tests of a suite on every adapter of a port.
+macro_rules! on_every_adapter {
+    (real: $real:expr; embedded: $embedded:expr; $($test:ident),* $(,)?) => {
+        super::on_real_servers!($real; $($test),*);
+        super::on_embedded!($embedded; $($test),*);
+    };
+}
+use on_every_adapter;

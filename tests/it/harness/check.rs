@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use floodgate::broker::Queue;
+use floodgate::broker::{Deliveries, Queue};
 use floodgate::decision::{Decision, Outcome};
+use floodgate::ledger::Ledger;
 use floodgate::order::{Order, OrderId};
 
 use super::{PATIENCE, Stage};
@@ -25,12 +26,22 @@ pub async fn settled(stage: &mut Stage, orders: &[Order]) -> Totals {
 
 /// The same, when `taken` events were taken before.
 pub async fn settled_but(stage: &mut Stage, orders: &[Order], taken: usize) -> Totals {
+    settled_in(stage.ledger.as_ref(), &mut stage.events, orders, taken).await
+}
+
+/// The same, with the ledger and the events of any deployment.
+pub async fn settled_in(
+    ledger: &dyn Ledger,
+    events: &mut Deliveries,
+    orders: &[Order],
+    taken: usize,
+) -> Totals {
     let mut missing: HashMap<String, &Order> =
         orders.iter().map(|order| (order.id.to_string(), order)).collect();
     assert_eq!(missing.len(), orders.len(), "each order id once");
     let mut seen: HashMap<String, Vec<u8>> = HashMap::new();
     while missing.len() > taken {
-        let next = tokio::time::timeout(PATIENCE, stage.events.next()).await;
+        let next = tokio::time::timeout(PATIENCE, events.next()).await;
         let Ok(Some(event)) = next else {
             let some: Vec<_> = missing.keys().take(5).collect();
             panic!("{} of {} orders have no event, such as {some:?}", missing.len(), orders.len());
@@ -44,7 +55,7 @@ pub async fn settled_but(stage: &mut Stage, orders: &[Order], taken: usize) -> T
     let mut totals = Totals::default();
     let mut sold: HashMap<&str, u32> = HashMap::new();
     for order in orders {
-        let decision = decision(stage, &order.id).await.expect("decided");
+        let decision = decision(ledger, &order.id).await.expect("decided");
         assert_eq!(decision.order, *order);
         if let Some(event) = seen.get(order.id.as_str()) {
             assert_eq!(
@@ -62,7 +73,7 @@ pub async fn settled_but(stage: &mut Stage, orders: &[Order], taken: usize) -> T
             Outcome::Rejected(_) => totals.rejected += 1,
         }
     }
-    for state in stage.ledger.sales(None).await.expect("sales") {
+    for state in ledger.sales(None).await.expect("sales") {
         let by_decisions = sold.get(state.sale.id.as_str()).copied().unwrap_or(0);
         assert_eq!(state.sold, by_decisions, "sale {} counts what it sold", state.sale.id);
         assert!(state.sold <= state.sale.stock);
@@ -82,9 +93,9 @@ pub async fn empty(stage: &Stage) {
 /// The outcome of one order, by the ledger.
 pub async fn outcome(stage: &Stage, id: &str) -> Option<Outcome> {
     let id = OrderId::parse(id).expect("order id");
-    decision(stage, &id).await.map(|decision| decision.outcome)
+    decision(stage.ledger.as_ref(), &id).await.map(|decision| decision.outcome)
 }
 
-async fn decision(stage: &Stage, id: &OrderId) -> Option<Decision> {
-    stage.ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
+async fn decision(ledger: &dyn Ledger, id: &OrderId) -> Option<Decision> {
+    ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
 }

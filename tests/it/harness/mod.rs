@@ -2,7 +2,9 @@
 //! the invariants.
 
 pub mod api;
+pub mod browser;
 pub mod check;
+pub mod embedded;
 pub mod process;
 pub mod proxy;
 
@@ -17,6 +19,7 @@ use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
 use floodgate::decision::Reason;
+use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
 use floodgate::order::{Candidate, Order, OrderId, Quantity, SaleId, UserId};
 use floodgate::sale::Sale;
@@ -60,6 +63,7 @@ pub fn unique(what: &str) -> String {
 pub struct Stage {
     pub scratch: Scratch,
     pub broker: Arc<dyn Broker>,
+    pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
     pub events: Deliveries,
 }
@@ -75,9 +79,10 @@ impl Stage {
         change(&mut settings);
         let scratch = Scratch::create(&settings, &unique(what)).await.expect("servers");
         let broker = scratch.app.broker().await.expect("broker");
+        let inventory = scratch.app.inventory().await.expect("inventory");
         let ledger = scratch.app.ledger().await.expect("ledger");
         let events = scratch.events(5000).await.expect("events");
-        Self { scratch, broker, ledger, events }
+        Self { scratch, broker, inventory, ledger, events }
     }
 
     pub async fn open(&self, sale: Sale) {
@@ -148,6 +153,12 @@ impl Running {
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker.run(stop.clone()));
         Self { stop, task }
+    }
+
+    /// Ends it on the spot.
+    pub async fn abort(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err_and(|error| error.is_cancelled()));
     }
 
     /// Drains it.

@@ -1,15 +1,16 @@
-//! The Lua scripts against a model of a sale: random orders, quantities, limits, windows, repeats,
+//! Both inventories against a model of a sale: random orders, quantities, limits, windows, repeats,
 //! conflicts, verdicts and amendments must be answered as the model answers them.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::decision::{Decision, Outcome, Reason};
-use floodgate::inventory::{Amendment, Inventory, Proposal};
+use floodgate::inventory::{Amendment, Inventory, LocalInventory, Proposal};
 use floodgate::order::{Candidate, Order};
 use floodgate::sale::{Sale, SaleState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::Runtime;
 
 use crate::harness::{Stage, order, sale, time, unique};
 
@@ -150,11 +151,8 @@ async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<
     Ok(())
 }
 
-#[test]
-fn the_scripts_answer_as_the_model_does() {
-    let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let stage = runtime.block_on(Stage::new("model"));
-    let inventory = stage.scratch.app.inventory().expect("inventory");
+/// Holds `inventory` against the model, with random sales and steps.
+fn check(runtime: &Runtime, inventory: &dyn Inventory) {
     // A failure prints its smallest input; no file of seeds is kept.
     let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(
@@ -166,11 +164,24 @@ fn the_scripts_answer_as_the_model_does() {
                 closes_at: closes.map(minute),
                 ..sale(&unique("s"), stock)
             };
-            runtime.block_on(run(inventory.as_ref(), sale, steps))
+            runtime.block_on(run(inventory, sale, steps))
         },
     );
     if let Err(failure) = result {
         panic!("{failure}");
     }
+}
+
+#[test]
+fn the_scripts_answer_as_the_model_does() {
+    let runtime = Runtime::new().expect("runtime");
+    let stage = runtime.block_on(Stage::new("model"));
+    let inventory = stage.inventory.clone();
+    check(&runtime, inventory.as_ref());
     runtime.block_on(stage.remove());
+}
+
+#[test]
+fn the_local_inventory_answers_as_the_model_does() {
+    check(&Runtime::new().expect("runtime"), &LocalInventory::new());
 }

@@ -1,0 +1,220 @@
+//! The broker in a SQLite file: for one machine, with nothing else to install.
+//!
+//! Queues are rows in the order of their places. One process at a time consumes a queue, and knows
+//! in its memory what it has in hand; any process may publish. What is published is confirmed once
+//! it is on the disk. What is settled is written soon after: a message whose settlement is lost
+//! comes again, as with any broker.
+
+mod consumer;
+mod desk;
+mod private;
+mod queues;
+mod routing;
+mod shelf;
+mod store;
+mod stored;
+mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Broker, BrokerError, Delay, Deliveries, Message, Properties, Published, Queue};
+use crate::event::Event;
+use crate::fault::crash_point;
+use crate::sqlite::{SqliteFile, Trouble};
+use consumer::{Consumer, Source};
+use desk::Desk;
+use private::PrivateQueue;
+use queues::{Binding, Queues};
+use shelf::Shelves;
+use store::{Parcel, Row};
+use writer::Writer;
+
+/// [`Broker`] in a file. Private queues are in the memory of this object, so a process has one
+/// broker for all its parts. Dropped, it ends at once, and what was in hand comes again.
+pub struct EmbeddedBroker {
+    queues: Arc<Queues>,
+    closed: CancellationToken,
+}
+
+impl EmbeddedBroker {
+    /// A broker in `file`, whose queues are named within `namespace`. A message that came back to
+    /// the intents more than `delivery_limit` times becomes a dead letter.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime: it starts the task that writes.
+    pub fn new(file: SqliteFile, namespace: &str, delivery_limit: u32) -> Self {
+        let shelves = Arc::new(Shelves::default());
+        let (desk, jobs) = Desk::new();
+        // Ends with the last desk.
+        tokio::spawn(Writer::new(file.clone(), shelves.clone()).run(jobs));
+        let queues = Arc::new(Queues::new(file, namespace, delivery_limit, desk, shelves));
+        Self { queues, closed: CancellationToken::new() }
+    }
+
+    async fn source(&self, queue: Queue, routing_keys: &[&str]) -> Result<Source, BrokerError> {
+        let queue_id = match &queue {
+            Queue::Private(_) => {
+                let name = self.queues.names.queue(&queue);
+                return Ok(Source::Memory(self.queues.private.join(&name, routing_keys)));
+            }
+            Queue::Intents => self.queues.own().await?.intents,
+            Queue::DeadLetters => self.queues.own().await?.dead_letters,
+            Queue::Subscriber(_) => self.queues.bound(&queue, routing_keys).await?,
+        };
+        let name = self.queues.names.queue(&queue);
+        Ok(Source::File(self.queues.join(queue_id, &name).await?))
+    }
+}
+
+impl Drop for EmbeddedBroker {
+    fn drop(&mut self) {
+        self.closed.cancel();
+        self.queues.shelves.remove_all();
+    }
+}
+
+#[async_trait]
+impl Broker for EmbeddedBroker {
+    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError> {
+        self.subscribe(queue, &[], prefetch).await
+    }
+
+    async fn subscribe(
+        &self,
+        queue: Queue,
+        routing_keys: &[&str],
+        prefetch: u16,
+    ) -> Result<Deliveries, BrokerError> {
+        let source = self.source(queue, routing_keys).await?;
+        let (hand_over, incoming) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let consumer = Consumer::new(self.queues.clone(), source, prefetch, stop.clone());
+        let consumer = tokio::spawn(consumer.run(hand_over, self.closed.clone()));
+        Ok(Deliveries::new(incoming, stop, consumer))
+    }
+
+    async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {
+        let Sorted { parcel, private, unrouted } = self.sort(messages).await?;
+        if !parcel.is_empty() {
+            let stored = self.queues.desk.publish(parcel).await;
+            crash_point("published");
+            let gone = |_| BrokerError::Transient("the broker has ended".into());
+            stored.await.map_err(gone)??;
+        }
+        for (queue, row) in private {
+            queue.push(row);
+        }
+        Ok(Published { unrouted })
+    }
+
+    fn address(&self, queue: &Queue) -> String {
+        self.queues.names.queue(queue)
+    }
+
+    /// Messages waiting. Those in the hands of another process are counted too.
+    async fn depth(&self, queue: Queue) -> Result<u32, BrokerError> {
+        let queues = &self.queues;
+        if let Queue::Private(_) = queue {
+            let queue = queues.private.named(&queues.names.queue(&queue));
+            return Ok(queue.map_or(0, |queue| u32::try_from(queue.depth()).unwrap_or(u32::MAX)));
+        }
+        let Some(queue_id) = queues.find(&queue).await? else { return Ok(0) };
+        let depth = match queues.shelves.get(queue_id) {
+            Some(shelf) => shelf.depth(&queues.file).await,
+            None => store::count_after(queues.file.readers(), queue_id, 0).await,
+        };
+        Ok(u32::try_from(depth.map_err(sorted)?).unwrap_or(u32::MAX))
+    }
+}
+
+/// Messages by where they go.
+#[derive(Default)]
+struct Sorted {
+    parcel: Parcel,
+    private: Vec<(Arc<PrivateQueue>, Row)>,
+    unrouted: usize,
+}
+
+impl EmbeddedBroker {
+    async fn sort(&self, messages: &[Message<'_>]) -> Result<Sorted, BrokerError> {
+        let own = self.queues.own().await?;
+        let events = messages.iter().any(|message| matches!(message, Message::Event(_)));
+        let (bindings, private) = if events {
+            (self.queues.bindings().await?, self.queues.private.all())
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        let mut sorted = Sorted::default();
+        for message in messages {
+            match message {
+                Message::Intent { routing_key, body, properties, delay } => {
+                    let properties = stored::of_intent(routing_key, *properties);
+                    let due_ms = delay.map(due_ms);
+                    sorted.parcel.push(own.intents, due_ms, body, properties);
+                }
+                Message::DeadLetter(letter) => {
+                    let properties = stored::of_dead_letter(letter);
+                    sorted.parcel.push(own.dead_letters, None, &letter.body, properties);
+                }
+                Message::Reply { to, correlation_id, event } => {
+                    // A reply whose asker has left is of no interest to anyone.
+                    if let Some(queue) = self.queues.private.named(to) {
+                        let properties = stored::of_event(event, to, Some(correlation_id));
+                        sorted.private.push((queue, unplaced(event, properties)));
+                    }
+                }
+                Message::Event(event) => sorted.event(event, &bindings, &private),
+            }
+        }
+        Ok(sorted)
+    }
+}
+
+impl Sorted {
+    /// Gives every subscriber of `event` a copy.
+    fn event(&mut self, event: &Event, bindings: &[Binding], private: &[Arc<PrivateQueue>]) {
+        let properties = stored::of_event(event, &event.routing_key, None);
+        let mut taken_by: Vec<i64> = bindings
+            .iter()
+            .filter(|binding| routing::matches(&binding.routing_key, &event.routing_key))
+            .map(|binding| binding.queue_id)
+            .collect();
+        // A queue gets one copy, however many of its bindings match.
+        taken_by.sort_unstable();
+        taken_by.dedup();
+        let mut copies = taken_by.len();
+        for queue_id in taken_by {
+            self.parcel.push(queue_id, None, &event.data, properties.clone());
+        }
+        for queue in private.iter().filter(|queue| queue.takes(&event.routing_key)) {
+            self.private.push((queue.clone(), unplaced(event, properties.clone())));
+            copies += 1;
+        }
+        self.unrouted += usize::from(copies == 0);
+    }
+}
+
+/// A message that gets its place when it is put into a queue.
+fn unplaced(event: &Event, properties: Properties) -> Row {
+    Row { place: 0, body: event.data.clone(), properties }
+}
+
+fn due_ms(delay: Delay) -> i64 {
+    Utc::now().timestamp_millis() + i64::from(delay.ms())
+}
+
+/// Tells errors that pass from those that stay.
+fn sorted(error: impl Into<Arc<sqlx::Error>>) -> BrokerError {
+    let error: Arc<sqlx::Error> = error.into();
+    match Trouble::of(&error) {
+        Trouble::Full => BrokerError::Full("there is no room on the disk"),
+        Trouble::Passes => BrokerError::Transient(Box::new(error)),
+        Trouble::Stays => BrokerError::Permanent(Box::new(error)),
+    }
+}

@@ -1,0 +1,172 @@
+//! Consuming: deliveries out, settlements in.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+
+use super::private::PrivateQueue;
+use super::queues::Queues;
+use super::shelf::Shelf;
+use super::store::Row;
+use crate::broker::{Delivery, Settlement};
+use crate::retry::Backoff;
+
+/// Messages read at once.
+const CHUNK: usize = 512;
+/// Settlements taken at once.
+const SETTLEMENTS: usize = 4096;
+
+/// Where messages come from.
+pub(super) enum Source {
+    File(Arc<Shelf>),
+    Memory(Arc<PrivateQueue>),
+}
+
+/// One consumer of a queue.
+pub(super) struct Consumer {
+    queues: Arc<Queues>,
+    source: Source,
+    stop: CancellationToken,
+    /// Deliveries that may be handed over yet.
+    room: Semaphore,
+    /// Places handed over and not settled.
+    unsettled: Mutex<BTreeSet<i64>>,
+}
+
+type Settled = (i64, Settlement);
+
+impl Consumer {
+    pub(super) fn new(
+        queues: Arc<Queues>,
+        source: Source,
+        prefetch: u16,
+        stop: CancellationToken,
+    ) -> Self {
+        let room = Semaphore::new(usize::from(prefetch.max(1)));
+        Self { queues, source, stop, room, unsettled: Mutex::default() }
+    }
+
+    /// Runs until it is stopped or nobody takes deliveries any more, and then until everything
+    /// handed over is settled or dropped. Ends at once when the broker is `closed`.
+    pub(super) async fn run(self, hand_over: UnboundedSender<Delivery>, closed: CancellationToken) {
+        let (settle, settled) = unbounded_channel();
+        let working = async {
+            // The first ends with its senders; then the second does with those in deliveries.
+            tokio::join!(self.hand_over(hand_over, settle), self.settle(settled));
+            self.leave().await;
+        };
+        tokio::select! {
+            () = working => {}
+            () = closed.cancelled() => {}
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        hand_over: UnboundedSender<Delivery>,
+        settle: UnboundedSender<Settled>,
+    ) {
+        loop {
+            let rows = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = hand_over.closed() => return,
+                rows = self.next() => rows,
+            };
+            self.room.forget_permits(rows.len());
+            let places = rows.iter().map(|row| row.place);
+            self.unsettled().extend(places);
+            for Row { place, body, properties } in rows {
+                let settle = settle.clone();
+                let settler = Box::new(move |settlement| {
+                    // Without a receiver the broker is gone, and the message will come again.
+                    let _ = settle.send((place, settlement));
+                });
+                // Without a receiver it stays unsettled, and goes back.
+                let _ = hand_over.send(Delivery::new(body, properties, settler));
+            }
+        }
+    }
+
+    /// The next messages there is room for; waits for one, and for room. Dropping the future takes
+    /// none.
+    async fn next(&self) -> Vec<Row> {
+        let mut backoff = Backoff::step();
+        loop {
+            // Only this task takes room away, so what is there stays.
+            match self.room.acquire().await {
+                Ok(one) => drop(one),
+                Err(_) => unreachable!("the semaphore is never closed"),
+            }
+            let most = self.room.available_permits().min(CHUNK);
+            let taken = match &self.source {
+                Source::File(shelf) => shelf.take(&self.queues.file, &self.queues.desk, most).await,
+                Source::Memory(queue) => Ok(queue.take(most).await),
+            };
+            match taken {
+                Ok(rows) => return rows,
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    tracing::warn!(%error, ?delay, "can't read a queue");
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// Takes settlements until no delivery is left that could send one.
+    async fn settle(&self, mut settled: UnboundedReceiver<Settled>) {
+        let mut batch = Vec::new();
+        while settled.recv_many(&mut batch, SETTLEMENTS).await > 0 {
+            let count = batch.len();
+            let (acked, returned) = self.sort(&mut batch);
+            let came_back = !returned.is_empty();
+            self.tell(acked, returned).await;
+            if came_back {
+                // It has to be at its place again before there is room for the one behind it.
+                self.queues.desk.flush().await;
+            }
+            self.room.add_permits(count);
+        }
+    }
+
+    /// The places of what is done, and of what goes back.
+    fn sort(&self, batch: &mut Vec<Settled>) -> (Vec<i64>, Vec<i64>) {
+        let (mut acked, mut returned) = (Vec::new(), Vec::new());
+        let mut unsettled = self.unsettled();
+        for (place, settlement) in batch.drain(..) {
+            unsettled.remove(&place);
+            match settlement {
+                Settlement::Ack => acked.push(place),
+                Settlement::Requeue => returned.push(place),
+            }
+        }
+        (acked, returned)
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tell(&self, acked: Vec<i64>, returned: Vec<i64>) {
+        match &self.source {
+            Source::File(shelf) => {
+                self.queues.desk.settle(shelf.queue_id, acked, returned).await;
+            }
+            Source::Memory(queue) => queue.settle(&acked, &returned),
+        }
+    }
+
+    /// Gives back what was dropped unsettled, and ends.
+    async fn leave(&self) {
+        let unsettled = std::mem::take(&mut *self.unsettled());
+        self.tell(Vec::new(), unsettled.into_iter().collect()).await;
+        match &self.source {
+            Source::File(shelf) => self.queues.leave(shelf).await,
+            Source::Memory(queue) => self.queues.private.leave(queue),
+        }
+    }
+}

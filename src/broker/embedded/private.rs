@@ -1,0 +1,136 @@
+//! Queues of one consumer, in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::routing;
+use super::store::Row;
+
+/// Messages that a queue holds for a consumer that is slow; the oldest go first.
+const MAX_LENGTH: usize = 100_000;
+
+/// The private queues of a broker, by name.
+#[derive(Debug, Default)]
+pub(super) struct PrivateQueues(Mutex<HashMap<String, Arc<PrivateQueue>>>);
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct PrivateQueue {
+    name: String,
+    content: Mutex<Content>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    routing_keys: Vec<String>,
+    consumers: usize,
+    last_place: i64,
+    waiting: BTreeMap<i64, Row>,
+    in_hand: BTreeMap<i64, Row>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PrivateQueues {
+    /// The queue called `name`, made if it isn't there, with one more consumer.
+    pub(super) fn join(&self, name: &str, routing_keys: &[&str]) -> Arc<PrivateQueue> {
+        let mut queues = locked(&self.0);
+        let queue = queues.entry(name.to_owned()).or_insert_with(|| {
+            let (content, news) = (Mutex::default(), Notify::new());
+            Arc::new(PrivateQueue { name: name.to_owned(), content, news })
+        });
+        let mut content = locked(&queue.content);
+        content.consumers += 1;
+        content.routing_keys.extend(routing_keys.iter().map(|&key| key.to_owned()));
+        drop(content);
+        queue.clone()
+    }
+
+    /// The queue is gone with its last consumer.
+    pub(super) fn leave(&self, queue: &PrivateQueue) {
+        let mut queues = locked(&self.0);
+        let mut content = locked(&queue.content);
+        content.consumers -= 1;
+        if content.consumers == 0 {
+            queues.remove(&queue.name);
+        }
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<Arc<PrivateQueue>> {
+        locked(&self.0).get(name).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<PrivateQueue>> {
+        locked(&self.0).values().cloned().collect()
+    }
+}
+
+impl PrivateQueue {
+    /// Whether it gets events with `routing_key`.
+    pub(super) fn takes(&self, routing_key: &str) -> bool {
+        let content = locked(&self.content);
+        content.routing_keys.iter().any(|pattern| routing::matches(pattern, routing_key))
+    }
+
+    /// Puts a message at the end. Its place is given here.
+    pub(super) fn push(&self, row: Row) {
+        let mut content = locked(&self.content);
+        if content.waiting.len() == MAX_LENGTH {
+            content.waiting.pop_first();
+        }
+        content.last_place += 1;
+        let place = content.last_place;
+        content.waiting.insert(place, Row { place, ..row });
+        self.news.notify_one();
+    }
+
+    /// Messages waiting.
+    pub(super) fn depth(&self) -> usize {
+        locked(&self.content).waiting.len()
+    }
+
+    /// The next messages, up to `most`; waits for one. Dropping the future takes none.
+    pub(super) async fn take(&self, most: usize) -> Vec<Row> {
+        loop {
+            let taken = self.take_waiting(most);
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    fn take_waiting(&self, most: usize) -> Vec<Row> {
+        let mut content = locked(&self.content);
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some((place, row)) = content.waiting.pop_first()
+        {
+            content.in_hand.insert(place, row.clone());
+            taken.push(row);
+        }
+        if !content.waiting.is_empty() {
+            // For another consumer that waits.
+            self.news.notify_one();
+        }
+        taken
+    }
+
+    pub(super) fn settle(&self, acked: &[i64], returned: &[i64]) {
+        let mut content = locked(&self.content);
+        for place in acked {
+            content.in_hand.remove(place);
+        }
+        for place in returned {
+            if let Some(row) = content.in_hand.remove(place) {
+                content.waiting.insert(*place, row);
+                self.news.notify_one();
+            }
+        }
+    }
+}

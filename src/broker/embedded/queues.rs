@@ -1,0 +1,180 @@
+//! The queues of a broker: those in the file, and the private ones.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{Mutex, OnceCell};
+
+use super::desk::Desk;
+use super::private::PrivateQueues;
+use super::shelf::{Shelf, Shelves};
+use super::sorted;
+use super::store::{self, ReturnLimit};
+use crate::broker::topology::Topology;
+use crate::broker::{BrokerError, Queue};
+use crate::sqlite::{SqliteFile, Survives};
+
+/// The queues, and what is needed to change them.
+pub(super) struct Queues {
+    pub file: SqliteFile,
+    pub names: Topology,
+    pub desk: Desk,
+    pub private: PrivateQueues,
+    pub shelves: Arc<Shelves>,
+    delivery_limit: u32,
+    own: OnceCell<Own>,
+    /// Held while a shelf is made or removed.
+    door: Mutex<()>,
+}
+
+/// Numbers of the queues that are always there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own {
+    pub intents: i64,
+    pub dead_letters: i64,
+}
+
+/// A subscriber's queue, and the routing key of events that it gets.
+pub(super) struct Binding {
+    pub queue_id: i64,
+    pub routing_key: String,
+}
+
+impl Queues {
+    pub(super) fn new(
+        file: SqliteFile,
+        namespace: &str,
+        delivery_limit: u32,
+        desk: Desk,
+        shelves: Arc<Shelves>,
+    ) -> Self {
+        Self {
+            file,
+            names: Topology::new(namespace),
+            desk,
+            private: PrivateQueues::default(),
+            shelves,
+            delivery_limit,
+            own: OnceCell::new(),
+            door: Mutex::default(),
+        }
+    }
+
+    /// The numbers of the queues that are always there; makes them at first.
+    pub(super) async fn own(&self) -> Result<Own, BrokerError> {
+        let making = async {
+            let intents = self.make(&self.names.queue(&Queue::Intents)).await?;
+            let dead_letters = self.make(&self.names.queue(&Queue::DeadLetters)).await?;
+            Ok(Own { intents, dead_letters })
+        };
+        self.own
+            .get_or_try_init(|| making)
+            .await
+            .copied()
+            .map_err(|error: sqlx::Error| sorted(error))
+    }
+
+    /// The number of the queue called `name`; makes it unless it is there.
+    async fn make(&self, name: &str) -> Result<i64, sqlx::Error> {
+        if let Some(queue_id) = store::queue_id(self.file.readers(), name).await? {
+            return Ok(queue_id);
+        }
+        let mut writing = self.file.begin(Survives::PowerLoss).await?;
+        let queue_id = store::make_queue(writing.connection(), name).await?;
+        writing.commit().await?;
+        Ok(queue_id)
+    }
+
+    /// The number of `queue` in the file, if it is there.
+    pub(super) async fn find(&self, queue: &Queue) -> Result<Option<i64>, BrokerError> {
+        let name = self.names.queue(queue);
+        store::queue_id(self.file.readers(), &name).await.map_err(sorted)
+    }
+
+    /// Makes a queue in the file, bound to `routing_keys` besides those it has, and returns its
+    /// number.
+    pub(super) async fn bound(
+        &self,
+        queue: &Queue,
+        routing_keys: &[&str],
+    ) -> Result<i64, BrokerError> {
+        let name = self.names.queue(queue);
+        let binding = async {
+            let queue_id = self.make(&name).await?;
+            if !routing_keys.is_empty() {
+                let mut writing = self.file.begin(Survives::PowerLoss).await?;
+                for routing_key in routing_keys {
+                    store::bind(writing.connection(), queue_id, routing_key).await?;
+                }
+                writing.commit().await?;
+            }
+            Ok(queue_id)
+        };
+        binding.await.map_err(|error: sqlx::Error| sorted(error))
+    }
+
+    /// Who gets events, by what the file says now: subscribers of other processes count too.
+    pub(super) async fn bindings(&self) -> Result<Vec<Binding>, BrokerError> {
+        let ours = self.names.queue(&Queue::Subscriber(String::new()));
+        let bindings = store::bindings(self.file.readers()).await.map_err(sorted)?;
+        let bindings = bindings.into_iter().filter(|(_, name, _)| name.starts_with(&ours));
+        Ok(bindings.map(|(queue_id, _, routing_key)| Binding { queue_id, routing_key }).collect())
+    }
+
+    /// The shelf of a queue, with one more consumer. The first one takes over what the last process
+    /// has left in hand.
+    pub(super) async fn join(&self, queue_id: i64, name: &str) -> Result<Arc<Shelf>, BrokerError> {
+        let own = self.own().await?;
+        let _door = self.door.lock().await;
+        let shelf = match self.shelves.get(queue_id) {
+            Some(shelf) => shelf,
+            None => {
+                let lock = self.file.lock(&format!("queue-{queue_id}"));
+                let lock = lock.map_err(|error| BrokerError::Transient(Box::new(error)))?;
+                let Some(lock) = lock else {
+                    let file = self.file.path().display();
+                    let problem = format!("another floodgate process consumes {name} of {file}");
+                    return Err(BrokerError::Permanent(problem.into()));
+                };
+                let limit = (queue_id == own.intents).then_some(ReturnLimit {
+                    returns: self.delivery_limit,
+                    dead_letters: own.dead_letters,
+                });
+                self.take_over(queue_id, limit).await.map_err(sorted)?;
+                let shelf = Arc::new(Shelf::new(queue_id, limit, lock));
+                self.shelves.insert(shelf.clone());
+                shelf
+            }
+        };
+        shelf.consumers.fetch_add(1, Ordering::Relaxed);
+        Ok(shelf)
+    }
+
+    /// Counts that messages came back that were in hand when their process ended.
+    async fn take_over(
+        &self,
+        queue_id: i64,
+        limit: Option<ReturnLimit>,
+    ) -> Result<(), sqlx::Error> {
+        let mut writing = self.file.begin(Survives::Kill).await?;
+        let connection = writing.connection();
+        let places = store::left_in_hand(connection, queue_id).await?;
+        if !places.is_empty() {
+            tracing::info!(messages = places.len(), "taking over what was in hand at a sudden end");
+            store::came_back(connection, queue_id, &places, limit).await?;
+        }
+        store::set_handed_out(connection, queue_id, 0).await?;
+        writing.commit().await
+    }
+
+    /// Ends a consumer of a shelf that has settled or given back all it had.
+    pub(super) async fn leave(&self, shelf: &Shelf) {
+        let _door = self.door.lock().await;
+        if shelf.consumers.fetch_sub(1, Ordering::Relaxed) > 1 {
+            self.desk.flush().await;
+        } else {
+            self.desk.handed_out(shelf.queue_id, 0).await;
+            self.shelves.remove(shelf.queue_id);
+        }
+    }
+}

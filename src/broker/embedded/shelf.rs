@@ -1,0 +1,137 @@
+//! A queue in the file that this process consumes: what was handed out of it, and what comes next.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::desk::Desk;
+use super::store::{self, ReturnLimit, Row};
+use crate::sqlite::SqliteFile;
+
+/// How long a message of another process may wait before it is seen. Those of this one are seen at
+/// once.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The consumed queues of a broker, by number.
+#[derive(Debug, Default)]
+pub(super) struct Shelves(Mutex<HashMap<i64, Arc<Shelf>>>);
+
+/// One of them. All consumers of this process share it, so that each message goes to one of them.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    pub queue_id: i64,
+    pub limit: Option<ReturnLimit>,
+    pub consumers: AtomicUsize,
+    /// Keeps other processes from consuming the queue.
+    lock: Mutex<Option<File>>,
+    /// Whoever waits for messages has the turn.
+    turn: tokio::sync::Mutex<()>,
+    /// The greatest place handed out.
+    reached: AtomicI64,
+    /// Places at or before it of messages that came back.
+    returned: Mutex<BTreeSet<i64>>,
+    news: Notify,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shelves {
+    pub(super) fn get(&self, queue_id: i64) -> Option<Arc<Shelf>> {
+        locked(&self.0).get(&queue_id).cloned()
+    }
+
+    pub(super) fn insert(&self, shelf: Arc<Shelf>) {
+        locked(&self.0).insert(shelf.queue_id, shelf);
+    }
+
+    /// Lets other processes consume the queue.
+    pub(super) fn remove(&self, queue_id: i64) {
+        if let Some(shelf) = locked(&self.0).remove(&queue_id) {
+            shelf.unlock();
+        }
+    }
+
+    /// Lets other processes consume all of them.
+    pub(super) fn remove_all(&self) {
+        for (_, shelf) in locked(&self.0).drain() {
+            shelf.unlock();
+        }
+    }
+
+    /// Wakes whoever waits for messages of `queue_id`.
+    pub(super) fn announce(&self, queue_id: i64) {
+        if let Some(shelf) = self.get(queue_id) {
+            shelf.news.notify_one();
+        }
+    }
+}
+
+impl Shelf {
+    /// A queue that nobody has a message of, with the lock on it.
+    pub(super) fn new(queue_id: i64, limit: Option<ReturnLimit>, lock: File) -> Self {
+        Self {
+            queue_id,
+            limit,
+            consumers: AtomicUsize::new(0),
+            lock: Mutex::new(Some(lock)),
+            turn: tokio::sync::Mutex::default(),
+            reached: AtomicI64::new(0),
+            returned: Mutex::default(),
+            news: Notify::new(),
+        }
+    }
+
+    fn unlock(&self) {
+        locked(&self.lock).take();
+    }
+
+    /// Messages that came back wait at their places again.
+    pub(super) fn put_back(&self, places: impl IntoIterator<Item = i64>) {
+        locked(&self.returned).extend(places);
+        self.news.notify_one();
+    }
+
+    /// Messages that wait here.
+    pub(super) async fn depth(&self, file: &SqliteFile) -> Result<i64, sqlx::Error> {
+        let reached = self.reached.load(Ordering::Acquire);
+        let returned = i64::try_from(locked(&self.returned).len()).unwrap_or(i64::MAX);
+        Ok(store::count_after(file.readers(), self.queue_id, reached).await? + returned)
+    }
+
+    /// The next messages, up to `most`; waits for one. Dropping the future takes none.
+    pub(super) async fn take(
+        &self,
+        file: &SqliteFile,
+        desk: &Desk,
+        most: usize,
+    ) -> Result<Vec<Row>, sqlx::Error> {
+        let _turn = self.turn.lock().await;
+        loop {
+            let returned: Vec<i64> = locked(&self.returned).iter().copied().take(most).collect();
+            if !returned.is_empty() {
+                let rows = store::at(file.readers(), self.queue_id, &returned).await?;
+                let mut waiting = locked(&self.returned);
+                for place in &returned {
+                    waiting.remove(place);
+                }
+                return Ok(rows);
+            }
+            let reached = self.reached.load(Ordering::Acquire);
+            let rows = store::after(file.readers(), self.queue_id, reached, most).await?;
+            if let Some(last) = rows.last() {
+                // Before anybody has them: should they be what ends the process, it is known.
+                desk.handed_out(self.queue_id, last.place).await;
+                self.reached.store(last.place, Ordering::Release);
+                return Ok(rows);
+            }
+            // Without news there may be some of another process.
+            let _ = tokio::time::timeout(POLL, self.news.notified()).await;
+        }
+    }
+}

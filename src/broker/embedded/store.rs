@@ -1,0 +1,414 @@
+//! The statements of the queues. Sets go in as one JSON text and one run of bytes, so that each is
+//! prepared once.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Row as _, SqliteExecutor};
+
+use super::stored;
+use crate::broker::Properties;
+
+/// Why RabbitMQ says that a message was dead-lettered that came back too often.
+const DELIVERY_LIMIT: &str = "delivery_limit";
+
+/// A message in a queue.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    /// Where it stands.
+    pub place: i64,
+    pub body: Vec<u8>,
+    pub properties: Properties,
+}
+
+/// Messages to be stored.
+#[derive(Debug, Default)]
+pub(super) struct Parcel {
+    entries: Vec<Entry>,
+    /// All bodies, one after the other.
+    bodies: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    queue_id: i64,
+    /// Not before this time.
+    due_ms: Option<i64>,
+    routing_key: String,
+    properties: Option<String>,
+    start: usize,
+    length: usize,
+}
+
+impl Parcel {
+    pub(super) fn push(
+        &mut self,
+        queue_id: i64,
+        due_ms: Option<i64>,
+        body: &[u8],
+        properties: Properties,
+    ) {
+        let (start, length) = (self.bodies.len(), body.len());
+        self.bodies.extend_from_slice(body);
+        let json = stored::to_json(&properties);
+        let routing_key = properties.routing_key;
+        self.entries.push(Entry { queue_id, due_ms, routing_key, properties: json, start, length });
+    }
+
+    /// Adds the messages of `other`, after those that are here.
+    pub(super) fn append(&mut self, other: Self) {
+        let moved = self.bodies.len();
+        self.bodies.extend_from_slice(&other.bodies);
+        self.entries.extend(
+            other.entries.into_iter().map(|entry| Entry { start: entry.start + moved, ..entry }),
+        );
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The time at which the first of those comes that are put off.
+    pub(super) fn next_due_ms(&self) -> Option<i64> {
+        self.entries.iter().filter_map(|entry| entry.due_ms).min()
+    }
+
+    /// Queues that get messages now.
+    pub(super) fn queues(&self) -> impl Iterator<Item = i64> + '_ {
+        self.entries.iter().filter(|entry| entry.due_ms.is_none()).map(|entry| entry.queue_id)
+    }
+}
+
+fn json(set: &impl Serialize) -> String {
+    serde_json::to_string(set).unwrap_or_else(|error| unreachable!("strings and numbers: {error}"))
+}
+
+/// The number of the queue called `name`, if it is there.
+pub(super) async fn queue_id(
+    executor: impl SqliteExecutor<'_>,
+    name: &str,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("select queue_id from queues where name = ?1")
+        .bind(name)
+        .fetch_optional(executor)
+        .await
+}
+
+/// Makes the queue called `name` unless it is there, and returns its number.
+pub(super) async fn make_queue(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<i64, sqlx::Error> {
+    // An update that changes nothing makes it return the row that was there.
+    sqlx::query_scalar(
+        "insert into queues (name) values (?1)
+         on conflict (name) do update set name = excluded.name returning queue_id",
+    )
+    .bind(name)
+    .fetch_one(connection)
+    .await
+}
+
+/// Has the queue get events with a routing key.
+pub(super) async fn bind(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    routing_key: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into bindings (queue_id, routing_key) values (?1, ?2) on conflict do nothing",
+    )
+    .bind(queue_id)
+    .bind(routing_key)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Every binding: number and name of the queue, and the routing key.
+pub(super) async fn bindings(
+    executor: impl SqliteExecutor<'_>,
+) -> Result<Vec<(i64, String, String)>, sqlx::Error> {
+    sqlx::query_as("select queue_id, name, routing_key from bindings join queues using (queue_id)")
+        .fetch_all(executor)
+        .await
+}
+
+/// Reserves the next `count` places of a queue; returns the one before the first.
+async fn reserve(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    count: i64,
+) -> Result<i64, sqlx::Error> {
+    let last: i64 = sqlx::query_scalar(
+        "update queues set last_place = last_place + ?2 where queue_id = ?1 returning last_place",
+    )
+    .bind(queue_id)
+    .bind(count)
+    .fetch_one(connection)
+    .await?;
+    Ok(last - count)
+}
+
+/// Stores messages at the ends of their queues.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    parcel: &Parcel,
+) -> Result<(), sqlx::Error> {
+    let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
+    for entry in &parcel.entries {
+        *counts.entry(entry.queue_id).or_default() += 1;
+    }
+    let mut places: BTreeMap<i64, i64> = BTreeMap::new();
+    for (queue_id, count) in counts {
+        places.insert(queue_id, reserve(connection, queue_id, count).await?);
+    }
+    let (mut now, mut later) = (Vec::new(), Vec::new());
+    for Entry { queue_id, due_ms, routing_key, properties, start, length } in &parcel.entries {
+        let place = places.get_mut(queue_id).map_or(0, |place| {
+            *place += 1;
+            *place
+        });
+        // Counted from 1 by SQLite.
+        let row = (queue_id, place, start + 1, length, routing_key, properties, due_ms);
+        if due_ms.is_some() { later.push(row) } else { now.push(row) }
+    }
+    if !now.is_empty() {
+        sqlx::query(
+            "insert into messages (queue_id, place, body, routing_key, properties)
+             select value ->> 0, value ->> 1, substr(?2, value ->> 2, value ->> 3), value ->> 4,
+                    value ->> 5
+             from json_each(?1)",
+        )
+        .bind(json(&now))
+        .bind(&parcel.bodies[..])
+        .execute(&mut *connection)
+        .await?;
+    }
+    if !later.is_empty() {
+        sqlx::query(
+            "insert into delayed (queue_id, place, body, routing_key, properties, due_ms)
+             select value ->> 0, value ->> 1, substr(?2, value ->> 2, value ->> 3), value ->> 4,
+                    value ->> 5, value ->> 6
+             from json_each(?1)",
+        )
+        .bind(json(&later))
+        .bind(&parcel.bodies[..])
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// When the next message comes that is put off, in milliseconds since 1970.
+pub(super) async fn next_due_ms(
+    executor: impl SqliteExecutor<'_>,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("select min(due_ms) from delayed").fetch_one(executor).await
+}
+
+/// Moves the messages whose time has come to the ends of their queues, and names the queues.
+pub(super) async fn move_due(
+    connection: &mut SqliteConnection,
+    now_ms: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let due: Vec<(i64, i64)> = sqlx::query_as(
+        "select queue_id, count(*) from delayed where due_ms <= ?1 group by queue_id",
+    )
+    .bind(now_ms)
+    .fetch_all(&mut *connection)
+    .await?;
+    for &(queue_id, count) in &due {
+        let place = reserve(&mut *connection, queue_id, count).await?;
+        sqlx::query(
+            "insert into messages (queue_id, place, routing_key, body, properties)
+             select queue_id, ?3 + row_number() over (order by due_ms, place), routing_key, body,
+                    properties
+             from delayed where queue_id = ?1 and due_ms <= ?2",
+        )
+        .bind(queue_id)
+        .bind(now_ms)
+        .bind(place)
+        .execute(&mut *connection)
+        .await?;
+        sqlx::query("delete from delayed where queue_id = ?1 and due_ms <= ?2")
+            .bind(queue_id)
+            .bind(now_ms)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(due.into_iter().map(|(queue_id, _)| queue_id).collect())
+}
+
+/// The first `most` messages of a queue after a place.
+pub(super) async fn after(
+    executor: impl SqliteExecutor<'_>,
+    queue_id: i64,
+    place: i64,
+    most: usize,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select place, routing_key, body, properties from messages
+         where queue_id = ?1 and place > ?2 order by place limit ?3",
+    )
+    .bind(queue_id)
+    .bind(place)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(row).collect()
+}
+
+/// The messages of a queue at `places`, in order.
+pub(super) async fn at(
+    executor: impl SqliteExecutor<'_>,
+    queue_id: i64,
+    places: &[i64],
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select place, routing_key, body, properties from messages
+         where queue_id = ?1 and place in (select value from json_each(?2)) order by place",
+    )
+    .bind(queue_id)
+    .bind(json(&places))
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(row).collect()
+}
+
+fn row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
+    let properties: Option<&str> = row.try_get(3)?;
+    let properties = stored::from_json(row.try_get(1)?, properties);
+    let properties = properties.map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Row { place: row.try_get(0)?, body: row.try_get(2)?, properties })
+}
+
+/// Messages of a queue after a place.
+pub(super) async fn count_after(
+    executor: impl SqliteExecutor<'_>,
+    queue_id: i64,
+    place: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from messages where queue_id = ?1 and place > ?2")
+        .bind(queue_id)
+        .bind(place)
+        .fetch_one(executor)
+        .await
+}
+
+/// Forgets messages that are done.
+pub(super) async fn delete(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    places: &[i64],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "delete from messages
+         where queue_id = ?1 and place in (select value from json_each(?2))",
+    )
+    .bind(queue_id)
+    .bind(json(&places))
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// How often messages of a queue may come back, and where they go when they do more often.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReturnLimit {
+    pub returns: u32,
+    pub dead_letters: i64,
+}
+
+/// Counts that messages came back unsettled. Returns the places of those that went to the dead
+/// letters for it.
+pub(super) async fn came_back(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    places: &[i64],
+    limit: Option<ReturnLimit>,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let places = json(&places);
+    sqlx::query(
+        "update messages set returns = returns + 1
+         where queue_id = ?1 and place in (select value from json_each(?2))",
+    )
+    .bind(queue_id)
+    .bind(&places)
+    .execute(&mut *connection)
+    .await?;
+    let Some(ReturnLimit { returns, dead_letters }) = limit else { return Ok(Vec::new()) };
+    let dead: Vec<i64> = sqlx::query_scalar(
+        "select place from messages
+         where queue_id = ?1 and place in (select value from json_each(?2)) and returns > ?3",
+    )
+    .bind(queue_id)
+    .bind(&places)
+    .bind(returns)
+    .fetch_all(&mut *connection)
+    .await?;
+    if !dead.is_empty() {
+        let detail = format!("it came back to the queue more than {returns} times");
+        dead_letter(&mut *connection, queue_id, &dead, dead_letters, &detail).await?;
+        delete(connection, queue_id, &dead).await?;
+    }
+    Ok(dead)
+}
+
+/// Puts copies of messages among the dead letters.
+async fn dead_letter(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    places: &[i64],
+    dead_letters: i64,
+    detail: &str,
+) -> Result<(), sqlx::Error> {
+    let count = i64::try_from(places.len()).unwrap_or(i64::MAX);
+    let place = reserve(&mut *connection, dead_letters, count).await?;
+    sqlx::query(
+        "insert into messages (queue_id, place, routing_key, body, properties)
+         select ?3, ?4 + row_number() over (order by place), routing_key, body,
+                json_set(coalesce(properties, '{}'), '$.dead',
+                         json_object('reason', ?5, 'detail', ?6, 'at', ?7))
+         from messages where queue_id = ?1 and place in (select value from json_each(?2))",
+    )
+    .bind(queue_id)
+    .bind(json(&places))
+    .bind(dead_letters)
+    .bind(place)
+    .bind(DELIVERY_LIMIT)
+    .bind(detail)
+    .bind(crate::event::rfc3339(chrono::Utc::now()))
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Notes the greatest place that was handed out, or 0 when nobody has any in hand.
+pub(super) async fn set_handed_out(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    place: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("update queues set handed_out = ?2 where queue_id = ?1")
+        .bind(queue_id)
+        .bind(place)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// The messages that were in hand when their holder ended.
+pub(super) async fn left_in_hand(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select place from messages
+         where queue_id = ?1 and place <= (select handed_out from queues where queue_id = ?1)",
+    )
+    .bind(queue_id)
+    .fetch_all(connection)
+    .await
+}

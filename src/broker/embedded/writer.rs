@@ -1,0 +1,242 @@
+//! Writing: all that waits goes into one transaction, so that many publishes wait for the disk
+//! once, and settlements not at all.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::desk::{Job, MAX_JOBS};
+use super::shelf::Shelves;
+use super::sorted;
+use super::store::{self, Parcel};
+use crate::broker::BrokerError;
+use crate::retry::Backoff;
+use crate::sqlite::{SqliteFile, Survives};
+
+/// How long settlements may wait for others to be written with.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long to sleep at most while messages are put off: the clock may be set.
+const CLOCK_CHECK: Duration = Duration::from_secs(1);
+
+/// Writes jobs.
+pub(super) struct Writer {
+    file: SqliteFile,
+    shelves: Arc<Shelves>,
+    round: Round,
+    /// When `round` is to be written, if nothing in it is urgent.
+    write_at: Option<Instant>,
+    /// The last try failed, and nothing but a publish is urgent until the next one.
+    failing: bool,
+    backoff: Backoff,
+    /// When the first of the messages comes that are put off, in milliseconds since 1970.
+    next_due_ms: Option<i64>,
+}
+
+/// What goes into the next transaction.
+#[derive(Default)]
+struct Round {
+    parcel: Parcel,
+    publishers: Vec<oneshot::Sender<Result<(), BrokerError>>>,
+    changes: Changes,
+}
+
+/// What becomes of messages that were there before, by the numbers of their queues.
+#[derive(Default)]
+struct Changes {
+    acked: BTreeMap<i64, Vec<i64>>,
+    returned: BTreeMap<i64, Vec<i64>>,
+    handed_out: BTreeMap<i64, i64>,
+    to_tell: Vec<oneshot::Sender<()>>,
+}
+
+/// What a transaction has done.
+struct Written {
+    /// Queues that got messages.
+    news: HashSet<i64>,
+    /// Messages that came back too often: queue and place.
+    dead: HashSet<(i64, i64)>,
+    next_due_ms: Option<i64>,
+}
+
+impl Writer {
+    pub(super) fn new(file: SqliteFile, shelves: Arc<Shelves>) -> Self {
+        Self {
+            file,
+            shelves,
+            round: Round::default(),
+            write_at: None,
+            failing: false,
+            backoff: Backoff::step(),
+            // Messages may have been put off before; the first look finds out.
+            next_due_ms: Some(0),
+        }
+    }
+
+    /// Writes `jobs` until nobody can hand in any more.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut inbox = Vec::new();
+        loop {
+            let wake = [self.write_at, self.look_at()].into_iter().flatten().min();
+            tokio::select! {
+                taken = jobs.recv_many(&mut inbox, MAX_JOBS) => if taken == 0 { break },
+                () = at(wake) => {}
+            }
+            for job in inbox.drain(..) {
+                self.round.take(job);
+            }
+            let now = Instant::now();
+            if self.round.is_urgent(self.failing)
+                || self.write_at.is_some_and(|time| time <= now)
+                || !self.failing && self.is_due()
+            {
+                self.write().await;
+            } else if !self.round.changes.is_empty() {
+                self.write_at.get_or_insert(now + GATHER);
+            }
+        }
+        if !self.round.changes.is_empty() {
+            // What can't be written now comes again.
+            self.write().await;
+        }
+    }
+
+    /// Whether the time of a message has come that was put off.
+    fn is_due(&self) -> bool {
+        self.next_due_ms.is_some_and(|due| due <= Utc::now().timestamp_millis())
+    }
+
+    /// When to look again for messages that were put off.
+    fn look_at(&self) -> Option<Instant> {
+        let wait = self.next_due_ms.filter(|_| !self.failing)? - Utc::now().timestamp_millis();
+        let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
+        Some(Instant::now() + wait.min(CLOCK_CHECK))
+    }
+
+    /// Writes all that waits. Messages that can't be stored are refused; changes that can't be
+    /// written are kept.
+    async fn write(&mut self) {
+        let Round { parcel, publishers, changes } = std::mem::take(&mut self.round);
+        let mut written = self.transact(&parcel, &changes).await.map_err(Arc::new);
+        for publisher in publishers {
+            // Nobody may be waiting any more.
+            let _ =
+                publisher.send(written.as_ref().map(drop).map_err(|error| sorted(error.clone())));
+        }
+        if written.is_err() && !parcel.is_empty() && !changes.is_empty() {
+            // Perhaps there was no room for the messages, but there is for the changes.
+            written = self.transact(&Parcel::default(), &changes).await.map_err(Arc::new);
+        }
+        match written {
+            Ok(written) => {
+                (self.failing, self.write_at) = (false, None);
+                self.backoff.reset();
+                self.next_due_ms = written.next_due_ms;
+                self.tell(changes, &written);
+            }
+            Err(error) => {
+                let delay = self.backoff.next_delay();
+                tracing::warn!(%error, ?delay, file = %self.file.path().display(), "can't write");
+                (self.failing, self.write_at) = (true, Some(Instant::now() + delay));
+                self.round.changes = changes;
+            }
+        }
+    }
+
+    async fn transact(&self, parcel: &Parcel, changes: &Changes) -> Result<Written, sqlx::Error> {
+        // What is lost of the changes only makes messages come again.
+        let survives = if parcel.is_empty() { Survives::Kill } else { Survives::PowerLoss };
+        let mut writing = self.file.begin(survives).await?;
+        let connection = writing.connection();
+        let (mut news, mut dead) = (HashSet::new(), HashSet::new());
+        for (&queue_id, places) in &changes.acked {
+            store::delete(connection, queue_id, places).await?;
+        }
+        for (&queue_id, places) in &changes.returned {
+            let limit = self.shelves.get(queue_id).and_then(|shelf| shelf.limit);
+            let too_often = store::came_back(connection, queue_id, places, limit).await?;
+            news.extend(limit.filter(|_| !too_often.is_empty()).map(|limit| limit.dead_letters));
+            dead.extend(too_often.into_iter().map(|place| (queue_id, place)));
+        }
+        for (&queue_id, &place) in &changes.handed_out {
+            store::set_handed_out(connection, queue_id, place).await?;
+        }
+        if !parcel.is_empty() {
+            store::insert(connection, parcel).await?;
+            news.extend(parcel.queues());
+        }
+        let mut next_due_ms = self.next_due_ms;
+        if self.is_due() {
+            news.extend(store::move_due(connection, Utc::now().timestamp_millis()).await?);
+            next_due_ms = store::next_due_ms(connection).await?;
+        } else if let Some(due) = parcel.next_due_ms() {
+            next_due_ms = Some(next_due_ms.map_or(due, |earlier| earlier.min(due)));
+        }
+        writing.commit().await?;
+        Ok(Written { news, dead, next_due_ms })
+    }
+
+    fn tell(&self, changes: Changes, written: &Written) {
+        for (queue_id, places) in changes.returned {
+            if let Some(shelf) = self.shelves.get(queue_id) {
+                let lives = |place: &i64| !written.dead.contains(&(queue_id, *place));
+                shelf.put_back(places.into_iter().filter(lives));
+            }
+        }
+        for &queue_id in &written.news {
+            self.shelves.announce(queue_id);
+        }
+        for waiting in changes.to_tell {
+            let _ = waiting.send(());
+        }
+    }
+}
+
+impl Round {
+    fn take(&mut self, job: Job) {
+        let changes = &mut self.changes;
+        match job {
+            Job::Publish(parcel, publisher) => {
+                self.parcel.append(parcel);
+                self.publishers.push(publisher);
+            }
+            Job::Settle { queue_id, acked, returned } => {
+                if !acked.is_empty() {
+                    changes.acked.entry(queue_id).or_default().extend(acked);
+                }
+                if !returned.is_empty() {
+                    changes.returned.entry(queue_id).or_default().extend(returned);
+                }
+            }
+            Job::HandedOut(queue_id, place, waiting) => {
+                changes.handed_out.insert(queue_id, place);
+                changes.to_tell.push(waiting);
+            }
+            Job::Flush(waiting) => changes.to_tell.push(waiting),
+        }
+    }
+
+    /// Whether somebody waits for it.
+    fn is_urgent(&self, failing: bool) -> bool {
+        let Changes { returned, to_tell, .. } = &self.changes;
+        !self.publishers.is_empty() || !failing && !(to_tell.is_empty() && returned.is_empty())
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        let Self { acked, returned, handed_out, to_tell } = self;
+        acked.is_empty() && returned.is_empty() && handed_out.is_empty() && to_tell.is_empty()
+    }
+}
+
+/// Waits until `time`, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

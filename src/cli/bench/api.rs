@@ -1,0 +1,131 @@
+//! What the HTTP API costs: orders accepted over HTTP, against the same messages published without
+//! it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::load::Load;
+use super::median;
+use crate::app::scratch::Scratch;
+use crate::cli::client::Connection;
+use crate::cli::output;
+use crate::cli::server::Server;
+
+/// A request that takes longer has failed.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// What was measured.
+#[derive(Serialize)]
+pub(super) struct Report {
+    mode: &'static str,
+    orders: u32,
+    connections: u32,
+    /// Orders per second, one number for each round.
+    published_per_s: Vec<f64>,
+    accepted_per_s: Vec<f64>,
+    /// Accepted over published, of the medians.
+    ratio: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// Measures, the two taking turns.
+pub(super) async fn measure(
+    scratch: &Scratch,
+    config: Option<PathBuf>,
+    (orders, rounds, connections): (u32, u16, u32),
+) -> anyhow::Result<Report> {
+    let broker = scratch.app.broker().await?;
+    let server = Server::api(scratch, config).await?;
+    let (mut published, mut accepted, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        let load = Load::new(2 * round, orders);
+        let begun = Instant::now();
+        load.publish(broker.as_ref(), 1).await?;
+        published.push(f64::from(orders) / begun.elapsed().as_secs_f64());
+
+        let load = Load::new(2 * round + 1, orders);
+        load.open_sale(scratch).await?;
+        let begun = Instant::now();
+        waits.extend(post(Arc::new(load), server.address(), connections).await?);
+        accepted.push(f64::from(orders) / begun.elapsed().as_secs_f64());
+    }
+    server.stop().await?;
+    waits.sort_unstable();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    Ok(Report {
+        mode: scratch.mode(),
+        orders,
+        connections,
+        ratio: median(&accepted) / median(&published),
+        published_per_s: published,
+        accepted_per_s: accepted,
+        p50_ms: at(50),
+        p99_ms: at(99),
+    })
+}
+
+/// Posts every order of `load`, over so many connections. Returns how long each took.
+async fn post(
+    load: Arc<Load>,
+    address: SocketAddr,
+    connections: u32,
+) -> anyhow::Result<Vec<Duration>> {
+    let next = Arc::new(AtomicU32::new(0));
+    let mut posting = JoinSet::new();
+    for _ in 0..connections {
+        let (load, next) = (load.clone(), next.clone());
+        posting.spawn(async move {
+            let mut connection = Connection::new(address, REQUEST_LIMIT)?;
+            let (sale, mut waits) = (load.sale_id(), Vec::new());
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= load.orders {
+                    return Ok::<_, anyhow::Error>(waits);
+                }
+                let body = load.request(number);
+                let begun = Instant::now();
+                let answer = connection.post_order(&sale, &body, None, None).await?;
+                waits.push(begun.elapsed());
+                if answer.status != 202 {
+                    let text = String::from_utf8_lossy(&answer.body);
+                    bail!("unexpected answer {}: {text}", answer.status);
+                }
+            }
+        });
+    }
+    let mut waits = Vec::with_capacity(load.orders as usize);
+    while let Some(some) = posting.join_next().await {
+        waits.extend(some??);
+    }
+    Ok(waits)
+}
+
+pub(super) fn print(report: &Report) -> anyhow::Result<()> {
+    let rates = super::rates;
+    output::table(
+        ["measured", ""],
+        [
+            ["mode".into(), report.mode.to_owned()],
+            ["orders a round".into(), report.orders.to_string()],
+            ["published without HTTP".into(), rates(&report.published_per_s)],
+            [
+                format!("accepted, {} connections", report.connections),
+                rates(&report.accepted_per_s),
+            ],
+            ["accepted / published".into(), format!("{:.2}", report.ratio)],
+            [
+                "an order took".into(),
+                format!("p50 {:.1} ms, p99 {:.1} ms", report.p50_ms, report.p99_ms),
+            ],
+        ],
+    )
+}

@@ -1,0 +1,237 @@
+//! What happened, held against what must be true.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::buyer::{Bought, Told};
+use crate::app::scratch::Scratch;
+use crate::broker::{Deliveries, Queue};
+use crate::decision::{Decision, Outcome, Reason};
+use crate::event::{decision_json, order_id_of};
+use crate::ledger::Ledger;
+use crate::order::OrderId;
+use crate::sale::Sale;
+
+/// Events taken from the broker at once.
+const PREFETCH: u16 = 1000;
+/// Decisions looked up in one call.
+const CHUNK: usize = 1000;
+/// How long what is on its way may take to arrive.
+const SETTLE_LIMIT: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Something that must be true.
+#[derive(Debug, Serialize)]
+pub(super) struct Verdict {
+    pub invariant: &'static str,
+    pub holds: bool,
+    pub found: String,
+}
+
+/// How the orders ended, by the ledger.
+pub(super) struct Decisions {
+    pub sold: u32,
+    pub sold_out: usize,
+    pub rejected: usize,
+}
+
+/// The events of the sale, as a subscriber sees them.
+pub(super) struct Seen {
+    events: Arc<Mutex<Events>>,
+    created: watch::Receiver<u32>,
+    _listening: AbortOnDropHandle<()>,
+}
+
+/// The data of each order's event, and how often it was repeated.
+#[derive(Default)]
+struct Events {
+    by_order: HashMap<String, Vec<u8>>,
+    repeats: usize,
+    /// Repeats that were not the same to the byte.
+    differing: usize,
+}
+
+impl Seen {
+    /// Takes every event from now on.
+    pub(super) async fn listen(scratch: &Scratch) -> anyhow::Result<Self> {
+        let deliveries = scratch.events(PREFETCH).await?;
+        let events = Arc::new(Mutex::new(Events::default()));
+        let (count, created) = watch::channel(0);
+        let listening = tokio::spawn(take(deliveries, events.clone(), count));
+        Ok(Self { events, created, _listening: AbortOnDropHandle::new(listening) })
+    }
+
+    /// Waits until `wanted` bottles are sold; false when that takes too long.
+    pub(super) async fn wait_for_created(&self, wanted: u32) -> bool {
+        let mut created = self.created.clone();
+        let reached = created.wait_for(|created| *created >= wanted);
+        tokio::time::timeout(SETTLE_LIMIT, reached).await.is_ok_and(|reached| reached.is_ok())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Events> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: watch::Sender<u32>) {
+    while let Some(delivery) = deliveries.next().await {
+        if let Some(order_id) = order_id_of(&delivery.body) {
+            let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+            match events.by_order.get(&order_id) {
+                Some(first) => {
+                    let differs = *first != delivery.body;
+                    events.repeats += 1;
+                    events.differing += usize::from(differs);
+                }
+                None => {
+                    if delivery.properties.routing_key.starts_with("order.created.") {
+                        created.send_modify(|created| *created += 1);
+                    }
+                    events.by_order.insert(order_id, delivery.body.clone());
+                }
+            }
+        }
+        delivery.ack();
+    }
+}
+
+/// Waits until everything has settled, then looks at all of it.
+pub(super) async fn check(
+    scratch: &Scratch,
+    sale: &Sale,
+    bought: &[Bought],
+    seen: Seen,
+) -> anyhow::Result<(Decisions, Vec<Verdict>)> {
+    let ledger = scratch.app.ledger().await?;
+    let ids: Vec<OrderId> = bought.iter().map(|bought| bought.order_id.clone()).collect();
+    let decided = settled(ledger.as_ref(), scratch, &ids, &seen).await?;
+    let decided: HashMap<&str, &Decision> =
+        decided.iter().map(|decision| (decision.order.id.as_str(), decision)).collect();
+    let states = ledger.sales(Some(std::slice::from_ref(&sale.id))).await?;
+    let Some(state) = states.first() else { bail!("the sale is gone from the ledger") };
+    let dead = scratch.app.broker().await?.depth(Queue::DeadLetters).await?;
+
+    let count = |wanted: fn(&Outcome) -> bool| {
+        decided.values().filter(|decision| wanted(&decision.outcome)).count()
+    };
+    let created = count(|outcome| *outcome == Outcome::Created);
+    let decisions = Decisions {
+        sold: state.sold,
+        sold_out: count(|outcome| *outcome == Outcome::SoldOut),
+        rejected: count(|outcome| matches!(outcome, Outcome::Rejected(_))),
+    };
+    let buyers: std::collections::HashSet<&str> =
+        bought.iter().map(|bought| bought.user_id.as_str()).collect();
+    let demand = u32::try_from(buyers.len()).unwrap_or(u32::MAX).min(sale.stock);
+    let verdicts = vec![
+        Verdict {
+            invariant: "never oversold",
+            holds: created <= sale.stock as usize && state.sold as usize == created,
+            found: format!("{created} orders created for {} bottles", sale.stock),
+        },
+        Verdict {
+            invariant: "never undersold",
+            holds: state.sold == demand,
+            found: format!("{} bottles sold, {} left", state.sold, state.remaining()),
+        },
+        one_each(&decided),
+        nothing_lost(bought, &decided, dead),
+        told_the_truth(bought, &decided),
+        events_agree(&decided, &seen),
+    ];
+    Ok((decisions, verdicts))
+}
+
+/// The decisions of `ids`, once queue and events are quiet.
+async fn settled(
+    ledger: &dyn Ledger,
+    scratch: &Scratch,
+    ids: &[OrderId],
+    seen: &Seen,
+) -> anyhow::Result<Vec<Decision>> {
+    let broker = scratch.app.broker().await?;
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    let mut before = None;
+    loop {
+        let waiting = broker.depth(Queue::Intents).await?;
+        let mut decided = Vec::new();
+        for chunk in ids.chunks(CHUNK) {
+            decided.extend(ledger.decisions(chunk).await?.into_iter().flatten());
+        }
+        let now = (decided.len(), seen.lock().by_order.len());
+        let quiet = waiting == 0 && now.0 == now.1 && before == Some(now);
+        if quiet || Instant::now() > deadline {
+            return Ok(decided);
+        }
+        before = Some(now);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn one_each(decided: &HashMap<&str, &Decision>) -> Verdict {
+    let mut units: HashMap<&str, u32> = HashMap::new();
+    for decision in decided.values().filter(|decision| decision.outcome == Outcome::Created) {
+        *units.entry(decision.order.user_id.as_str()).or_default() += decision.order.quantity.get();
+    }
+    let refused = decided
+        .values()
+        .filter(|decision| decision.outcome == Outcome::Rejected(Reason::PurchaseLimit))
+        .count();
+    let most = units.values().max().copied().unwrap_or(0);
+    Verdict {
+        invariant: "one bottle for each buyer",
+        holds: most <= 1,
+        found: format!("at most {most}; {refused} second orders rejected"),
+    }
+}
+
+fn nothing_lost(bought: &[Bought], decided: &HashMap<&str, &Decision>, dead: u32) -> Verdict {
+    let accepted = bought.iter().filter(|bought| bought.accepted);
+    let lost = accepted.filter(|bought| !decided.contains_key(bought.order_id.as_str())).count();
+    Verdict {
+        invariant: "nothing accepted is lost",
+        holds: lost == 0 && dead == 0,
+        found: format!("{lost} accepted orders without a decision, {dead} dead letters"),
+    }
+}
+
+fn told_the_truth(bought: &[Bought], decided: &HashMap<&str, &Decision>) -> Verdict {
+    let wrong = bought.iter().filter(|bought| {
+        let decision = decided.get(bought.order_id.as_str());
+        match &bought.told {
+            Told::SoldOutAtTheDoor => {
+                decision.is_some_and(|decision| decision.outcome == Outcome::Created)
+            }
+            Told::Decided { outcome, reason } => decision.is_none_or(|decision| {
+                decision.outcome.name() != outcome
+                    || decision.outcome.reason().map(Reason::name) != reason.as_deref()
+            }),
+        }
+    });
+    let wrong = wrong.count();
+    Verdict {
+        invariant: "buyers were told what holds",
+        holds: wrong == 0,
+        found: format!("{} answers, {wrong} of them wrong", bought.len()),
+    }
+}
+
+fn events_agree(decided: &HashMap<&str, &Decision>, seen: &Seen) -> Verdict {
+    let events = seen.lock();
+    let matching = decided
+        .iter()
+        .filter(|(id, decision)| events.by_order.get(**id) == Some(&decision_json(decision)))
+        .count();
+    let (distinct, Events { repeats, differing, .. }) = (events.by_order.len(), &*events);
+    Verdict {
+        invariant: "events equal the ledger's decisions",
+        holds: matching == decided.len() && distinct == decided.len() && *differing == 0,
+        found: format!("{distinct} events, {matching} as in the ledger, {repeats} repeats"),
+    }
+}

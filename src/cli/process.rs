@@ -1,0 +1,39 @@
+//! Other floodgate processes, which the bench measures and the demo kills.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
+use tokio::process::{Child, Command};
+
+use crate::app::scratch::Scratch;
+
+/// This program, to be run in the place apart. Killed when dropped.
+pub(super) fn floodgate(scratch: &Scratch, config: Option<&Path>) -> anyhow::Result<Command> {
+    let settings = scratch.app.settings();
+    let mut command = Command::new(std::env::current_exe()?);
+    if let Some(config) = config {
+        command.arg("--config").arg(config);
+    }
+    command
+        .env("FLOODGATE_NAMESPACE", &settings.namespace)
+        .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
+        .env("FLOODGATE_EMBEDDED__FILE", &settings.embedded.file)
+        .env("FLOODGATE_LOG__FILTER", "error")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    Ok(command)
+}
+
+/// Has the process finish what it has in hand, and waits for its end.
+pub(super) async fn drain(mut child: Child) -> anyhow::Result<()> {
+    let id = child.id().context("the process has ended")?;
+    // The standard library has no other signal than SIGKILL.
+    Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
+    let status = child.wait().await?;
+    if !status.success() {
+        bail!("a process of floodgate ended with {status}");
+    }
+    Ok(())
+}

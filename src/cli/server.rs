@@ -1,0 +1,91 @@
+//! A server in a process of its own, so that it can be measured, and killed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use super::client::Connection;
+use super::process;
+use crate::app::scratch::Scratch;
+
+/// How long a server may take to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A `floodgate up` or `floodgate api`. Killed when dropped.
+pub(super) struct Server {
+    command: Command,
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts API and worker, which checks users at `users_url`; waits until it takes orders.
+    pub(super) async fn up(
+        scratch: &Scratch,
+        config: Option<PathBuf>,
+        users_url: &str,
+    ) -> anyhow::Result<Self> {
+        let mut command = process::floodgate(scratch, config.as_deref())?;
+        command.arg("up").env("FLOODGATE_VERIFICATION__URL", users_url);
+        Self::start(command).await
+    }
+
+    /// Starts the API alone, and waits until it takes orders.
+    pub(super) async fn api(scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Self> {
+        let mut command = process::floodgate(scratch, config.as_deref())?;
+        command.arg("api");
+        Self::start(command).await
+    }
+
+    async fn start(mut command: Command) -> anyhow::Result<Self> {
+        // A port that was free a moment ago; if somebody takes it meanwhile, the start fails.
+        let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+        command
+            .env("FLOODGATE_API__LISTEN", address.to_string())
+            // Asked by this program alone, whatever is configured for others.
+            .env("FLOODGATE_API__JWT_SECRET", "")
+            .env("FLOODGATE_API__JWT_PUBLIC_KEY", "")
+            .stdout(Stdio::null());
+        let child = command.spawn().context("could not start a server")?;
+        let mut server = Self { command, child, address };
+        server.wait_until_ready().await?;
+        Ok(server)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As `kill -9`, and then a new process in its place.
+    pub(super) async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await?;
+        self.child = self.command.spawn().context("could not start the server again")?;
+        self.wait_until_ready().await
+    }
+
+    /// Drains it.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        process::drain(self.child).await
+    }
+
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        let mut connection = Connection::new(self.address, START_LIMIT)?;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            if connection.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        bail!("the server was not ready within {START_LIMIT:?}")
+    }
+}
