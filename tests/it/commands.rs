@@ -1,7 +1,5 @@
 //! The command line, as a person or a script meets it.
 
-use std::process::{Command, Stdio};
-
 use crate::harness::process::{WorkerProcess, bare_floodgate, run};
 use crate::harness::{Stage, check, order, root};
 

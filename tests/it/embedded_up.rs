@@ -63,7 +63,8 @@ async fn post(url: String, client: Client, next: Arc<AtomicU32>, count: u32) -> 
             return accepted;
         }
         let id = format!("o-{number}");
-        let order = serde_json::json!({ "user_id": format!("u-{number}"), "quantity": 1, "order_id": id });
+        let order =
+            serde_json::json!({ "user_id": format!("u-{number}"), "quantity": 1, "order_id": id });
         let posted = client.post(format!("{url}/v1/sales/s/orders")).json(&order).send().await;
         match posted {
             Ok(answer) if answer.status() == 202 => accepted.push(id),
@@ -74,7 +75,12 @@ async fn post(url: String, client: Client, next: Arc<AtomicU32>, count: u32) -> 
     }
 }
 
-async fn post_from_many(up: &Up, client: &Client, next: &Arc<AtomicU32>, count: u32) -> Vec<String> {
+async fn post_from_many(
+    up: &Up,
+    client: &Client,
+    next: &Arc<AtomicU32>,
+    count: u32,
+) -> Vec<String> {
     let mut posting = tokio::task::JoinSet::new();
     for _ in 0..32 {
         posting.spawn(post(up.url.clone(), client.clone(), next.clone(), count));
@@ -155,8 +161,11 @@ fn commands_share_the_file_and_say_that_they_are_embedded() {
         serde_json::from_slice(&run(&["sale", "close", "s", "--json"]).stdout).expect("JSON");
     assert_eq!(closed["state"], "closed");
     let path = folder.path().join("orders.jsonl");
-    std::fs::write(&path, "{\"order_id\":\"o\",\"sale_id\":\"none\",\"user_id\":\"u\",\"quantity\":1}\n")
-        .expect("write");
+    std::fs::write(
+        &path,
+        "{\"order_id\":\"o\",\"sale_id\":\"none\",\"user_id\":\"u\",\"quantity\":1}\n",
+    )
+    .expect("write");
     let replayed = run(&["replay", path.to_str().expect("UTF-8"), "--json"]);
     assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
 }
