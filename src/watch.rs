@@ -3,7 +3,9 @@
 //! Whoever asks gets an answer from memory. It is kept up to date in two ways: by the events
 //! `sale.sold_out` and `sale.restocked`, which are quick, and by reading the sales in use from the
 //! ledger every second, so that a lost event doesn't matter. News that come out of order are told
-//! apart by [`SaleState::is_newer_than`], so old ones can't bring back a state that has passed.
+//! apart by [`SaleState::is_newer_than`], so old ones can't bring back a state that has passed. What
+//! the ledger says when it is asked later than that is believed in any case, so that no event, true
+//! or not, holds for longer than a second against it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +50,8 @@ struct Watched {
     /// It was looked for in the ledger at least once.
     read: bool,
     used_at: Instant,
+    /// When the state was learnt. What was read from the ledger counts from the question.
+    learnt_at: Instant,
     /// The version that the inventory was told of.
     primed: u32,
 }
@@ -128,6 +132,7 @@ impl Known {
     /// Reads `ids` from the ledger. What the inventory doesn't know of yet it is told first, so that
     /// nobody is sent to buy what the inventory would still refuse.
     async fn read(&self, ids: &[SaleId]) -> Result<(), LedgerError> {
+        let asked_at = Instant::now();
         let states = self.ledger.sales(Some(ids)).await?;
         let changed: Vec<SaleState> = {
             let sales = self.lock();
@@ -155,7 +160,7 @@ impl Known {
             if primed {
                 watched.primed = watched.primed.max(state.version);
             }
-            watched.learn(state);
+            watched.learn(state, asked_at);
         }
         Ok(())
     }
@@ -194,7 +199,7 @@ impl Known {
         match news {
             Some(news) => {
                 if let Some(watched) = self.lock().get_mut(&id) {
-                    watched.learn(news);
+                    watched.learn(news, Instant::now());
                 }
                 Ok(())
             }
@@ -210,17 +215,25 @@ impl Known {
 impl Watched {
     fn new() -> Self {
         // A sale of version 1 is what the inventory is primed with when it is first needed.
-        Self { state: watch::Sender::new(None), read: false, used_at: Instant::now(), primed: 1 }
+        let (state, now) = (watch::Sender::new(None), Instant::now());
+        Self { state, read: false, used_at: now, learnt_at: now, primed: 1 }
     }
 
-    fn learn(&self, news: SaleState) {
-        self.state.send_if_modified(|known| {
-            let newer = known.as_ref().is_none_or(|known| news.is_newer_than(known));
-            if newer {
+    /// Takes `news` in, as they were at `at`, unless what is known is newer.
+    fn learn(&mut self, news: SaleState, at: Instant) {
+        let later = at > self.learnt_at;
+        let learnt = self.state.send_if_modified(|known| {
+            let better = known
+                .as_ref()
+                .is_none_or(|known| news != *known && (later || news.is_newer_than(known)));
+            if better {
                 *known = Some(news);
             }
-            newer
+            better
         });
+        if learnt {
+            self.learnt_at = at;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use chrono::Utc;
 
 use super::Shared;
-use super::auth::Caller;
+use super::auth::{ADMIN_SCOPE, Caller, SUBMIT_SCOPE};
 use super::problem::{Kind, Problem};
 use crate::order::UserId;
 
@@ -41,9 +41,7 @@ impl Access {
             (Some(named), _) if caller.submit => Ok(named),
             (Some(named), Some(subject)) if named == *subject => Ok(named),
             (None, Some(subject)) => Ok(subject.clone()),
-            (Some(_), _) => Err(Kind::Forbidden.because(
-                "user_id is not the token's sub; ordering for others needs the scope floodgate:submit",
-            )),
+            (Some(_), _) => Err(lacks(SUBMIT_SCOPE, "user_id is not the token's sub, and this")),
             (None, None) => {
                 Err(Kind::Invalid.because("user_id is missing, and the token has no sub"))
             }
@@ -60,10 +58,14 @@ impl Access {
     /// Refuses everybody but operators.
     pub(super) fn operator(&self) -> Result<(), Problem> {
         match &self.0 {
-            Some(caller) if !caller.admin => {
-                Err(Kind::Forbidden.because("this needs the scope floodgate:admin"))
-            }
+            Some(caller) if !caller.admin => Err(lacks(ADMIN_SCOPE, "this")),
             _ => Ok(()),
         }
     }
+}
+
+/// The refusal of a token that is good, but has not the scope for `what`. RFC 6750 section 3.1.
+fn lacks(scope: &str, what: &str) -> Problem {
+    let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+    Kind::Forbidden.because(format!("{what} needs the scope {scope}")).challenge(challenge)
 }

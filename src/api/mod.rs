@@ -132,11 +132,11 @@ fn routes(state: Shared) -> Router {
         .route("/openapi.json", get(docs::json))
         .route("/docs", get(docs::page))
         .merge(page::routes())
-        .method_not_allowed_fallback(server::method_not_allowed)
         .fallback(server::not_found);
     server::layered(api, &state)
         // Asked by orchestrators, which must get an answer also when there is too much to do.
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .method_not_allowed_fallback(server::method_not_allowed)
         .with_state(state)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
@@ -19,7 +19,7 @@ use super::access::Access;
 use super::docs::{OrderProblems, OrderShowProblems};
 use super::gather::Gather;
 use super::problem::{Kind, Problem};
-use super::requests::{self, Json};
+use super::requests::{self, Id, Json, Whole};
 use crate::broker::{Broker, BrokerError, Message, Properties};
 use crate::config::ApiSettings;
 use crate::decision::Decision;
@@ -33,6 +33,8 @@ use crate::sale::{Phase, SaleState};
 const PUBLISHES_AT_ONCE: usize = 4;
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
+/// How long an order may be held up by the question whether it was decided before.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often buyers who have not ordered lately are forgotten.
 const FORGET_BUYERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -98,8 +100,8 @@ pub(super) struct OrderRequest {
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "u-17850")]
     user_id: Option<String>,
     /// Units wanted
-    #[schema(minimum = 1, maximum = 1_000_000, example = 1)]
-    quantity: i64,
+    #[schema(value_type = u32, minimum = 1, maximum = 1_000_000, example = 1)]
+    quantity: Whole<i64>,
     /// Makes it safe to send again; the Idempotency-Key if left out, or made by the server
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
     order_id: Option<String>,
@@ -134,10 +136,10 @@ impl Asked {
         access: &Access,
     ) -> Result<Self, Problem> {
         let user_id = access.buyer(request.user_id)?;
-        let quantity = Quantity::new(request.quantity).ok_or_else(|| {
+        let Whole(quantity) = request.quantity;
+        let quantity = Quantity::new(quantity).ok_or_else(|| {
             Kind::Invalid.because(format!(
-                "quantity is {}; accepted: a whole number from 1 to {}",
-                request.quantity,
+                "quantity is {quantity}; accepted: a whole number from 1 to {}",
                 Quantity::MAX
             ))
         })?;
@@ -184,32 +186,23 @@ impl Asked {
 pub(super) async fn post(
     State(api): State<Shared>,
     access: Access,
-    Path(sale_id): Path<String>,
+    Id(sale_id): Id<SaleId>,
     headers: HeaderMap,
     Json(request): Json<OrderRequest>,
 ) -> Result<Response, Problem> {
-    let Asked { order, repeatable } =
-        Asked::read(request, SaleId::parse(sale_id)?, &headers, &access)?;
+    let Asked { order, repeatable } = Asked::read(request, sale_id, &headers, &access)?;
     let state = api.watch.sale(&order.sale_id).await?;
     let refusal = refusal(state.as_ref(), &order.sale_id);
     // After the look at the sale: when that one says sold out, every order that got a unit is
     // found here, and none of their buyers is told that there is nothing left.
-    if repeatable {
-        match decided(&api, &order.id).await {
-            Ok(Some(decision)) if decision.order == order => {
-                return Ok(json(StatusCode::OK, decision_json(&decision)));
-            }
-            Ok(Some(_)) => {
-                return Err(Kind::IdempotencyMismatch.because(format!(
-                    "order {} was decided for another sale, user or quantity",
-                    order.id
-                )));
-            }
-            Ok(None) => {}
-            // The queue is there for what can't be decided now.
-            Err(_) if refusal.is_none() => {}
-            Err(problem) => return Err(problem),
+    if repeatable && let Some(decision) = decided_before(&api, &order, refusal.is_some()).await? {
+        if decision.order == order {
+            return Ok(json(StatusCode::OK, decision_json(&decision)));
         }
+        return Err(Kind::IdempotencyMismatch.because(format!(
+            "order {} was decided for another sale, user or quantity",
+            order.id
+        )));
     }
     if let Some(refusal) = refusal {
         return Err(refusal);
@@ -223,6 +216,20 @@ pub(super) async fn post(
         response.headers_mut().extend(applied.ok().map(|applied| (name, applied)));
     }
     Ok(response)
+}
+
+/// The decision that an order has already. When that can't be known now it matters only to an order
+/// that is refused otherwise: any other goes into the queue, which is there for this.
+async fn decided_before(
+    api: &Shared,
+    order: &Order,
+    refused: bool,
+) -> Result<Option<Decision>, Problem> {
+    if refused {
+        return decided(api, &order.id).await;
+    }
+    let found = tokio::time::timeout(LOOKUP_PATIENCE, decided(api, &order.id)).await;
+    Ok(found.ok().and_then(Result::ok).flatten())
 }
 
 /// Puts the order into the queue, and waits for its decision if that is wanted.
@@ -313,9 +320,8 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
 pub(super) async fn show(
     State(api): State<Shared>,
     access: Access,
-    Path(order_id): Path<String>,
+    Id(id): Id<OrderId>,
 ) -> Result<Response, Problem> {
-    let id = OrderId::parse(order_id)?;
     // Somebody else's order is as good as none, so that nobody can find out which ids are in use.
     match decided(&api, &id).await?.filter(|decision| access.may_see(&decision.order.user_id)) {
         Some(decision) => Ok(json(StatusCode::OK, decision_json(&decision))),

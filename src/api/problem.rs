@@ -51,11 +51,13 @@ kinds! {
     BadJson, "bad-json", BAD_REQUEST, "The body is not JSON",
         "The body could not be read as JSON at all. Mend the request; repeating it changes nothing.";
     BadHeader, "bad-header", BAD_REQUEST, "A header can't be read",
-        "A header such as Idempotency-Key or Prefer has a value that is not accepted.";
+        "A header such as Idempotency-Key or Authorization has a value that is not accepted, or is there twice.";
     Unauthorized, "unauthorized", UNAUTHORIZED, "A valid token is needed",
         "The request has no bearer token, or one that is not accepted; WWW-Authenticate says why.";
     Forbidden, "forbidden", FORBIDDEN, "The token does not allow this",
         "The token is valid, but it is another user's, or lacks the scope that this needs.";
+    CrossOrigin, "cross-origin", FORBIDDEN, "The request is from another site's page",
+        "Without a key the API answers no page but its own, so that no other can order or operate for who opens it.";
     NotFound, "not-found", NOT_FOUND, "There is nothing at this path",
         "The path is not one of this API's.";
     UnknownSale, "unknown-sale", NOT_FOUND, "There is no such sale",
@@ -64,8 +66,8 @@ kinds! {
         "The order is unknown, or it still waits for its decision: ask again after Retry-After.";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
         "The header Allow names the methods that the path has.";
-    Timeout, "timeout", REQUEST_TIMEOUT, "The request took too long",
-        "The request did not arrive or was not answered in time. Whether an order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
+    Timeout, "timeout", REQUEST_TIMEOUT, "The request took too long to arrive",
+        "The body did not arrive in time. Nothing was queued.";
     NotOpen, "not-open", CONFLICT, "The sale has not opened yet",
         "Order again when the sale has opened. Nothing was queued.";
     Closed, "closed", CONFLICT, "The sale is over",
@@ -94,6 +96,8 @@ kinds! {
         "Repeat the request after Retry-After.";
     Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once",
         "Nothing was queued. Repeat the request after Retry-After.";
+    NoAnswer, "no-answer", SERVICE_UNAVAILABLE, "The request could not be answered in time",
+        "Something that was needed is slow. Whether an order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
     NotTold, "not-told", SERVICE_UNAVAILABLE, "The change holds, but subscribers were not told",
         "Repeat the request with the same adjustment id: it changes nothing twice, and tells subscribers.";
     Internal, "internal", INTERNAL_SERVER_ERROR, "Something is wrong with floodgate",
@@ -149,8 +153,8 @@ impl Problem {
 
     /// The same, with another time to wait, in whole seconds, at least one.
     pub(super) fn retry_after(mut self, wait: std::time::Duration) -> Self {
-        let seconds = u32::try_from(wait.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX);
-        self.retry_after_s = Some(seconds.max(1));
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.retry_after_s = Some(u32::try_from(seconds.max(1)).unwrap_or(u32::MAX));
         self
     }
 

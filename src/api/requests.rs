@@ -1,18 +1,55 @@
 //! Reading requests: JSON bodies and the headers that orders may have.
 
-use axum::body::Body;
-use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
-
+use std::str::FromStr;
 use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use super::Shared;
 use super::problem::{Kind, Problem};
-use crate::order::OrderId;
+use crate::order::{InvalidId, OrderId};
 
-/// A JSON body, no larger than the settings allow.
+/// An id in the path.
+pub(super) struct Id<T>(pub T);
+
+impl<T: FromStr<Err = InvalidId>> FromRequestParts<Shared> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, api).await {
+            Ok(Path(text)) => Ok(Self(text.parse()?)),
+            Err(_) => Err(Kind::Invalid.because("the id in the path is not UTF-8")),
+        }
+    }
+}
+
+/// A whole number, also one that is written like `1.0`: JSON has one kind of numbers only, and to
+/// JSON Schema that is an integer too.
+#[derive(Debug)]
+pub(super) struct Whole<T>(pub T);
+
+impl<'de, T: TryFrom<i64>> Deserialize<'de> for Whole<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        let whole = number.as_i64().or_else(|| {
+            let whole = number.as_f64().filter(|value| value.fract() == 0.0)?;
+            format!("{whole:.0}").parse().ok()
+        });
+        whole
+            .and_then(|whole| T::try_from(whole).ok())
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("{number} is no whole number in range")))
+    }
+}
+
+/// A JSON object as the body, no larger than the settings allow.
 pub(super) struct Json<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
@@ -20,22 +57,36 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
 
     async fn from_request(request: Request, api: &Shared) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let content_type = parts.headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+        let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         if !content_type.is_some_and(is_json)
             || parts.headers.contains_key(header::CONTENT_ENCODING)
         {
             return Err(Kind::UnsupportedMediaType
                 .because("accepted: Content-Type: application/json, not compressed"));
         }
-        let bytes = read(body, api.settings.api.max_body_bytes).await?;
-        let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-            let kind = if error.inner().is_data() { Kind::Invalid } else { Kind::BadJson };
-            kind.because(error.to_string())
-        })?;
-        reader.end().map_err(|error| Kind::BadJson.because(error.to_string()))?;
-        Ok(Self(value))
+        let settings = &api.settings.api;
+        let reading = read(body, settings.max_body_bytes);
+        match tokio::time::timeout(settings.request_timeout(), reading).await {
+            Ok(bytes) => parse(&bytes?).map(Self),
+            Err(_) => Err(Kind::Timeout.because("the body did not arrive in time")),
+        }
     }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let bad_json = |error: serde_json::Error| Kind::BadJson.because(error.to_string());
+    // The library would read an array as well, its elements being the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(bad_json)?;
+        return Err(Kind::Invalid.because("the body is JSON, but not an object"));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let kind = if error.inner().is_data() { Kind::Invalid } else { Kind::BadJson };
+        kind.because(error.to_string())
+    })?;
+    reader.end().map_err(bad_json)?;
+    Ok(value)
 }
 
 /// The media type without its parameters. `charset=utf-8` is what JSON is in any case (RFC 8259).
@@ -44,12 +95,15 @@ fn is_json(content_type: &[u8]) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-async fn read(body: Body, max_bytes: usize) -> Result<axum::body::Bytes, Problem> {
+async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
+    let too_large = || Err(Kind::TooLarge.because(format!("accepted: up to {max_bytes} bytes")));
+    // A length that is announced need not be waited for.
+    if usize::try_from(body.size_hint().lower()).map_or(true, |bytes| bytes > max_bytes) {
+        return too_large();
+    }
     match Limited::new(body, max_bytes).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Kind::TooLarge.because(format!("accepted: up to {max_bytes} bytes")))
-        }
+        Err(error) if error.is::<LengthLimitError>() => too_large(),
         Err(_) => Err(Kind::BadJson.because("the body ended too early")),
     }
 }
@@ -97,8 +151,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Pro
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     fn headers(name: &'static str, values: &[&str]) -> HeaderMap {
@@ -107,6 +159,19 @@ mod tests {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn a_whole_number_is_one_however_it_is_written() {
+        let whole = |text: &str| serde_json::from_str::<Whole<u32>>(text).map(|whole| whole.0).ok();
+        for (text, value) in
+            [("0", 0), ("-0.0", 0), ("7.0", 7), ("4294967295", u32::MAX), ("1e3", 1000)]
+        {
+            assert_eq!(whole(text), Some(value), "{text}");
+        }
+        for bad in ["1.5", "-1", "4294967296", "1e300", "18446744073709551615", "\"1\"", "null"] {
+            assert_eq!(whole(bad), None, "{bad}");
+        }
     }
 
     #[test]

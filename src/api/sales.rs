@@ -1,6 +1,6 @@
 //! Showing sales, and what operators do to them.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -11,7 +11,7 @@ use super::Shared;
 use super::access::Access;
 use super::docs::{CloseProblems, OpenProblems, RestockProblems, SaleListProblems, SaleProblems};
 use super::problem::{Kind, Problem};
-use super::requests::Json;
+use super::requests::{Id, Json, Whole};
 use crate::event::rfc3339;
 use crate::ledger::{Changed, Opening};
 use crate::order::{AdjustmentId, Quantity, SaleId};
@@ -123,9 +123,8 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(api): State<Shared>,
-    Path(sale_id): Path<String>,
+    Id(id): Id<SaleId>,
 ) -> Result<axum::Json<SaleView>, Problem> {
-    let id = SaleId::parse(sale_id)?;
     let state = api.ledger.sales(Some(std::slice::from_ref(&id))).await?.pop();
     let state = state.ok_or_else(|| unknown(&id))?;
     Ok(axum::Json(SaleView::of(&state, Utc::now())))
@@ -142,11 +141,11 @@ pub(super) struct OpenRequest {
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "bottles")]
     sale_id: String,
     /// Units on offer
-    #[schema(example = 100)]
-    stock: u32,
+    #[schema(value_type = u32, format = Int64, minimum = 0, maximum = 4_294_967_295_u32, example = 100)]
+    stock: Whole<u32>,
     /// The most units one buyer may get; no limit if left out
-    #[schema(minimum = 1)]
-    per_user_limit: Option<u32>,
+    #[schema(value_type = Option<u32>, format = Int64, minimum = 1, maximum = 4_294_967_295_u32)]
+    per_user_limit: Option<Whole<u32>>,
     /// Orders submitted before are rejected; RFC 3339
     #[schema(format = DateTime, value_type = Option<String>)]
     opens_at: Option<DateTime<Utc>>,
@@ -174,7 +173,8 @@ pub(super) async fn open(
     access.operator()?;
     let OpenRequest { sale_id, stock, per_user_limit, opens_at, closes_at } = request;
     let id = SaleId::parse(sale_id)?;
-    let sale = Sale { id: id.clone(), stock, per_user_limit, opens_at, closes_at };
+    let per_user_limit = per_user_limit.map(|Whole(limit)| limit);
+    let sale = Sale { id: id.clone(), stock: stock.0, per_user_limit, opens_at, closes_at };
     sale.check().map_err(|invalid| Kind::Invalid.because(invalid.to_string()))?;
     let opening = api.ledger.open(std::slice::from_ref(&sale)).await?.pop();
     if let Some(Opening::Differs(state)) = opening {
@@ -202,8 +202,8 @@ pub(super) struct RestockRequest {
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "delivery-7")]
     adjustment_id: String,
     /// Units to add
-    #[schema(minimum = 1, maximum = 1_000_000, example = 10)]
-    units: i64,
+    #[schema(value_type = u32, minimum = 1, maximum = 1_000_000, example = 10)]
+    units: Whole<i64>,
 }
 
 /// Add units to a sale
@@ -216,11 +216,10 @@ pub(super) struct RestockRequest {
 pub(super) async fn restock(
     State(api): State<Shared>,
     access: Access,
-    Path(sale_id): Path<String>,
-    Json(RestockRequest { adjustment_id, units }): Json<RestockRequest>,
+    Id(id): Id<SaleId>,
+    Json(RestockRequest { adjustment_id, units: Whole(units) }): Json<RestockRequest>,
 ) -> Result<axum::Json<SaleView>, Problem> {
     access.operator()?;
-    let id = SaleId::parse(sale_id)?;
     let adjustment_id = AdjustmentId::parse(adjustment_id)?;
     let quantity = Quantity::new(units).ok_or_else(|| {
         let accepted = format!("a whole number from 1 to {}", Quantity::MAX);
@@ -248,10 +247,9 @@ pub(super) async fn restock(
 pub(super) async fn close(
     State(api): State<Shared>,
     access: Access,
-    Path(sale_id): Path<String>,
+    Id(id): Id<SaleId>,
 ) -> Result<axum::Json<SaleView>, Problem> {
     access.operator()?;
-    let id = SaleId::parse(sale_id)?;
     let changed = api.operations.close(&id, Utc::now()).await?;
     answer(&api, &id, changed).await
 }

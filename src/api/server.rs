@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use hyper::server::conn::http1;
@@ -26,6 +27,9 @@ use crate::config::ApiSettings;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most header lines of a request.
 const MAX_HEADERS: usize = 64;
+/// What a request may take beyond the time that its body may take and the calls to servers, so that
+/// whichever of them is slow can be named.
+const SPARE: Duration = Duration::from_secs(1);
 /// A pause when no connection can be accepted, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -111,8 +115,8 @@ async fn limited(State(api): State<Shared>, request: Request, next: Next) -> Res
 }
 
 async fn within_limits(api: &Shared, request: Request, next: Next) -> Result<Response, Problem> {
-    if api.gate.is_none() && !is_for_loopback(&request) {
-        return Err(Kind::Misdirected.because("accepted: Host: localhost, 127.0.0.1 or [::1]"));
+    if api.gate.is_none() {
+        for_this_machine(request.uri(), request.headers())?;
     }
     let Ok(_place) = api.in_flight.try_acquire() else {
         let limit = api.settings.api.max_in_flight;
@@ -120,20 +124,36 @@ async fn within_limits(api: &Shared, request: Request, next: Next) -> Result<Res
     };
     let settings = &api.settings.api;
     let wait = requests::wait(request.headers()).unwrap_or_default().min(settings.max_wait());
-    tokio::time::timeout(settings.request_timeout() + wait, next.run(request))
+    tokio::time::timeout(settings.request_timeout() + wait + SPARE, next.run(request))
         .await
-        .map_err(|_| Kind::Timeout.because("the server has given the request up"))
+        .map_err(|_| Kind::NoAnswer.because("the server has given the request up"))
+}
+
+/// Refuses requests that pages of other sites can make people's browsers send to their own machine,
+/// where without a key everybody may do everything.
+fn for_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = uri.authority().map(Authority::as_str).or(text(header::HOST)).unwrap_or_default();
+    if !is_loopback(host) {
+        return Err(Kind::Misdirected.because("accepted: Host: localhost, 127.0.0.1 or [::1]"));
+    }
+    // Browsers name the page's site whenever it is another one, and with every POST (the Fetch
+    // standard, "append a request Origin header"). Nobody else sends it.
+    let foreign = headers.contains_key(header::ORIGIN)
+        && text(header::ORIGIN)
+            .and_then(|origin| origin.strip_prefix("http://"))
+            .is_none_or(|origin| !origin.eq_ignore_ascii_case(host));
+    if foreign {
+        return Err(Kind::CrossOrigin.because(format!("accepted: no Origin, or http://{host}")));
+    }
+    Ok(())
 }
 
 /// Whether the name that the client knows the server by is one of the loopback interface. A web
 /// page that has its own name resolve to 127.0.0.1 is told from one that people opened themselves.
-fn is_for_loopback(request: &Request) -> bool {
-    let host = match request.uri().authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()),
-    };
-    let Some(authority) = host.and_then(|host| host.parse::<Uri>().ok()) else { return false };
-    let name = authority.host().unwrap_or_default().trim_matches(['[', ']']);
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
@@ -167,20 +187,28 @@ mod tests {
 
     #[test]
     fn only_names_of_the_loopback_interface_are_for_it() {
-        let with = |host: &str| {
-            Request::builder()
-                .uri("/")
-                .header("host", host)
-                .body(axum::body::Body::empty())
-                .unwrap()
-        };
         for good in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080", "127.1.2.3"] {
-            assert!(is_for_loopback(&with(good)), "{good}");
+            assert!(is_loopback(good), "{good}");
         }
         for bad in ["", "shop.example", "localhost.evil.example:8080", "10.0.0.1", "[fe80::1]"] {
-            assert!(!is_for_loopback(&with(bad)), "{bad}");
+            assert!(!is_loopback(bad), "{bad}");
         }
-        let none = Request::builder().uri("/").body(axum::body::Body::empty()).unwrap();
-        assert!(!is_for_loopback(&none));
+    }
+
+    #[test]
+    fn pages_of_others_are_told_by_their_origin() {
+        let kind = |origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", HeaderValue::from_static("LocalHost:8080"));
+            headers.extend(origin.map(|o| (header::ORIGIN, HeaderValue::from_static(o))));
+            for_this_machine(&Uri::from_static("/"), &headers).err().map(|problem| problem.kind())
+        };
+        for good in [None, Some("http://localhost:8080")] {
+            assert_eq!(kind(good), None, "{good:?}");
+        }
+        for bad in ["null", "", "http://localhost", "http://evil.example:8080", "localhost:8080"] {
+            assert_eq!(kind(Some(bad)), Some(Kind::CrossOrigin), "{bad}");
+        }
+        assert!(for_this_machine(&Uri::from_static("/"), &HeaderMap::new()).is_err(), "no host");
     }
 }

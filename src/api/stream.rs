@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use chrono::Utc;
 use futures_util::stream::{Stream, StreamExt};
@@ -15,6 +15,7 @@ use super::Shared;
 use super::access::Access;
 use super::docs::{DecisionStreamProblems, SaleProblems};
 use super::problem::Problem;
+use super::requests::Id;
 use super::sales::{SaleView, unknown};
 use crate::order::SaleId;
 use crate::sale::SaleState;
@@ -37,9 +38,8 @@ const NOT_FASTER_THAN: Duration = Duration::from_millis(100);
 )]
 pub(super) async fn sale(
     State(api): State<Shared>,
-    Path(sale_id): Path<String>,
+    Id(id): Id<SaleId>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let id = SaleId::parse(sale_id)?;
     let mut states = api.watch.follow(&id).await?.ok_or_else(|| unknown(&id))?;
     states.mark_changed();
     let events = changes(states).filter_map(|state: Option<SaleState>| async move {
