@@ -8,6 +8,7 @@
 mod consumer;
 mod desk;
 mod open;
+mod parcel;
 mod private;
 mod queues;
 mod routing;
@@ -29,9 +30,10 @@ use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};
 use desk::Desk;
 use open::OpenQueues;
+use parcel::Parcel;
 use private::PrivateQueue;
 use queues::{Binding, Queues};
-use store::{Parcel, Row};
+use store::Row;
 use writer::Writer;
 
 /// [`Broker`] in a file. Private queues are in the memory of this object, so a process has one

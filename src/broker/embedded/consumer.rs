@@ -123,12 +123,7 @@ impl Consumer {
         while settled.recv_many(&mut batch, SETTLEMENTS).await > 0 {
             let count = batch.len();
             let (acked, returned) = self.sort(&mut batch);
-            let came_back = !returned.is_empty();
             self.tell(acked, returned).await;
-            if came_back {
-                // It has to be at its place again before there is room for the one behind it.
-                self.queues.desk.flush().await;
-            }
             self.room.add_permits(count);
         }
     }
@@ -154,7 +149,12 @@ impl Consumer {
     async fn tell(&self, acked: Vec<i64>, returned: Vec<i64>) {
         match &self.source {
             Source::File(queue) => {
-                self.queues.desk.settle(queue.queue_id, acked, returned).await;
+                let (desk, came_back) = (&self.queues.desk, !returned.is_empty());
+                desk.settle(queue.queue_id, acked, returned).await;
+                if came_back {
+                    // It is to be at its place again before there is room for the one behind it.
+                    desk.flush().await;
+                }
             }
             Source::Memory(queue) => queue.settle(&acked, &returned),
         }

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::desk::{Job, MAX_JOBS};
 use super::open::OpenQueues;
+use super::parcel::{self, Parcel};
 use super::sorted;
-use super::store::{self, Parcel};
+use super::store;
 use crate::broker::BrokerError;
 use crate::retry::Backoff;
 use crate::sqlite::{SqliteFile, Survives};
@@ -167,7 +168,7 @@ impl Writer {
             store::set_handed_out(connection, queue_id, place).await?;
         }
         if !parcel.is_empty() {
-            store::insert(connection, parcel).await?;
+            parcel::insert(connection, parcel).await?;
             news.extend(parcel.queues());
         }
         let mut next_due_ms = self.next_due_ms;
