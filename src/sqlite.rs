@@ -98,6 +98,8 @@ impl SqliteFile {
         let writer = tokio::task::spawn_blocking(migrating).await??;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            // There is no link that could be broken.
+            .test_before_acquire(false)
             .connect_lazy_with(options.pragma("query_only", "on"));
         let writer = Writer { options: writing, idle: Arc::new(Mutex::new(Some(writer))) };
         Ok(Self { path: path.into(), readers, writer })

@@ -7,10 +7,11 @@
 
 mod consumer;
 mod desk;
+mod open;
+mod parcel;
 mod private;
 mod queues;
 mod routing;
-mod shelf;
 mod store;
 mod stored;
 mod writer;
@@ -28,10 +29,11 @@ use crate::fault::crash_point;
 use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};
 use desk::Desk;
+use open::OpenQueues;
+use parcel::Parcel;
 use private::PrivateQueue;
 use queues::{Binding, Queues};
-use shelf::Shelves;
-use store::{Parcel, Row};
+use store::Row;
 use writer::Writer;
 
 /// [`Broker`] in a file. Private queues are in the memory of this object, so a process has one
@@ -49,11 +51,11 @@ impl EmbeddedBroker {
     ///
     /// Outside of a Tokio runtime: it starts the task that writes.
     pub fn new(file: SqliteFile, namespace: &str, delivery_limit: u32) -> Self {
-        let shelves = Arc::new(Shelves::default());
+        let open = Arc::new(OpenQueues::default());
         let (desk, jobs) = Desk::new();
         // Ends with the last desk.
-        tokio::spawn(Writer::new(file.clone(), shelves.clone()).run(jobs));
-        let queues = Arc::new(Queues::new(file, namespace, delivery_limit, desk, shelves));
+        tokio::spawn(Writer::new(file.clone(), open.clone()).run(jobs));
+        let queues = Arc::new(Queues::new(file, namespace, delivery_limit, desk, open));
         Self { queues, closed: CancellationToken::new() }
     }
 
@@ -75,7 +77,7 @@ impl EmbeddedBroker {
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.closed.cancel();
-        self.queues.shelves.remove_all();
+        self.queues.open.remove_all();
     }
 }
 
@@ -125,8 +127,8 @@ impl Broker for EmbeddedBroker {
             return Ok(queue.map_or(0, |queue| u32::try_from(queue.depth()).unwrap_or(u32::MAX)));
         }
         let Some(queue_id) = queues.find(&queue).await? else { return Ok(0) };
-        let depth = match queues.shelves.get(queue_id) {
-            Some(shelf) => shelf.depth(&queues.file).await,
+        let depth = match queues.open.get(queue_id) {
+            Some(queue) => queue.depth(&queues.file).await,
             None => store::count_after(queues.file.readers(), queue_id, 0).await,
         };
         Ok(u32::try_from(depth.map_err(sorted)?).unwrap_or(u32::MAX))
@@ -216,5 +218,47 @@ fn sorted(error: impl Into<Arc<sqlx::Error>>) -> BrokerError {
         Trouble::Full => BrokerError::Full("there is no room on the disk"),
         Trouble::Passes => BrokerError::Transient(Box::new(error)),
         Trouble::Stays => BrokerError::Permanent(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Lets the file grow to so many pages and no further, as a disk does that fills up.
+    async fn limit_pages(file: &SqliteFile, pages: i64) {
+        let mut writing = file.begin(crate::sqlite::Survives::Kill).await.unwrap();
+        let pragma = format!("pragma max_page_count = {pages}");
+        let query = sqlx::query(sqlx::AssertSqlSafe(pragma));
+        query.execute(writing.connection()).await.unwrap();
+        writing.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_room_on_the_disk_publishes_are_refused_and_settlements_are_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SqliteFile::open(folder.path().join("f.db")).await.unwrap();
+        let broker = EmbeddedBroker::new(file.clone(), "test", 10);
+        let body = vec![b'x'; 100_000];
+        for _ in 0..3 {
+            broker.publish(&[Message::intent("s", &body)]).await.unwrap();
+        }
+        let mut deliveries = broker.consume(Queue::Intents, 2).await.unwrap();
+        let (first, second) = (deliveries.next().await.unwrap(), deliveries.next().await.unwrap());
+        limit_pages(&file, 1).await;
+        let large = vec![b'y'; 1_000_000];
+        let refused = broker.publish(&[Message::intent("s", &large)]).await;
+        assert!(matches!(refused, Err(BrokerError::Full(_))), "{refused:?}");
+        first.ack();
+        second.requeue();
+        // What is settled makes room, for the message that waits and for small ones.
+        assert_eq!(deliveries.next().await.unwrap().body, body);
+        broker.publish(&[Message::intent("s", b"small")]).await.unwrap();
+        deliveries.stop();
+        let ended = tokio::time::timeout(Duration::from_secs(30), deliveries.finished());
+        ended.await.unwrap();
+        assert_eq!(broker.depth(Queue::Intents).await.unwrap(), 3);
     }
 }

@@ -40,8 +40,8 @@ impl Up {
         // decision still gets it.
         let served = tokio::select! {
             served = serve(app, &parts, stop) => served,
-            worked = &mut worker => {
-                worked?.context("the worker ended")?;
+            ended = &mut worker => {
+                ended?.context("the worker ended")?;
                 bail!("the worker ended");
             }
         };

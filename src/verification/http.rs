@@ -22,6 +22,7 @@ pub struct HttpVerifier {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
 struct Question<'a> {
     user_id: &'a str,
     sale_id: &'a str,

@@ -1,8 +1,6 @@
 //! The command line, as a person or a script meets it.
 
-use std::process::{Command, Stdio};
-
-use crate::harness::process::{WorkerProcess, run};
+use crate::harness::process::{WorkerProcess, bare_floodgate, run};
 use crate::harness::{Stage, check, order, root};
 
 fn json(output: &std::process::Output) -> serde_json::Value {
@@ -132,14 +130,8 @@ async fn the_bench_measures_and_leaves_nothing_behind() {
     stage.remove().await;
 }
 
-/// The binary without any settings.
 fn bare(arguments: &[&str], variables: &[(&str, &str)]) -> std::process::Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_floodgate"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLOODGATE_")) {
-        command.env_remove(name);
-    }
-    command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
-    command.output().expect("floodgate runs")
+    bare_floodgate(arguments).envs(variables.iter().copied()).output().expect("floodgate runs")
 }
 
 #[test]

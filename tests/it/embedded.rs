@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use floodgate::broker::{
-    Broker, BrokerError, Delay, Deliveries, Delivery, Message, Published, Queue,
+    Broker, BrokerError, Delay, Deliveries, Delivery, Message, Properties, Published, Queue,
 };
 use floodgate::decision::{Decision, Outcome};
 use floodgate::event::Event;
@@ -74,6 +74,36 @@ async fn what_is_confirmed_survives_a_sudden_end_in_its_order() {
     drop(deliveries);
     end(again).await;
     assert_eq!(depth(&embedded, Queue::Intents).await, 999);
+}
+
+#[tokio::test]
+async fn bodies_and_properties_of_any_kind_survive() {
+    let embedded = Embedded::new().await;
+    let bodies = [Vec::new(), b"\xff\0\"\\\n".to_vec(), vec![0xfe; 3 << 20], Vec::new()];
+    let properties = Properties {
+        reply_to: Some("a \"quoted\" queue".into()),
+        correlation_id: Some("é\\".into()),
+        content_encoding: Some("gzip".into()),
+        timestamp_s: Some(u64::MAX),
+        ..Properties::default()
+    };
+    for body in &bodies {
+        let (routing_key, properties) = ("any 'key'.\"at\" all", Some(&properties));
+        let message = Message::Intent { routing_key, body, properties, delay: None };
+        embedded.broker.publish(&[message]).await.expect("publish");
+    }
+    let embedded = embedded.crash().await;
+    let mut deliveries = consume(embedded.broker.as_ref(), Queue::Intents).await;
+    for body in &bodies {
+        let delivery = next(&mut deliveries).await;
+        assert!(delivery.body == *body, "the same bytes");
+        let found = delivery.properties.clone();
+        let expected = Properties { routing_key: found.routing_key.clone(), ..properties.clone() };
+        assert_eq!(found.routing_key, "any 'key'.\"at\" all");
+        assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+        delivery.ack();
+    }
+    end(deliveries).await;
 }
 
 #[tokio::test]

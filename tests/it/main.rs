@@ -6,6 +6,7 @@ mod commands;
 mod contract;
 mod dead_letters;
 mod embedded;
+mod embedded_up;
 mod faults;
 mod harness;
 mod inventory_model;

@@ -7,9 +7,9 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
+use super::open::OpenQueue;
 use super::private::PrivateQueue;
 use super::queues::Queues;
-use super::shelf::Shelf;
 use super::store::Row;
 use crate::broker::{Delivery, Settlement};
 use crate::retry::Backoff;
@@ -21,7 +21,7 @@ const SETTLEMENTS: usize = 4096;
 
 /// Where messages come from.
 pub(super) enum Source {
-    File(Arc<Shelf>),
+    File(Arc<OpenQueue>),
     Memory(Arc<PrivateQueue>),
 }
 
@@ -103,7 +103,7 @@ impl Consumer {
             }
             let most = self.room.available_permits().min(CHUNK);
             let taken = match &self.source {
-                Source::File(shelf) => shelf.take(&self.queues.file, &self.queues.desk, most).await,
+                Source::File(queue) => queue.take(&self.queues.file, &self.queues.desk, most).await,
                 Source::Memory(queue) => Ok(queue.take(most).await),
             };
             match taken {
@@ -123,12 +123,7 @@ impl Consumer {
         while settled.recv_many(&mut batch, SETTLEMENTS).await > 0 {
             let count = batch.len();
             let (acked, returned) = self.sort(&mut batch);
-            let came_back = !returned.is_empty();
             self.tell(acked, returned).await;
-            if came_back {
-                // It has to be at its place again before there is room for the one behind it.
-                self.queues.desk.flush().await;
-            }
             self.room.add_permits(count);
         }
     }
@@ -153,8 +148,13 @@ impl Consumer {
 
     async fn tell(&self, acked: Vec<i64>, returned: Vec<i64>) {
         match &self.source {
-            Source::File(shelf) => {
-                self.queues.desk.settle(shelf.queue_id, acked, returned).await;
+            Source::File(queue) => {
+                let (desk, came_back) = (&self.queues.desk, !returned.is_empty());
+                desk.settle(queue.queue_id, acked, returned).await;
+                if came_back {
+                    // It is to be at its place again before there is room for the one behind it.
+                    desk.flush().await;
+                }
             }
             Source::Memory(queue) => queue.settle(&acked, &returned),
         }
@@ -165,7 +165,7 @@ impl Consumer {
         let unsettled = std::mem::take(&mut *self.unsettled());
         self.tell(Vec::new(), unsettled.into_iter().collect()).await;
         match &self.source {
-            Source::File(shelf) => self.queues.leave(shelf).await,
+            Source::File(queue) => self.queues.leave(queue).await,
             Source::Memory(queue) => self.queues.private.leave(queue),
         }
     }

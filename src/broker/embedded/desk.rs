@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::store::Parcel;
+use super::parcel::Parcel;
 use crate::broker::BrokerError;
 
 /// Jobs that wait to be written; whoever has more waits himself.

@@ -134,3 +134,33 @@ impl PrivateQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Properties;
+
+    fn row(n: usize) -> Row {
+        Row { place: 0, body: n.to_string().into_bytes(), properties: Properties::default() }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_messages_go_first_and_the_queue_with_its_last_consumer() {
+        let queues = PrivateQueues::default();
+        let queue = queues.join("q", &["order.*"]);
+        for n in 0..MAX_LENGTH + 2 {
+            queue.push(row(n));
+        }
+        assert_eq!(queue.depth(), MAX_LENGTH);
+        let taken = queue.take(2).await;
+        assert_eq!([&taken[0].body, &taken[1].body], [b"2", b"3"]);
+        queue.settle(&[taken[1].place], &[taken[0].place]);
+        assert_eq!(queue.take(1).await[0].body, b"2");
+        assert!(queue.takes("order.created") && !queue.takes("sale.created"));
+        queues.join("q", &[]);
+        queues.leave(&queue);
+        assert!(queues.named("q").is_some());
+        queues.leave(&queue);
+        assert!(queues.named("q").is_none());
+    }
+}

@@ -1,13 +1,14 @@
 //! The queues of a broker: those in the file, and the private ones.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::{Mutex, OnceCell};
 
 use super::desk::Desk;
+use super::open::{OpenQueue, OpenQueues};
 use super::private::PrivateQueues;
-use super::shelf::{Shelf, Shelves};
 use super::sorted;
 use super::store::{self, ReturnLimit};
 use crate::broker::topology::Topology;
@@ -20,10 +21,11 @@ pub(super) struct Queues {
     pub names: Topology,
     pub desk: Desk,
     pub private: PrivateQueues,
-    pub shelves: Arc<Shelves>,
+    /// Those that this process consumes.
+    pub open: Arc<OpenQueues>,
     delivery_limit: u32,
     own: OnceCell<Own>,
-    /// Held while a shelf is made or removed.
+    /// Held while a queue is opened or closed.
     door: Mutex<()>,
 }
 
@@ -46,14 +48,14 @@ impl Queues {
         namespace: &str,
         delivery_limit: u32,
         desk: Desk,
-        shelves: Arc<Shelves>,
+        open: Arc<OpenQueues>,
     ) -> Self {
         Self {
             file,
             names: Topology::new(namespace),
             desk,
             private: PrivateQueues::default(),
-            shelves,
+            open,
             delivery_limit,
             own: OnceCell::new(),
             door: Mutex::default(),
@@ -121,33 +123,41 @@ impl Queues {
         Ok(bindings.map(|(queue_id, _, routing_key)| Binding { queue_id, routing_key }).collect())
     }
 
-    /// The shelf of a queue, with one more consumer. The first one takes over what the last process
-    /// has left in hand.
-    pub(super) async fn join(&self, queue_id: i64, name: &str) -> Result<Arc<Shelf>, BrokerError> {
+    /// Opens a queue for one more consumer. The first one takes over what the last process has left
+    /// in hand.
+    pub(super) async fn join(
+        &self,
+        queue_id: i64,
+        name: &str,
+    ) -> Result<Arc<OpenQueue>, BrokerError> {
         let own = self.own().await?;
         let _door = self.door.lock().await;
-        let shelf = match self.shelves.get(queue_id) {
-            Some(shelf) => shelf,
-            None => {
-                let lock = self.file.lock(&format!("queue-{queue_id}"));
-                let lock = lock.map_err(|error| BrokerError::Transient(Box::new(error)))?;
-                let Some(lock) = lock else {
-                    let file = self.file.path().display();
-                    let problem = format!("another floodgate process consumes {name} of {file}");
-                    return Err(BrokerError::Permanent(problem.into()));
-                };
-                let limit = (queue_id == own.intents).then_some(ReturnLimit {
-                    returns: self.delivery_limit,
-                    dead_letters: own.dead_letters,
-                });
-                self.take_over(queue_id, limit).await.map_err(sorted)?;
-                let shelf = Arc::new(Shelf::new(queue_id, limit, lock));
-                self.shelves.insert(shelf.clone());
-                shelf
-            }
+        let queue = if let Some(queue) = self.open.get(queue_id) {
+            queue
+        } else {
+            let lock = self.lock(queue_id, name)?;
+            let limit = (queue_id == own.intents).then_some(ReturnLimit {
+                returns: self.delivery_limit,
+                dead_letters: own.dead_letters,
+            });
+            self.take_over(queue_id, limit).await.map_err(sorted)?;
+            let queue = Arc::new(OpenQueue::new(queue_id, limit, lock));
+            self.open.insert(queue.clone());
+            queue
         };
-        shelf.consumers.fetch_add(1, Ordering::Relaxed);
-        Ok(shelf)
+        queue.consumers.fetch_add(1, Ordering::Relaxed);
+        Ok(queue)
+    }
+
+    /// Keeps other processes from consuming the queue called `name`.
+    fn lock(&self, queue_id: i64, name: &str) -> Result<File, BrokerError> {
+        let lock = self.file.lock(&format!("queue-{queue_id}"));
+        let lock = lock.map_err(|error| BrokerError::Transient(Box::new(error)))?;
+        lock.ok_or_else(|| {
+            let file = self.file.path().display();
+            let problem = format!("another floodgate process consumes {name} of {file}");
+            BrokerError::Permanent(problem.into())
+        })
     }
 
     /// Counts that messages came back that were in hand when their process ended.
@@ -167,14 +177,14 @@ impl Queues {
         writing.commit().await
     }
 
-    /// Ends a consumer of a shelf that has settled or given back all it had.
-    pub(super) async fn leave(&self, shelf: &Shelf) {
+    /// Ends a consumer of an open queue that has settled or given back all it had.
+    pub(super) async fn leave(&self, queue: &OpenQueue) {
         let _door = self.door.lock().await;
-        if shelf.consumers.fetch_sub(1, Ordering::Relaxed) > 1 {
+        if queue.consumers.fetch_sub(1, Ordering::Relaxed) > 1 {
             self.desk.flush().await;
         } else {
-            self.desk.handed_out(shelf.queue_id, 0).await;
-            self.shelves.remove(shelf.queue_id);
+            self.desk.handed_out(queue.queue_id, 0).await;
+            self.open.remove(queue.queue_id);
         }
     }
 }

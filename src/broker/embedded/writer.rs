@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::desk::{Job, MAX_JOBS};
-use super::shelf::Shelves;
+use super::open::OpenQueues;
+use super::parcel::{self, Parcel};
 use super::sorted;
-use super::store::{self, Parcel};
+use super::store;
 use crate::broker::BrokerError;
 use crate::retry::Backoff;
 use crate::sqlite::{SqliteFile, Survives};
@@ -25,7 +26,7 @@ const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// Writes jobs.
 pub(super) struct Writer {
     file: SqliteFile,
-    shelves: Arc<Shelves>,
+    open: Arc<OpenQueues>,
     round: Round,
     /// When `round` is to be written, if nothing in it is urgent.
     write_at: Option<Instant>,
@@ -63,21 +64,23 @@ struct Written {
 }
 
 impl Writer {
-    pub(super) fn new(file: SqliteFile, shelves: Arc<Shelves>) -> Self {
+    pub(super) fn new(file: SqliteFile, open: Arc<OpenQueues>) -> Self {
         Self {
             file,
-            shelves,
+            open,
             round: Round::default(),
             write_at: None,
             failing: false,
             backoff: Backoff::step(),
-            // Messages may have been put off before; the first look finds out.
-            next_due_ms: Some(0),
+            next_due_ms: None,
         }
     }
 
     /// Writes `jobs` until nobody can hand in any more.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        // Messages may have been put off before. When that can't be read, the first try to move
+        // them finds out.
+        self.next_due_ms = store::next_due_ms(self.file.readers()).await.unwrap_or(Some(0));
         let mut inbox = Vec::new();
         loop {
             let wake = [self.write_at, self.look_at()].into_iter().flatten().min();
@@ -156,7 +159,7 @@ impl Writer {
             store::delete(connection, queue_id, places).await?;
         }
         for (&queue_id, places) in &changes.returned {
-            let limit = self.shelves.get(queue_id).and_then(|shelf| shelf.limit);
+            let limit = self.open.get(queue_id).and_then(|queue| queue.limit);
             let too_often = store::came_back(connection, queue_id, places, limit).await?;
             news.extend(limit.filter(|_| !too_often.is_empty()).map(|limit| limit.dead_letters));
             dead.extend(too_often.into_iter().map(|place| (queue_id, place)));
@@ -165,7 +168,7 @@ impl Writer {
             store::set_handed_out(connection, queue_id, place).await?;
         }
         if !parcel.is_empty() {
-            store::insert(connection, parcel).await?;
+            parcel::insert(connection, parcel).await?;
             news.extend(parcel.queues());
         }
         let mut next_due_ms = self.next_due_ms;
@@ -181,13 +184,13 @@ impl Writer {
 
     fn tell(&self, changes: Changes, written: &Written) {
         for (queue_id, places) in changes.returned {
-            if let Some(shelf) = self.shelves.get(queue_id) {
+            if let Some(queue) = self.open.get(queue_id) {
                 let lives = |place: &i64| !written.dead.contains(&(queue_id, *place));
-                shelf.put_back(places.into_iter().filter(lives));
+                queue.put_back(places.into_iter().filter(lives));
             }
         }
         for &queue_id in &written.news {
-            self.shelves.announce(queue_id);
+            self.open.announce(queue_id);
         }
         for waiting in changes.to_tell {
             let _ = waiting.send(());
@@ -222,7 +225,8 @@ impl Round {
     /// Whether somebody waits for it.
     fn is_urgent(&self, failing: bool) -> bool {
         let Changes { returned, to_tell, .. } = &self.changes;
-        !self.publishers.is_empty() || !failing && !(to_tell.is_empty() && returned.is_empty())
+        let awaited = !(to_tell.is_empty() && returned.is_empty());
+        !self.publishers.is_empty() || (awaited && !failing)
     }
 }
 

@@ -83,18 +83,15 @@ async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: w
     while let Some(delivery) = deliveries.next().await {
         if let Some(order_id) = order_id_of(&delivery.body) {
             let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
-            match events.by_order.get(&order_id) {
-                Some(first) => {
-                    let differs = *first != delivery.body;
-                    events.repeats += 1;
-                    events.differing += usize::from(differs);
+            if let Some(first) = events.by_order.get(&order_id) {
+                let differs = *first != delivery.body;
+                events.repeats += 1;
+                events.differing += usize::from(differs);
+            } else {
+                if delivery.properties.routing_key.starts_with("order.created.") {
+                    created.send_modify(|created| *created += 1);
                 }
-                None => {
-                    if delivery.properties.routing_key.starts_with("order.created.") {
-                        created.send_modify(|created| *created += 1);
-                    }
-                    events.by_order.insert(order_id, delivery.body.clone());
-                }
+                events.by_order.insert(order_id, delivery.body.clone());
             }
         }
         delivery.ack();

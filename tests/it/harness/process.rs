@@ -21,6 +21,16 @@ pub fn floodgate(stage: &Stage, arguments: &[&str]) -> Command {
     command
 }
 
+/// The binary without any settings.
+pub fn bare_floodgate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_floodgate"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLOODGATE_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
 /// Runs the binary to its end.
 pub fn run(stage: &Stage, arguments: &[&str]) -> Output {
     floodgate(stage, arguments).output().expect("floodgate runs")

@@ -18,11 +18,11 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// The consumed queues of a broker, by number.
 #[derive(Debug, Default)]
-pub(super) struct Shelves(Mutex<HashMap<i64, Arc<Shelf>>>);
+pub(super) struct OpenQueues(Mutex<HashMap<i64, Arc<OpenQueue>>>);
 
 /// One of them. All consumers of this process share it, so that each message goes to one of them.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct OpenQueue {
     pub queue_id: i64,
     pub limit: Option<ReturnLimit>,
     pub consumers: AtomicUsize,
@@ -41,38 +41,38 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shelves {
-    pub(super) fn get(&self, queue_id: i64) -> Option<Arc<Shelf>> {
+impl OpenQueues {
+    pub(super) fn get(&self, queue_id: i64) -> Option<Arc<OpenQueue>> {
         locked(&self.0).get(&queue_id).cloned()
     }
 
-    pub(super) fn insert(&self, shelf: Arc<Shelf>) {
-        locked(&self.0).insert(shelf.queue_id, shelf);
+    pub(super) fn insert(&self, queue: Arc<OpenQueue>) {
+        locked(&self.0).insert(queue.queue_id, queue);
     }
 
     /// Lets other processes consume the queue.
     pub(super) fn remove(&self, queue_id: i64) {
-        if let Some(shelf) = locked(&self.0).remove(&queue_id) {
-            shelf.unlock();
+        if let Some(queue) = locked(&self.0).remove(&queue_id) {
+            queue.unlock();
         }
     }
 
     /// Lets other processes consume all of them.
     pub(super) fn remove_all(&self) {
-        for (_, shelf) in locked(&self.0).drain() {
-            shelf.unlock();
+        for (_, queue) in locked(&self.0).drain() {
+            queue.unlock();
         }
     }
 
     /// Wakes whoever waits for messages of `queue_id`.
     pub(super) fn announce(&self, queue_id: i64) {
-        if let Some(shelf) = self.get(queue_id) {
-            shelf.news.notify_one();
+        if let Some(queue) = self.get(queue_id) {
+            queue.news.notify_one();
         }
     }
 }
 
-impl Shelf {
+impl OpenQueue {
     /// A queue that nobody has a message of, with the lock on it.
     pub(super) fn new(queue_id: i64, limit: Option<ReturnLimit>, lock: File) -> Self {
         Self {
