@@ -4,10 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use axum::Json;
+use axum::extract::State;
+use axum::http::header;
 use axum::response::Html;
-use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{
+    Components, Content, HeaderBuilder, ObjectBuilder, OpenApi as Document, Ref, RefOr, Response,
+    ResponseBuilder, Type,
+};
 use utoipa::{IntoResponses, OpenApi, ToSchema};
 
+use super::Shared;
 use super::problem::{Body, Kind};
 
 /// Ids in paths.
@@ -32,6 +40,28 @@ pub(super) enum PhaseName {
     Closed,
 }
 
+/// What is decided of an order.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum OutcomeName {
+    Created,
+    SoldOut,
+    Rejected,
+}
+
+/// Why an order is rejected.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum ReasonName {
+    UserDenied,
+    PurchaseLimit,
+    NotOpen,
+    Closed,
+    Expired,
+}
+
 /// The final answer to an order.
 #[derive(ToSchema)]
 #[schema(as = Decision)]
@@ -40,64 +70,93 @@ pub(super) struct DecisionView {
     order_id: String,
     sale_id: String,
     user_id: String,
+    #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: u32,
-    /// created, sold_out or rejected
-    outcome: String,
-    /// Why it was rejected: user_denied, purchase_limit, not_open, closed or expired
-    reason: Option<String>,
-    /// RFC 3339
+    #[schema(inline)]
+    outcome: OutcomeName,
+    #[schema(inline, value_type = ReasonName, required = false)]
+    reason: Option<ReasonName>,
+    #[schema(format = DateTime)]
     decided_at: String,
 }
 
 /// What an operation may answer instead: sets of problems.
 macro_rules! problems {
-    ($($name:ident: $($kind:ident)*;)*) => {$(
+    ($also:expr; $($name:ident: $($kind:ident)*;)*) => {$(
         pub(super) struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                responses(&[$(Kind::$kind,)*])
+                responses([$(Kind::$kind,)*].into_iter().chain($also))
             }
         }
     )*};
 }
 
-problems! {
-    OrderProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale NotOpen Closed SoldOut TooLarge
-        UnsupportedMediaType Invalid IdempotencyMismatch RateLimited BrokerUnavailable LedgerUnavailable;
+problems! { [];
+    LiveProblems: Overloaded;
+    ReadyProblems: Overloaded BrokerUnavailable LedgerUnavailable;
+}
+
+problems! { EVERYWHERE;
+    OrderProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout NotOpen Closed SoldOut
+        TooLarge UnsupportedMediaType Invalid IdempotencyMismatch RateLimited BrokerUnavailable
+        LedgerUnavailable;
     OrderShowProblems: BadHeader Unauthorized NotDecided Invalid LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;
     DecisionStreamProblems: BadHeader Unauthorized Forbidden;
-    OpenProblems: BadJson BadHeader Unauthorized Forbidden SaleDiffers TooLarge UnsupportedMediaType
-        Invalid LedgerUnavailable;
-    RestockProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale AdjustmentConflict TooLarge
-        UnsupportedMediaType Invalid LedgerUnavailable NotTold;
+    OpenProblems: BadJson BadHeader Unauthorized Forbidden Timeout SaleDiffers TooLarge
+        UnsupportedMediaType Invalid LedgerUnavailable;
+    RestockProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout AdjustmentConflict
+        TooLarge UnsupportedMediaType Invalid LedgerUnavailable NotTold;
     CloseProblems: BadHeader Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
 }
 
-/// What any operation may answer.
-const EVERYWHERE: [Kind; 3] = [Kind::Timeout, Kind::Misdirected, Kind::Overloaded];
+/// What any operation of the API may answer.
+const EVERYWHERE: [Kind; 4] =
+    [Kind::Misdirected, Kind::CrossOrigin, Kind::Overloaded, Kind::NoAnswer];
 
-fn responses(kinds: &[Kind]) -> BTreeMap<String, RefOr<Response>> {
-    let mut texts: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for kind in kinds.iter().chain(&EVERYWHERE) {
-        texts.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
+fn responses(kinds: impl Iterator<Item = Kind>) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
+    for kind in kinds {
+        by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind);
     }
-    let response = |slugs: Vec<&str>| {
-        let content = Content::new(Some(Ref::from_schema_name("Problem")));
-        let description = format!("Problem: {}", slugs.join(", "));
-        let response = ResponseBuilder::new().description(description);
-        response.content("application/problem+json", content).build()
-    };
-    texts.into_iter().map(|(status, slugs)| (status, response(slugs).into())).collect()
+    by_status.into_iter().map(|(status, kinds)| (status, response(&kinds).into())).collect()
+}
+
+/// The answer of some problems, all of one status.
+fn response(kinds: &[Kind]) -> Response {
+    let slugs: Vec<&str> = kinds.iter().map(|kind| kind.slug()).collect();
+    let content = Content::new(Some(Ref::from_schema_name("Problem")));
+    let mut response = ResponseBuilder::new()
+        .description(format!("Problem: {}", slugs.join(", ")))
+        .content("application/problem+json", content);
+    let whole = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    for (comes, name, schema, meaning) in [
+        (kinds.iter().any(|kind| kind.retry_after()), header::RETRY_AFTER, whole, "Seconds"),
+        (
+            kinds.contains(&Kind::Unauthorized),
+            header::WWW_AUTHENTICATE,
+            text,
+            "What is wrong with the token, RFC 6750",
+        ),
+    ] {
+        if comes {
+            let described =
+                HeaderBuilder::new().schema(Some(schema.build())).description(Some(meaning));
+            response = response.header(name.as_str(), described.build());
+        }
+    }
+    response.build()
 }
 
 /// Order intake for flash sales. Posting an order only puts it into a queue; workers decide it, once
 /// and for ever.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "floodgate", license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+    info(title = "floodgate", license(name = "MIT or Apache 2.0", identifier = "MIT OR Apache-2.0")),
     servers((url = "/")),
     paths(
         super::orders::post, super::orders::show,
@@ -119,16 +178,39 @@ struct Described;
 pub fn openapi() -> Document {
     let mut document = Described::openapi();
     document.info.version = env!("CARGO_PKG_VERSION").into();
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .description(Some("HS256 or EdDSA, as configured; `sub` is the buyer"))
+        .build();
+    let components = document.components.get_or_insert_with(Components::new);
+    components.add_security_scheme("bearerAuth", SecurityScheme::Http(bearer));
     document
 }
 
-pub(super) async fn json() -> Json<Document> {
-    Json(openapi())
+/// The description of a server with or without a key: without one there are no tokens, so none is
+/// asked for, and none can tell who buys.
+fn described(with_key: bool) -> Value {
+    let mut document = serde_json::to_value(openapi()).unwrap_or_default();
+    if !with_key {
+        let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+        for operation in paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+            operation.as_object_mut().map(|operation| operation.remove("security"));
+        }
+        let order = &mut document["components"]["schemas"]["OrderRequest"];
+        order["required"] = json!(["user_id", "quantity"]);
+        order["properties"]["user_id"]["type"] = json!("string");
+    }
+    document
+}
+
+pub(super) async fn json(State(api): State<Shared>) -> Json<Value> {
+    Json(described(api.gate.is_some()))
 }
 
 /// The description as a page, without a script.
 pub(super) async fn page() -> Html<String> {
-    let document = serde_json::to_value(openapi()).unwrap_or_default();
+    let document = described(true);
     Html(include_str!("page/docs.html").replace("{{operations}}", &operations(&document)).replace(
         "{{problems}}",
         &Kind::ALL.iter().fold(String::new(), |mut text, kind| {
@@ -143,7 +225,7 @@ pub(super) async fn page() -> Html<String> {
     ))
 }
 
-fn operations(document: &serde_json::Value) -> String {
+fn operations(document: &Value) -> String {
     let mut text = String::new();
     let paths = document["paths"].as_object().into_iter().flatten();
     for (path, method, operation) in paths.flat_map(|(path, methods)| {
@@ -174,10 +256,11 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::Reason;
 
     #[tokio::test]
     async fn everything_described_is_on_the_page() {
-        let document = serde_json::to_value(openapi()).unwrap();
+        let document = described(true);
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
         assert!(!document.to_string().contains("nullable"));
         let Html(page) = page().await;
@@ -187,5 +270,49 @@ mod tests {
         for kind in Kind::ALL {
             assert!(page.contains(&format!("id=\"{}\"", kind.slug())));
         }
+    }
+
+    fn all_operations(document: &Value) -> Vec<&Value> {
+        let paths = document["paths"].as_object().unwrap();
+        paths.values().flat_map(|item| item.as_object().unwrap().values()).collect()
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own_and_say_what_a_token_is_for() {
+        let document = described(true);
+        let operations = all_operations(&document);
+        let mut names: Vec<_> =
+            operations.iter().map(|o| o["operationId"].as_str().unwrap()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), operations.len());
+        for operation in operations {
+            let refuses = operation["responses"].get("401").is_some();
+            assert_eq!(operation.get("security").is_some(), refuses, "{operation}");
+        }
+        assert_eq!(document["components"]["securitySchemes"]["bearerAuth"]["scheme"], "bearer");
+    }
+
+    #[test]
+    fn without_a_key_no_token_is_asked_for_and_the_buyer_has_to_be_named() {
+        let document = described(false);
+        assert!(all_operations(&document).iter().all(|o| o.get("security").is_none()));
+        let order = &document["components"]["schemas"]["OrderRequest"];
+        assert_eq!(order["required"], json!(["user_id", "quantity"]));
+        assert_eq!(order["properties"]["user_id"]["type"], "string");
+        let with_key = described(true);
+        assert_eq!(
+            with_key["components"]["schemas"]["OrderRequest"]["required"],
+            json!(["quantity"])
+        );
+    }
+
+    #[test]
+    fn names_in_the_description_are_those_in_answers() {
+        let schemas = &described(true)["components"]["schemas"];
+        let phases: Vec<_> = crate::sale::Phase::ALL.iter().map(|phase| phase.name()).collect();
+        assert_eq!(schemas["Sale"]["properties"]["state"]["enum"], json!(phases));
+        let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(schemas["Decision"]["properties"]["reason"]["enum"], json!(reasons));
     }
 }

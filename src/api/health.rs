@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::extract::State;
 
 use super::Shared;
+use super::docs::{LiveProblems, ReadyProblems};
 use super::problem::{Kind, Problem};
 use crate::broker::{Broker, Queue};
 
@@ -55,7 +56,7 @@ fn within(at: &Mutex<Option<Instant>>, limit: Duration) -> bool {
 /// The process works; no server is asked
 #[utoipa::path(get, path = "/livez", tag = "Health", responses(
     (status = 200, description = "It works", content_type = "text/plain", body = String),
-    (status = 503, description = "It is stuck: restart it", content_type = "application/problem+json"),
+    LiveProblems,
 ))]
 pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Problem> {
     if within(&api.health.beat_at, STUCK_AFTER) {
@@ -68,7 +69,7 @@ pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Prob
 /// Orders can be taken: not stopping, and broker and ledger answer
 #[utoipa::path(get, path = "/readyz", tag = "Health", responses(
     (status = 200, description = "Send orders here", content_type = "text/plain", body = String),
-    (status = 503, description = "Send none for now", content_type = "application/problem+json"),
+    ReadyProblems,
 ))]
 pub(super) async fn ready(State(api): State<Shared>) -> Result<&'static str, Problem> {
     if api.stop.is_cancelled() {

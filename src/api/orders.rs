@@ -117,8 +117,10 @@ pub(super) struct Accepted<'a> {
     #[schema(value_type = String)]
     sale_id: &'a SaleId,
     user_id: &'a str,
+    #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: u32,
     /// Always `accepted`: it will be decided
+    #[schema(pattern = "^accepted$")]
     status: &'static str,
 }
 
@@ -168,17 +170,19 @@ impl Asked {
 /// Only puts the order into the queue: 202 once the queue has it. With `Prefer: wait=N` the answer
 /// is the decision itself, if it comes within N seconds.
 #[utoipa::path(
-    post, path = "/v1/sales/{sale_id}/orders", tag = "Orders",
+    post, path = "/v1/sales/{sale_id}/orders", tag = "Orders", operation_id = "placeOrder",
+    security(("bearerAuth" = [])),
     params(
         ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Names the order, with or without quotes: the same key is the same order"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the decision"),
+        ("Idempotency-Key" = Option<String>, Header, nullable = false, description = "Names the order, with or without quotes: the same key is the same order",
+            pattern = r#"^([A-Za-z0-9._:-]{1,64}|"[A-Za-z0-9._:-]{1,64}")$"#),
+        ("Prefer" = Option<String>, Header, nullable = false, description = "`wait=N`: wait up to N seconds for the decision", example = "wait=5"),
     ),
     request_body = OrderRequest,
     responses(
         (status = 202, description = "In the queue", body = inline(Accepted<'static>), headers(
             ("Location" = String, description = "Where its decision will be"),
-            ("Preference-Applied" = Option<String>, description = "The wait that was granted"),
+            ("Preference-Applied" = String, description = "The wait that was granted"),
         )),
         (status = 200, description = "Decided: as asked for with Prefer, or earlier", body = super::docs::DecisionView),
         OrderProblems,
@@ -311,7 +315,8 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
 
 /// What became of an order
 #[utoipa::path(
-    get, path = "/v1/orders/{order_id}", tag = "Orders",
+    get, path = "/v1/orders/{order_id}", tag = "Orders", operation_id = "showOrder",
+    security(("bearerAuth" = [])),
     params(("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order")),
     responses(
         (status = 200, description = "Decided, for ever", body = super::docs::DecisionView),

@@ -134,13 +134,15 @@ pub(super) struct Body<'a> {
 }
 
 impl Kind {
+    /// Whether it comes with `Retry-After`: it passes by itself.
+    pub(super) fn retry_after(self) -> bool {
+        let passes = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+        passes.contains(&self.status()) || self == Self::NotDecided
+    }
+
     /// A problem of this kind.
     pub(super) fn because(self, detail: impl Into<String>) -> Problem {
-        let retry_after_s = match self.status() {
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(RETRY_AFTER_S),
-            _ if self == Self::NotDecided => Some(RETRY_AFTER_S),
-            _ => None,
-        };
+        let retry_after_s = self.retry_after().then_some(RETRY_AFTER_S);
         Problem { kind: self, detail: detail.into(), retry_after_s, challenge: None }
     }
 }

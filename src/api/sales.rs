@@ -27,21 +27,28 @@ const MAX_LIMIT: u16 = 1000;
 pub struct SaleView {
     sale_id: String,
     /// Units on offer, restocks included
+    #[schema(format = Int64)]
     stock: u32,
     /// Units sold
+    #[schema(format = Int64)]
     sold: u32,
     /// Units left
+    #[schema(format = Int64)]
     remaining: u32,
-    /// not_open, open, sold_out or closed
-    #[schema(value_type = super::docs::PhaseName)]
+    #[schema(value_type = super::docs::PhaseName, inline)]
     state: &'static str,
     /// The most units one buyer may get
+    #[schema(format = Int64, required)]
     per_user_limit: Option<u32>,
+    #[schema(format = DateTime, required)]
     opens_at: Option<String>,
+    #[schema(format = DateTime, required)]
     closes_at: Option<String>,
     /// When the last unit was sold, while none is left
+    #[schema(format = DateTime, required)]
     sold_out_at: Option<String>,
     /// Counts restocks and the closing; begins with 1
+    #[schema(format = Int64, minimum = 1)]
     version: u32,
 }
 
@@ -78,12 +85,13 @@ pub(super) struct SaleList {
     sales: Vec<SaleView>,
     /// Where the following ones are, if there are more
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     next: Option<String>,
 }
 
 /// List sales
 #[utoipa::path(
-    get, path = "/v1/sales", tag = "Sales",
+    get, path = "/v1/sales", tag = "Sales", operation_id = "listSales",
     params(
         ("limit" = Option<u16>, Query, description = "The most sales in the answer: 1 to 1000, 100 if left out", minimum = 1, maximum = 1000),
         ("after" = Option<String>, Query, description = "Only sales whose id comes after this one", pattern = "^[A-Za-z0-9_-]{1,64}$"),
@@ -117,7 +125,7 @@ pub(super) async fn list(
 
 /// Show a sale
 #[utoipa::path(
-    get, path = "/v1/sales/{sale_id}", tag = "Sales",
+    get, path = "/v1/sales/{sale_id}", tag = "Sales", operation_id = "showSale",
     params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
     responses((status = 200, description = "The sale", body = SaleView), SaleProblems),
 )]
@@ -158,9 +166,10 @@ pub(super) struct OpenRequest {
 ///
 /// Opening it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/sales", tag = "Operators", request_body = OpenRequest,
+    post, path = "/v1/sales", tag = "Operators", operation_id = "openSale",
+    security(("bearerAuth" = [])), request_body = OpenRequest,
     responses(
-        (status = 201, description = "Opened", body = SaleView, headers(("Location" = String))),
+        (status = 201, description = "Opened", body = SaleView, headers(("Location" = String, description = "Where the sale is"))),
         (status = 200, description = "It was open with this definition", body = SaleView),
         OpenProblems,
     ),
@@ -208,7 +217,8 @@ pub(super) struct RestockRequest {
 
 /// Add units to a sale
 #[utoipa::path(
-    post, path = "/v1/sales/{sale_id}/restock", tag = "Operators",
+    post, path = "/v1/sales/{sale_id}/restock", tag = "Operators", operation_id = "restockSale",
+    security(("bearerAuth" = [])),
     params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
     request_body = RestockRequest,
     responses((status = 200, description = "Added, now or earlier", body = SaleView), RestockProblems),
@@ -240,7 +250,8 @@ pub(super) async fn restock(
 ///
 /// Orders that were submitted before are still decided. Closing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/sales/{sale_id}/close", tag = "Operators",
+    post, path = "/v1/sales/{sale_id}/close", tag = "Operators", operation_id = "closeSale",
+    security(("bearerAuth" = [])),
     params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
     responses((status = 200, description = "Closed, now or earlier", body = SaleView), CloseProblems),
 )]

@@ -29,10 +29,10 @@ const NOT_FASTER_THAN: Duration = Duration::from_millis(100);
 ///
 /// An event `sale` with the sale as JSON at once, and at every change.
 #[utoipa::path(
-    get, path = "/v1/sales/{sale_id}/stream", tag = "Sales",
+    get, path = "/v1/sales/{sale_id}/stream", tag = "Sales", operation_id = "followSale",
     params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
     responses(
-        (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream"),
         SaleProblems,
     ),
 )]
@@ -54,9 +54,10 @@ pub(super) async fn sale(
 /// An event `decisions` each second: totals since this server began to look, decisions per second,
 /// and the time from acceptance to decision of orders that came through this server.
 #[utoipa::path(
-    get, path = "/v1/decisions/stream", tag = "Operators",
+    get, path = "/v1/decisions/stream", tag = "Operators", operation_id = "followDecisions",
+    security(("bearerAuth" = [])),
     responses(
-        (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream"),
         DecisionStreamProblems,
     ),
 )]

@@ -1,0 +1,56 @@
+"""Checks that Schemathesis has not: what this API promises of every problem, and of orders."""
+
+import atexit
+import collections
+import os
+
+import schemathesis
+
+answers = collections.Counter()
+
+
+@atexit.register
+def tell_what_was_answered():
+    """A run that gets nowhere finds nothing; scripts/fuzz-api looks at how far this one got."""
+    with open(os.environ["FUZZ_ANSWERS"], "w") as file:
+        for (operation, status), count in sorted(answers.items()):
+            print(operation, status, count, file=file)
+
+
+@schemathesis.check
+def problems_are_whole(ctx, response, case):
+    """Every refusal is a problem document that tells of itself."""
+    operation = case.operation.definition.raw["operationId"]
+    answers[operation, response.status_code] += 1
+    if response.status_code < 400:
+        return
+    kind = response.headers.get("content-type", [""])[0]
+    assert kind == "application/problem+json", f"a refusal as {kind!r}"
+    problem = response.json()
+    assert problem["type"].startswith("/docs#"), problem
+    assert problem["status"] == response.status_code, problem
+    assert problem["detail"], problem
+    if response.status_code in (429, 503):
+        assert "retry-after" in response.headers, "no Retry-After"
+    if response.status_code == 401:
+        assert "www-authenticate" in response.headers, "no WWW-Authenticate"
+
+
+# What a schema can't say: an id stands for one order; a sale closes after it opens, and offers no
+# more than 2^32 - 1 units; a token without `sub` names no buyer.
+BEYOND_THE_SCHEMA = (
+    "order_id and Idempotency-Key differ",
+    "was decided for another sale, user or quantity",
+    "the sale closes at",
+    "a sale can't offer more than",
+)
+
+
+@schemathesis.check
+def valid_requests_are_refused_for_what_a_schema_cannot_say(ctx, response, case):
+    """Data that is as described is never refused as malformed."""
+    if case.meta is None or case.meta.generation.mode.is_negative:
+        return
+    if response.status_code in (400, 422):
+        detail = response.json()["detail"]
+        assert any(reason in detail for reason in BEYOND_THE_SCHEMA), detail
