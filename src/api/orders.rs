@@ -29,8 +29,9 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::order::{Order, OrderId, Quantity, SaleId};
 use crate::sale::{Phase, SaleState};
 
-/// Publishes on their way at once; as many as the broker's adapter takes in parallel.
-const PUBLISHES_AT_ONCE: usize = 4;
+/// Publishes on their way at once. Orders gather while they are under way, and RabbitMQ spends less on
+/// each: with 64 connections one at once took 6,400 orders/s, two 9,200, three 8,100, four 3,800.
+const PUBLISHES_AT_ONCE: usize = 2;
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
 /// How long an order may be held up by the question whether it was decided before.

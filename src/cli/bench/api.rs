@@ -11,7 +11,7 @@ use anyhow::bail;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::load::Load;
+use super::load::{CHUNK, Load};
 use super::median;
 use crate::app::scratch::Scratch;
 use crate::cli::client::Connection;
@@ -29,9 +29,15 @@ pub(super) struct Report {
     connections: u32,
     /// Orders per second, one number for each round.
     published_per_s: Vec<f64>,
+    /// The same with no more messages at once than the API has connections.
+    published_with_window_per_s: Vec<f64>,
+    /// Orders that get their id from the server.
     accepted_per_s: Vec<f64>,
-    /// Accepted over published, of the medians.
+    /// Orders with an id of the client's, which the API looks up first.
+    accepted_with_id_per_s: Vec<f64>,
+    /// Accepted (without an id) over published, of the medians.
     ratio: f64,
+    ratio_with_window: f64,
     p50_ms: f64,
     p99_ms: f64,
 }
@@ -44,19 +50,28 @@ pub(super) async fn measure(
 ) -> anyhow::Result<Report> {
     let broker = scratch.app.broker().await?;
     let server = Server::api(scratch, config).await?;
-    let (mut published, mut accepted, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut published, mut windowed) = (Vec::new(), Vec::new());
+    let (mut accepted, mut with_id, mut waits) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        let load = Load::new(2 * round, orders);
-        let begun = Instant::now();
-        load.publish(broker.as_ref(), 1).await?;
-        published.push(f64::from(orders) / begun.elapsed().as_secs_f64());
-
-        let load = Load::new(2 * round + 1, orders);
-        load.open_sale(scratch).await?;
-        let begun = Instant::now();
-        waits.extend(post(Arc::new(load), server.address(), connections).await?);
-        accepted.push(f64::from(orders) / begun.elapsed().as_secs_f64());
+        for (way, in_flight, rates) in
+            [(0, CHUNK, &mut published), (1, connections as usize, &mut windowed)]
+        {
+            let load = Load::new(4 * round + way, orders);
+            let begun = Instant::now();
+            load.publish(broker.as_ref(), 1, in_flight).await?;
+            rates.push(f64::from(orders) / begun.elapsed().as_secs_f64());
+        }
+        for (way, has_id, rates) in [(2, false, &mut accepted), (3, true, &mut with_id)] {
+            let load = Load::new(4 * round + way, orders);
+            load.open_sale(scratch).await?;
+            let begun = Instant::now();
+            let took = post(Arc::new(load), server.address(), connections, has_id).await?;
+            rates.push(f64::from(orders) / begun.elapsed().as_secs_f64());
+            if !has_id {
+                waits.extend(took);
+            }
+        }
     }
     server.stop().await?;
     waits.sort_unstable();
@@ -66,8 +81,11 @@ pub(super) async fn measure(
         orders,
         connections,
         ratio: median(&accepted) / median(&published),
+        ratio_with_window: median(&accepted) / median(&windowed),
         published_per_s: published,
+        published_with_window_per_s: windowed,
         accepted_per_s: accepted,
+        accepted_with_id_per_s: with_id,
         p50_ms: at(50),
         p99_ms: at(99),
     })
@@ -78,6 +96,7 @@ async fn post(
     load: Arc<Load>,
     address: SocketAddr,
     connections: u32,
+    with_id: bool,
 ) -> anyhow::Result<Vec<Duration>> {
     let next = Arc::new(AtomicU32::new(0));
     let mut posting = JoinSet::new();
@@ -91,7 +110,7 @@ async fn post(
                 if number >= load.orders {
                     return Ok::<_, anyhow::Error>(waits);
                 }
-                let body = load.request(number);
+                let body = load.request(number, with_id);
                 let begun = Instant::now();
                 let answer = connection.post_order(&sale, &body, None, None).await?;
                 waits.push(begun.elapsed());
@@ -118,10 +137,21 @@ pub(super) fn print(report: &Report) -> anyhow::Result<()> {
             ["orders a round".into(), report.orders.to_string()],
             ["published without HTTP".into(), rates(&report.published_per_s)],
             [
+                format!("the same, {} at once", report.connections),
+                rates(&report.published_with_window_per_s),
+            ],
+            [
                 format!("accepted, {} connections", report.connections),
                 rates(&report.accepted_per_s),
             ],
-            ["accepted / published".into(), format!("{:.2}", report.ratio)],
+            ["the same, clients' order ids".into(), rates(&report.accepted_with_id_per_s)],
+            [
+                "accepted / published".into(),
+                format!(
+                    "{:.2}; {:.2} of those {} at once",
+                    report.ratio, report.ratio_with_window, report.connections
+                ),
+            ],
             [
                 "an order took".into(),
                 format!("p50 {:.1} ms, p99 {:.1} ms", report.p50_ms, report.p99_ms),

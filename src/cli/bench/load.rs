@@ -9,8 +9,8 @@ use crate::event::Event;
 use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
 use crate::sale::Sale;
 
-/// Messages in one publish.
-const CHUNK: usize = 1000;
+/// Messages in one publish, for who wants no other number.
+pub(super) const CHUNK: usize = 1000;
 
 /// As many orders of one unit as asked for, from as many users, for a sale with half the stock.
 pub(super) struct Load {
@@ -71,23 +71,26 @@ impl Load {
         body.into_bytes()
     }
 
-    /// Order `number` as a request to the HTTP API.
-    pub(super) fn request(&self, number: u32) -> Vec<u8> {
-        let request = json!({
-            "order_id": self.order_id(number), "user_id": format!("user-{number:08}"), "quantity": 1,
-        });
+    /// Order `number` as a request to the HTTP API, with the client's order id, which the API looks up,
+    /// or to get one from the server.
+    pub(super) fn request(&self, number: u32, with_id: bool) -> Vec<u8> {
+        let mut request = json!({ "user_id": format!("user-{number:08}"), "quantity": 1 });
+        if with_id {
+            request["order_id"] = self.order_id(number).into();
+        }
         request.to_string().into_bytes()
     }
 
-    /// Publishes all orders, `per_message` in each message.
+    /// Publishes all orders, `per_message` in each message and up to `in_flight` messages at once.
     pub(super) async fn publish(
         &self,
         broker: &dyn Broker,
         per_message: u32,
+        in_flight: usize,
     ) -> anyhow::Result<()> {
         let sale = self.sale_id();
         let firsts: Vec<u32> = (0..self.orders).step_by(per_message as usize).collect();
-        for chunk in firsts.chunks(CHUNK) {
+        for chunk in firsts.chunks(in_flight) {
             let bodies: Vec<Vec<u8>> = chunk
                 .iter()
                 .map(|&from| self.body(from, (from + per_message).min(self.orders)))

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use tokio::process::Child;
 
-use super::load::Load;
+use super::load::{CHUNK, Load};
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Deliveries, Message};
 use crate::cli::process;
@@ -65,7 +65,7 @@ impl<'a> Runner<'a> {
         per_message: u32,
         process: Process,
     ) -> anyhow::Result<(f64, u64)> {
-        load.publish(self.broker.as_ref(), per_message).await?;
+        load.publish(self.broker.as_ref(), per_message, CHUNK).await?;
         let child = self.start(process)?;
         self.event().await?;
         let begun = Instant::now();
