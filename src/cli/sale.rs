@@ -261,7 +261,7 @@ fn units(text: &str) -> Result<Quantity, String> {
 fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
     let time = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), rfc3339);
     output::table(
-        ["sale", "state", "stock", "sold", "remaining", "per user", "opens at", "closes at"],
+        ["sale", "state", "stock", "sold", "left", "limit", "opens", "closes"],
         states.iter().map(|state| {
             let sale = &state.sale;
             [

@@ -88,6 +88,22 @@ async fn post_from_many(
     posting.join_all().await.concat()
 }
 
+/// Asks for each order until it has its decision.
+async fn until_all_are_created(url: String, client: Client, mut waiting: Vec<String>) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(id) = waiting.pop() {
+        let answer = client.get(format!("{url}/v1/orders/{id}")).send().await.expect("answer");
+        if answer.status() == 404 {
+            assert!(Instant::now() < deadline, "{id} has no decision");
+            waiting.push(id);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        }
+        let decision: serde_json::Value = answer.json().await.expect("JSON");
+        assert_eq!(decision["outcome"], "created");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_before_a_kill_is_decided_once() {
     const ORDERS: u32 = 20_000;
@@ -117,19 +133,11 @@ async fn what_was_accepted_before_a_kill_is_decided_once() {
     accepted.extend(post_from_many(&up, &client, &next, ORDERS).await);
     assert!(accepted.len() > ORDERS as usize - 100, "{} accepted", accepted.len());
 
-    let mut waiting: Vec<String> = accepted.clone();
-    let deadline = Instant::now() + PATIENCE;
-    while let Some(id) = waiting.pop() {
-        let answer = client.get(format!("{}/v1/orders/{id}", up.url)).send().await.expect("answer");
-        if answer.status() == 404 {
-            assert!(Instant::now() < deadline, "{id} has no decision");
-            waiting.push(id);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        }
-        let decision: serde_json::Value = answer.json().await.expect("JSON");
-        assert_eq!(decision["outcome"], "created");
+    let mut asking = tokio::task::JoinSet::new();
+    for ids in accepted.chunks(1000) {
+        asking.spawn(until_all_are_created(up.url.clone(), client.clone(), ids.to_vec()));
     }
+    asking.join_all().await;
     // One decision each: no unit was sold twice for an order, also of those not known to be accepted.
     let shown = command(&folder).args(["sale", "show", "s", "--json"]).output().expect("shown");
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
