@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use reqwest::Client;
 
 use crate::harness::PATIENCE;
+use crate::harness::api::client;
 use crate::harness::process::bare_floodgate;
 
 /// A `floodgate up` on a file in `folder`; killed when dropped.
@@ -108,7 +109,7 @@ async fn until_all_are_created(url: String, client: Client, mut waiting: Vec<Str
 async fn what_was_accepted_before_a_kill_is_decided_once() {
     const ORDERS: u32 = 20_000;
     let folder = tempfile::tempdir().expect("a folder");
-    let client = Client::new();
+    let client = client();
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a port")

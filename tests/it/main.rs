@@ -11,4 +11,5 @@ mod faults;
 mod harness;
 mod inventory_model;
 mod page;
+mod verification;
 mod worker;

@@ -38,9 +38,7 @@ impl Served {
         let stop = CancellationToken::new();
         let until = stop.clone();
         let serving = tokio::spawn(async move { api.serve(listener, until).await.expect("serve") });
-        // As HttpVerifier does: the library leaves the choice open.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { url, client: Client::new(), stop, serving, worker }
+        Self { url, client: client(), stop, serving, worker }
     }
 
     pub fn url(&self) -> &str {
@@ -63,6 +61,13 @@ impl Served {
             worker.stop().await;
         }
     }
+}
+
+/// A client of HTTP.
+pub fn client() -> Client {
+    // As HttpVerifier does: the library leaves the choice of cryptography open.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new()
 }
 
 /// Settings for an API on a free port.
