@@ -182,29 +182,22 @@ impl Known {
     async fn take_in(&self, event: &Delivery) -> Result<(), LedgerError> {
         let Some((id, version)) = sale_version_of(&event.body) else { return Ok(()) };
         let sold_out = event.properties.routing_key.starts_with("sale.sold_out.");
-        let news = match self.lock().get(&id) {
-            // A sale that nobody here has to do with.
-            None => return Ok(()),
-            Some(watched) => {
-                let known = watched.state.borrow();
-                match known.as_ref().filter(|known| known.version == version && sold_out) {
-                    Some(known) => Some(SaleState { sold: known.sale.stock, ..known.clone() }),
-                    None if known.as_ref().is_some_and(|known| known.version >= version) => {
-                        return Ok(());
-                    }
-                    None => None,
+        let is_behind = {
+            let mut sales = self.lock();
+            // A sale that nobody here has to do with needs no news.
+            let Some(watched) = sales.get_mut(&id) else { return Ok(()) };
+            let known = watched.state.borrow().clone();
+            match known {
+                Some(known) if sold_out && known.version == version => {
+                    let sold = known.sale.stock;
+                    watched.learn(SaleState { sold, ..known }, Instant::now());
+                    false
                 }
+                Some(known) => known.version < version,
+                None => true,
             }
         };
-        match news {
-            Some(news) => {
-                if let Some(watched) = self.lock().get_mut(&id) {
-                    watched.learn(news, Instant::now());
-                }
-                Ok(())
-            }
-            None => self.read(&[id]).await,
-        }
+        if is_behind { self.read(&[id]).await } else { Ok(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SaleId, Watched>> {

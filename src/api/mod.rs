@@ -14,6 +14,7 @@ mod orders;
 mod page;
 pub mod problem;
 mod pulse;
+mod recent;
 mod replies;
 mod requests;
 mod sales;
@@ -39,6 +40,7 @@ use auth::Gate;
 use health::Health;
 use orders::{Enqueue, Lookup};
 use pulse::Pulse;
+use recent::Recent;
 use replies::Replies;
 
 pub use docs::openapi;
@@ -69,6 +71,7 @@ struct State {
     operations: Operations,
     enqueue: Enqueue,
     lookup: Lookup,
+    recent: Recent,
     replies: Arc<Replies>,
     buyers: DefaultKeyedRateLimiter<String>,
     pulse: Arc<Pulse>,
@@ -94,6 +97,7 @@ impl Api {
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),
             lookup: orders::lookup(ledger.clone()),
+            recent: Recent::default(),
             buyers: orders::buyers(&settings.api),
             in_flight: Semaphore::new(settings.api.max_in_flight),
             replies: replies.clone(),

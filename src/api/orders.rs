@@ -204,15 +204,15 @@ pub(super) async fn post(
         if decision.order == order {
             return Ok(json(StatusCode::OK, decision_json(&decision)));
         }
-        return Err(Kind::IdempotencyMismatch.because(format!(
-            "order {} was decided for another sale, user or quantity",
-            order.id
-        )));
+        return Err(used_before(&order));
     }
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
     limit_rate(&api, &order)?;
+    if repeatable && !api.recent.claim(&order) {
+        return Err(used_before(&order));
+    }
     let wait = requests::wait(&headers).map(|wait| wait.min(api.settings.api.max_wait()));
     let mut response = take(&api, &order, wait).await?;
     if let Some(wait) = wait {
@@ -221,6 +221,12 @@ pub(super) async fn post(
         response.headers_mut().extend(applied.ok().map(|applied| (name, applied)));
     }
     Ok(response)
+}
+
+fn used_before(order: &Order) -> Problem {
+    let id = &order.id;
+    Kind::IdempotencyMismatch
+        .because(format!("order {id} was posted before for another sale, user or quantity"))
 }
 
 /// The decision that an order has already. When that can't be known now it matters only to an order

@@ -83,10 +83,6 @@ impl Drop for EmbeddedBroker {
 
 #[async_trait]
 impl Broker for EmbeddedBroker {
-    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError> {
-        self.subscribe(queue, &[], prefetch).await
-    }
-
     async fn subscribe(
         &self,
         queue: Queue,

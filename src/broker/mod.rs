@@ -22,11 +22,13 @@ pub use rabbitmq::{RabbitBroker, UNLOGGED};
 pub trait Broker: Send + Sync {
     /// Takes messages from `queue`, up to `prefetch` of them unsettled at any time. Goes on through
     /// lost connections until [`Deliveries::stop`].
-    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError>;
+    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError> {
+        self.subscribe(queue, &[], prefetch).await
+    }
 
-    /// Has `queue`, a subscriber's or a private one, get every event that matches one of
-    /// `routing_keys` (of a topic exchange: `*` stands for one word, `#` for any number), and takes
-    /// messages from it like [`Broker::consume`]. Makes the queue if it isn't there.
+    /// The same, and has `queue`, if it is a subscriber's or a private one, get every event that
+    /// matches one of `routing_keys` (of a topic exchange: `*` stands for one word, `#` for any
+    /// number). Makes such a queue if it isn't there.
     async fn subscribe(
         &self,
         queue: Queue,

@@ -255,10 +255,6 @@ fn sorted(error: lapin::Error) -> BrokerError {
 
 #[async_trait]
 impl Broker for RabbitBroker {
-    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError> {
-        self.subscribe(queue, &[], prefetch).await
-    }
-
     async fn subscribe(
         &self,
         queue: Queue,

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -25,7 +26,7 @@ impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
         let parts = app.parts().await?;
-        serve(app, &parts, stop).await
+        serve(bound(app, &parts).await?, stop).await
     }
 }
 
@@ -34,12 +35,13 @@ impl Up {
         let _fail_points = fail::FailScenario::setup();
         let stop = shutdown::on_signal()?;
         let parts = app.parts().await?;
+        let bound = bound(app, &parts).await?;
         let ending = CancellationToken::new();
         let mut worker = tokio::spawn(app.worker(&parts).run(ending.clone()));
         // First no more orders are taken, then those in hand are decided: whoever waits for a
         // decision still gets it.
         let served = tokio::select! {
-            served = serve(app, &parts, stop) => served,
+            served = serve(bound, stop) => served,
             ended = &mut worker => {
                 ended?.context("the worker ended")?;
                 bail!("the worker ended");
@@ -51,9 +53,14 @@ impl Up {
     }
 }
 
-async fn serve(app: &App, parts: &Parts, stop: CancellationToken) -> Result<()> {
-    let api: Api = app.api(parts)?;
+/// The API and where it listens: everything that can be wrong with the settings shows here.
+async fn bound(app: &App, parts: &Parts) -> Result<(Api, TcpListener)> {
+    let api = app.api(parts)?;
     let listener = app.listener(&api).await?;
+    Ok((api, listener))
+}
+
+async fn serve((api, listener): (Api, TcpListener), stop: CancellationToken) -> Result<()> {
     let address = listener.local_addr()?;
     if api.gate.is_none() {
         tracing::warn!("no key is configured: everybody on this machine may order and operate");

@@ -190,3 +190,17 @@ async fn an_order_sent_twice_before_its_decision_is_decided_once() {
     served.stop().await;
     stage.remove().await;
 }
+
+#[tokio::test]
+async fn an_id_stands_for_one_order_also_while_that_waits_for_its_decision() {
+    let stage = stage("waiting").await;
+    stage.open(sale("s", 5)).await;
+    let served = Served::without_worker(&stage.scratch.app).await;
+    let ask =
+        |quantity| served.post(ORDERS, &wanted("u", quantity)).header("idempotency-key", "one");
+    assert_eq!(answer(ask(1)).await.0, 202);
+    assert_eq!(answer(ask(1)).await.0, 202, "a repeat");
+    refused(ask(2), 422, "idempotency-mismatch").await;
+    served.stop().await;
+    stage.remove().await;
+}
