@@ -53,7 +53,7 @@ def problems_are_whole(ctx, response, case):
 # more than 2^32 - 1 units; a token without `sub` names no buyer.
 BEYOND_THE_SCHEMA = (
     "order_id and Idempotency-Key differ",
-    "was decided for another sale, user or quantity",
+    "was posted before for another sale, user or quantity",
     "the sale closes at",
     "a sale can't offer more than",
 )
