@@ -66,14 +66,7 @@ impl Event {
         let data = serde_json::json!({
             "sale_id": sale_id, "version": version, "stock": stock, "sold_out_at": rfc3339(*at),
         });
-        Self {
-            id: format!("sale-{sale_id}-sold_out-{version}"),
-            kind: "dev.floodgate.sale.sold_out.v1",
-            subject: sale_id.to_string(),
-            time: *at,
-            routing_key: format!("sale.sold_out.{sale_id}"),
-            data: data.to_string().into_bytes(),
-        }
+        Self::of_sale("sold_out", "dev.floodgate.sale.sold_out.v1", sale_id, version, *at, &data)
     }
 
     /// The event that tells that a sale has got more units.
@@ -83,12 +76,25 @@ impl Event {
             "sale_id": sale_id, "version": version, "stock": stock,
             "adjustment_id": adjustment_id, "units": units, "restocked_at": rfc3339(*at),
         });
+        let kind = "dev.floodgate.sale.restocked.v1";
+        Self::of_sale("restocked", kind, sale_id, adjustment_id, *at, &data)
+    }
+
+    /// An event about a sale: `what` happened, told apart from other times by `which`.
+    fn of_sale(
+        what: &str,
+        kind: &'static str,
+        sale_id: &SaleId,
+        which: &dyn std::fmt::Display,
+        time: DateTime<Utc>,
+        data: &serde_json::Value,
+    ) -> Self {
         Self {
-            id: format!("sale-{sale_id}-restocked-{adjustment_id}"),
-            kind: "dev.floodgate.sale.restocked.v1",
+            id: format!("sale-{sale_id}-{what}-{which}"),
+            kind,
             subject: sale_id.to_string(),
-            time: *at,
-            routing_key: format!("sale.restocked.{sale_id}"),
+            time,
+            routing_key: format!("sale.{what}.{sale_id}"),
             data: data.to_string().into_bytes(),
         }
     }
@@ -151,5 +157,29 @@ mod tests {
             r#"{"order_id":"o-1","sale_id":"bottles","user_id":"u","quantity":2,"outcome":"rejected","reason":"purchase_limit","decided_at":"2026-11-26T08:00:00.123Z"}"#
         );
         assert_eq!(Event::of(&decision), event);
+    }
+
+    #[test]
+    fn a_sale_is_told_of_by_its_version_and_by_its_adjustment() {
+        let at = DateTime::from_timestamp_millis(1_795_680_000_123).unwrap();
+        let sale_id = SaleId::parse("bottles").unwrap();
+        let sold_out = SoldOut { sale_id: sale_id.clone(), version: 2, stock: 9, at };
+        let event = Event::sold_out(&sold_out);
+        assert_eq!(event.id, "sale-bottles-sold_out-2");
+        assert_eq!(event.routing_key, "sale.sold_out.bottles");
+        assert_eq!(sale_version_of(&event.data), Some((sale_id.clone(), 2)));
+        let restock = Restock {
+            adjustment_id: crate::order::AdjustmentId::parse("delivery-7").unwrap(),
+            units: Quantity::new(5).unwrap(),
+            version: 3,
+            stock: 14,
+            sale_id: sale_id.clone(),
+            at,
+        };
+        let event = Event::restocked(&restock);
+        assert_eq!(event.id, "sale-bottles-restocked-delivery-7");
+        assert_eq!(event.routing_key, "sale.restocked.bottles");
+        assert_eq!(sale_version_of(&event.data), Some((sale_id, 3)));
+        assert_eq!(Event::restocked(&restock), event, "a repeat is the same to the byte");
     }
 }

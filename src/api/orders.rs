@@ -30,7 +30,7 @@ use crate::order::{Order, OrderId, Quantity, SaleId};
 use crate::sale::{Phase, SaleState};
 
 /// Publishes on their way at once. Orders gather while they are under way, and RabbitMQ spends less on
-/// each: with 64 connections one at once took 6,400 orders/s, two 9,200, three 8,100, four 3,800.
+/// each: with 64 connections one at once took 6,400 orders/s, two 9,200, three 8,100.
 const PUBLISHES_AT_ONCE: usize = 2;
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
