@@ -26,6 +26,14 @@ struct Shared {
     stop: CancellationToken,
 }
 
+#[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
+struct Fields {
+    user_id: String,
+    sale_id: String,
+    order_id: String,
+}
+
 pub(super) fn routes(service: Arc<UserService>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/verify", post(verify))
@@ -38,11 +46,11 @@ async fn verify(
     State(Shared { service, stop }): State<Shared>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let question = match body.map_err(too_large).and_then(|body| parse(&body).map_err(bad)) {
+    let question = match read(body) {
         Ok(question) => question,
-        Err(refusal) => {
+        Err((status, why)) => {
             service.tally.malformed();
-            return refusal;
+            return problem(status, &why);
         }
     };
     match service.answer(&question, stop.cancelled()).await {
@@ -65,15 +73,19 @@ async fn calls(State(Shared { service, .. }): State<Shared>) -> Json<Counts> {
     Json(service.counts())
 }
 
-fn parse(body: &[u8]) -> Result<Question, String> {
-    #[derive(Deserialize)]
-    #[expect(clippy::struct_field_names, reason = "the names on the wire")]
-    struct Fields {
-        user_id: String,
-        sale_id: String,
-        order_id: String,
-    }
+/// The question, or the status and the detail of what is answered instead.
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Question, (StatusCode, String)> {
+    let body = body.map_err(|rejection| {
+        let accepted = format!("accepted: a whole body of up to {MAX_QUESTION_BYTES} bytes");
+        (rejection.status(), accepted)
+    })?;
+    parse(&body).map_err(|why| {
+        let accepted = r#"{"user_id": "...", "sale_id": "...", "order_id": "..."}"#;
+        (StatusCode::BAD_REQUEST, format!("{why}; the question is {accepted}"))
+    })
+}
 
+fn parse(body: &[u8]) -> Result<Question, String> {
     let Fields { user_id, sale_id, order_id } =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;
     Ok(Question {
@@ -81,18 +93,6 @@ fn parse(body: &[u8]) -> Result<Question, String> {
         sale: SaleId::parse(sale_id).map_err(|error| error.to_string())?,
         _order: OrderId::parse(order_id).map_err(|error| error.to_string())?,
     })
-}
-
-fn bad(why: String) -> Response {
-    let accepted = r#"accepted: {"user_id": "…", "sale_id": "…", "order_id": "…"}"#;
-    problem(StatusCode::BAD_REQUEST, &format!("{why}; {accepted}"))
-}
-
-fn too_large(rejection: BytesRejection) -> Response {
-    problem(
-        rejection.status(),
-        &format!("accepted: a whole body of up to {MAX_QUESTION_BYTES} bytes"),
-    )
 }
 
 /// A problem in the form of RFC 9457.
