@@ -86,6 +86,10 @@ fn read(body: Result<Bytes, BytesRejection>) -> Result<Question, (StatusCode, St
 }
 
 fn parse(body: &[u8]) -> Result<Question, String> {
+    // The library would read an array as well, its elements being the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body is no JSON object".to_owned());
+    }
     let Fields { user_id, sale_id, order_id } =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;
     Ok(Question {
@@ -112,8 +116,9 @@ mod tests {
             parse(br#"{"user_id": "u", "sale_id": "s", "order_id": "o", "more": 1}"#).unwrap();
         assert_eq!((question.user.as_str(), question.sale.as_str()), ("u", "s"));
         for (bad, why) in [
-            ("", "EOF"),
-            ("[]", "invalid length 0"),
+            ("", "no JSON object"),
+            (r#"["u", "s", "o"]"#, "no JSON object"),
+            (r#"{"user_id": "u""#, "EOF"),
             (r#"{"user_id": "u", "sale_id": "s"}"#, "missing field `order_id`"),
             (r#"{"user_id": 1, "sale_id": "s", "order_id": "o"}"#, "invalid type: integer `1`"),
             (r#"{"user_id": "u", "sale_id": "a.b", "order_id": "o"}"#, "sale_id has a character"),
