@@ -20,6 +20,7 @@ use crate::user_service::{Behaviour, Counts, Latency, Stall, UserService};
     floodgate user-service --latency-ms lognormal:50:0.5 --failures 0.02 --denials 0.1 --deny u-1\n\n\
     and in other terminals:\n  \
     FLOODGATE_VERIFICATION__URL=http://127.0.0.1:9090 floodgate up\n  \
+    floodgate sale open --sale-id s --stock 5 --verification\n  \
     curl http://127.0.0.1:9090/verify -d '{\"user_id\": \"u-1\", \"sale_id\": \"s\", \"order_id\": \"o-1\"}'\n  \
     curl http://127.0.0.1:9090/calls\n\n\
     A stand-in, for trying things out. POST /verify answers {\"allowed\": true}, or {\"allowed\": false, \
