@@ -26,7 +26,7 @@ use crate::app::scratch::Scratch;
 use crate::order::SaleId;
 use crate::sale::Sale;
 use crate::shutdown;
-use crate::user_service::UserService;
+use crate::user_service::{Behaviour, Latency, UserService};
 use buyer::{Bought, Buyer, Told};
 use verdicts::{Seen, Verdict};
 
@@ -123,10 +123,11 @@ impl Demo {
     }
 
     async fn show(&self, scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Report> {
-        let users = Arc::new(UserService::new(
-            Duration::from_millis(self.user_latency_ms),
-            self.user_failures,
-        ));
+        let users = Arc::new(UserService::new(Behaviour {
+            latency: Latency::Fixed(Duration::from_millis(self.user_latency_ms)),
+            failures: self.user_failures,
+            ..Behaviour::default()
+        }));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let users_url = format!("http://{}", listener.local_addr()?);
         let stop = CancellationToken::new();
