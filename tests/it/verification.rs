@@ -1,5 +1,7 @@
 //! Users are checked before they get anything, and beside the path of the others.
 
+#[path = "verification/crashes.rs"]
+mod crashes;
 #[path = "verification/http.rs"]
 mod http;
 #[path = "verification/outage.rs"]
