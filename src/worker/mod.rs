@@ -4,6 +4,7 @@
 //! acknowledge, runs for several batches at once, so that all servers work at the same time.
 
 mod batch;
+mod check;
 mod intake;
 mod line;
 mod propose;
