@@ -42,7 +42,14 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(scratch: &Scratch) -> anyhow::Result<(Duration, Duration)> {
     let ledger = scratch.app.ledger().await?;
     let id = SaleId::parse("s")?;
-    let sale = Sale { id, stock: 0, per_user_limit: None, opens_at: None, closes_at: None };
+    let sale = Sale {
+        id,
+        stock: 0,
+        per_user_limit: None,
+        opens_at: None,
+        closes_at: None,
+        verification: false,
+    };
     ledger.open(&[sale]).await?;
     let url = scratch.app.settings().database_url.expose_secret();
     let mut bare = PgConnection::connect(url).await?;

@@ -19,6 +19,8 @@ pub struct Sale {
     pub opens_at: Option<DateTime<Utc>>,
     /// Orders submitted at this time or later are rejected as `closed`.
     pub closes_at: Option<DateTime<Utc>>,
+    /// Nobody gets a unit before the user service has allowed it.
+    pub verification: bool,
 }
 
 impl Sale {
@@ -165,7 +167,8 @@ mod tests {
         let time = |ms| DateTime::from_timestamp_millis(ms);
         let id = SaleId::parse("s").unwrap();
         let (opens_at, closes_at) = (time(1000), time(2000));
-        let sale = Sale { id, stock: 1, per_user_limit: None, opens_at, closes_at };
+        let sale =
+            Sale { id, stock: 1, per_user_limit: None, opens_at, closes_at, verification: false };
         let mut state = SaleState::opened(sale);
         let phase = |state: &SaleState, ms| state.phase(time(ms).unwrap());
         assert_eq!(phase(&state, 999), Phase::NotOpen);
@@ -183,6 +186,7 @@ mod tests {
             per_user_limit: None,
             opens_at: None,
             closes_at: None,
+            verification: false,
         };
         let opened = SaleState::opened(sale);
         let sold = SaleState { sold: 9, ..opened.clone() };

@@ -7,6 +7,7 @@ create table sales (
     per_user_limit bigint,
     opens_at       timestamptz,
     closes_at      timestamptz,
+    verification   boolean     not null default false,
     -- Counts changes of the definition; see SaleState in src/sale.rs.
     version        bigint      not null default 1,
     -- When the last unit was sold, while none is left.

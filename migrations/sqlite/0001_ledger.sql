@@ -9,6 +9,7 @@ create table sales (
     per_user_limit integer,
     opens_at_ms    integer,
     closes_at_ms   integer,
+    verification   integer not null default 0,
     -- Counts changes of the definition; see SaleState in src/sale.rs.
     version        integer not null default 1,
     -- When the last unit was sold, while none is left.

@@ -44,6 +44,8 @@ pub struct SaleView {
     opens_at: Option<String>,
     #[schema(format = DateTime, required)]
     closes_at: Option<String>,
+    /// Whether users are checked before they may buy
+    verification: bool,
     /// When the last unit was sold, while none is left
     #[schema(format = DateTime, required)]
     sold_out_at: Option<String>,
@@ -65,6 +67,7 @@ impl SaleView {
             per_user_limit: sale.per_user_limit,
             opens_at: sale.opens_at.map(rfc3339),
             closes_at: sale.closes_at.map(rfc3339),
+            verification: sale.verification,
             sold_out_at: state.sold_out_at.map(rfc3339),
             version: state.version,
         }
@@ -160,6 +163,9 @@ pub(super) struct OpenRequest {
     /// Orders submitted at that time or later are rejected; RFC 3339
     #[schema(format = DateTime, value_type = Option<String>)]
     closes_at: Option<DateTime<Utc>>,
+    /// Whether users are checked before they may buy; not if left out
+    #[serde(default)]
+    verification: bool,
 }
 
 /// Open a sale
@@ -180,10 +186,10 @@ pub(super) async fn open(
     Json(request): Json<OpenRequest>,
 ) -> Result<Response, Problem> {
     access.operator()?;
-    let OpenRequest { sale_id, stock, per_user_limit, opens_at, closes_at } = request;
-    let id = SaleId::parse(sale_id)?;
+    let OpenRequest { sale_id, stock, per_user_limit, opens_at, closes_at, verification } = request;
     let per_user_limit = per_user_limit.map(|Whole(limit)| limit);
-    let sale = Sale { id: id.clone(), stock: stock.0, per_user_limit, opens_at, closes_at };
+    let (id, stock) = (SaleId::parse(sale_id)?, stock.0);
+    let sale = Sale { id: id.clone(), stock, per_user_limit, opens_at, closes_at, verification };
     sale.check().map_err(|invalid| Kind::Invalid.because(invalid.to_string()))?;
     let opening = api.ledger.open(std::slice::from_ref(&sale)).await?.pop();
     if let Some(Opening::Differs(state)) = opening {

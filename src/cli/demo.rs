@@ -139,6 +139,7 @@ impl Demo {
             per_user_limit: Some(1),
             opens_at: None,
             closes_at: None,
+            verification: true,
         };
         let seen = Seen::listen(scratch).await?;
         let mut server = Server::up(scratch, config, &users_url).await?;

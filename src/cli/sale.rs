@@ -33,7 +33,8 @@ enum SaleCommand {
     #[command(after_help = "Examples:\n  \
         floodgate sale open --sale-id bottles --stock 100 --per-user-limit 1\n  \
         floodgate sale open --file sales.csv\n\n\
-        The file is CSV with a heading line: sale_id,stock and, if wanted, per_user_limit, opens_at, closes_at.")]
+        The file is CSV with a heading line: sale_id,stock and, if wanted, per_user_limit, opens_at, closes_at,\n\
+        verification (true or false).")]
     Open(Open),
     /// Show one sale
     #[command(after_help = "Example:\n  floodgate sale show bottles")]
@@ -97,6 +98,9 @@ struct Open {
     /// Orders submitted at that time or later are rejected; RFC 3339
     #[arg(long, requires = "sale_id")]
     closes_at: Option<DateTime<Utc>>,
+    /// Check each user before they may buy, at the user service (verification.url)
+    #[arg(long, requires = "sale_id")]
+    verification: bool,
     /// A CSV file with one sale a line
     #[arg(long, conflicts_with = "sale_id")]
     file: Option<PathBuf>,
@@ -117,6 +121,8 @@ struct Line {
     opens_at: Option<DateTime<Utc>>,
     #[serde(default)]
     closes_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    verification: Option<bool>,
 }
 
 impl SaleArgs {
@@ -194,8 +200,8 @@ impl Open {
         let (Some(id), Some(stock)) = (self.sale_id, self.stock) else {
             bail!("give --sale-id and --stock, or --file");
         };
-        let Self { per_user_limit, opens_at, closes_at, .. } = self;
-        let sale = Sale { id, stock, per_user_limit, opens_at, closes_at };
+        let Self { per_user_limit, opens_at, closes_at, verification, .. } = self;
+        let sale = Sale { id, stock, per_user_limit, opens_at, closes_at, verification };
         sale.check()?;
         Ok(vec![sale])
     }
@@ -221,8 +227,9 @@ fn read(path: &PathBuf) -> anyhow::Result<Vec<Sale>> {
 
 impl Line {
     fn into_sale(self) -> anyhow::Result<Sale> {
-        let Self { sale_id, stock, per_user_limit, opens_at, closes_at } = self;
-        let sale = Sale { id: SaleId::parse(sale_id)?, stock, per_user_limit, opens_at, closes_at };
+        let Self { sale_id, stock, per_user_limit, opens_at, closes_at, verification } = self;
+        let (id, verification) = (SaleId::parse(sale_id)?, verification.unwrap_or(false));
+        let sale = Sale { id, stock, per_user_limit, opens_at, closes_at, verification };
         sale.check()?;
         Ok(sale)
     }
@@ -261,7 +268,7 @@ fn units(text: &str) -> Result<Quantity, String> {
 fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
     let time = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), rfc3339);
     output::table(
-        ["sale", "state", "stock", "sold", "left", "limit", "opens", "closes"],
+        ["sale", "state", "stock", "sold", "left", "limit", "check", "opens", "closes"],
         states.iter().map(|state| {
             let sale = &state.sale;
             [
@@ -271,6 +278,7 @@ fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
                 state.sold.to_string(),
                 state.remaining().to_string(),
                 sale.per_user_limit.map_or("-".to_owned(), |limit| limit.to_string()),
+                if sale.verification { "yes" } else { "no" }.to_owned(),
                 time(sale.opens_at),
                 time(sale.closes_at),
             ]

@@ -144,9 +144,11 @@ impl Ledger for PostgresLedger {
             sales.iter().map(|sale| sale.per_user_limit.map(i64::from)).collect();
         let opens: Vec<_> = sales.iter().map(|sale| sale.opens_at).collect();
         let closes: Vec<_> = sales.iter().map(|sale| sale.closes_at).collect();
+        let verification: Vec<bool> = sales.iter().map(|sale| sale.verification).collect();
         let query = sqlx::query_scalar(
-            "insert into sales (sale_id, stock, per_user_limit, opens_at, closes_at)
-             select * from unnest($1, $2, $3, $4, $5) as i (sale_id, stock, lim, opens, closes)
+            "insert into sales (sale_id, stock, per_user_limit, opens_at, closes_at, verification)
+             select * from unnest($1, $2, $3, $4, $5, $6)
+                 as i (sale_id, stock, lim, opens, closes, verification)
              order by sale_id
              on conflict (sale_id) do nothing returning sale_id",
         )
@@ -155,6 +157,7 @@ impl Ledger for PostgresLedger {
         .bind(limits)
         .bind(opens)
         .bind(closes)
+        .bind(verification)
         .fetch_all(&mut *connection);
         let opened: Vec<String> =
             settle(tokio::time::timeout(self.timeout, query).await, connection)?;
@@ -217,7 +220,8 @@ impl Ledger for PostgresLedger {
         let mut connection = self.connection().await?;
         let ids: Option<Vec<&str>> = ids.map(|ids| ids.iter().map(SaleId::as_str).collect());
         let query = sqlx::query(
-            "select sale_id, stock, sold, per_user_limit, opens_at, closes_at, version, sold_out_at
+            "select sale_id, stock, sold, per_user_limit, opens_at, closes_at, version,
+                    sold_out_at, verification
              from sales where $1::text[] is null or sale_id = any ($1) order by sale_id",
         )
         .bind(ids)

@@ -38,7 +38,14 @@ impl Load {
 
     pub(super) async fn open_sale(&self, scratch: &Scratch) -> anyhow::Result<()> {
         let (id, stock) = (self.sale_id(), self.orders / 2);
-        let sale = Sale { id, stock, per_user_limit: None, opens_at: None, closes_at: None };
+        let sale = Sale {
+            id,
+            stock,
+            per_user_limit: None,
+            opens_at: None,
+            closes_at: None,
+            verification: false,
+        };
         scratch.app.ledger().await?.open(&[sale]).await?;
         Ok(())
     }

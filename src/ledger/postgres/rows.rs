@@ -61,6 +61,7 @@ pub(super) fn sale_state(row: &PgRow) -> Result<SaleState, sqlx::Error> {
         per_user_limit: limit.map(units).transpose()?,
         opens_at: row.try_get("opens_at")?,
         closes_at: row.try_get("closes_at")?,
+        verification: row.try_get("verification")?,
     };
     Ok(SaleState {
         sale,

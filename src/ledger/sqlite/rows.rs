@@ -52,12 +52,13 @@ pub(super) async fn insert_sales(
     let set: Vec<_> = sales
         .iter()
         .map(|sale| {
-            (&sale.id, sale.stock, sale.per_user_limit, ms(sale.opens_at), ms(sale.closes_at))
+            let (opens, closes) = (ms(sale.opens_at), ms(sale.closes_at));
+            (&sale.id, sale.stock, sale.per_user_limit, opens, closes, sale.verification)
         })
         .collect();
     sqlx::query_scalar(
-        "insert into sales (sale_id, stock, per_user_limit, opens_at_ms, closes_at_ms)
-         select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4
+        "insert into sales (sale_id, stock, per_user_limit, opens_at_ms, closes_at_ms, verification)
+         select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
          from json_each(?1) where true
          on conflict (sale_id) do nothing returning sale_id",
     )
@@ -73,7 +74,7 @@ pub(super) async fn sales(
 ) -> Result<Vec<SaleState>, sqlx::Error> {
     let rows = sqlx::query(
         "select sale_id, stock, sold, per_user_limit, opens_at_ms, closes_at_ms, version,
-                sold_out_at_ms
+                sold_out_at_ms, verification
          from sales where ?1 is null or sale_id in (select value from json_each(?1))
          order by sale_id",
     )
@@ -90,7 +91,7 @@ pub(super) async fn sales_by_id(
 ) -> Result<HashMap<SaleId, SaleState>, sqlx::Error> {
     let rows = sqlx::query(
         "select sale_id, stock, sold, per_user_limit, opens_at_ms, closes_at_ms, version,
-                sold_out_at_ms
+                sold_out_at_ms, verification
          from json_each(?1) cross join sales on sale_id = value",
     )
     .bind(json(&ids))
@@ -114,6 +115,7 @@ fn sale_state(row: &SqliteRow) -> Result<SaleState, sqlx::Error> {
         per_user_limit: limit.map(units).transpose()?,
         opens_at: opens.map(time).transpose()?,
         closes_at: closes.map(time).transpose()?,
+        verification: row.try_get(8)?,
     };
     Ok(SaleState {
         sale,

@@ -174,7 +174,14 @@ pub fn sale_id(text: &str) -> SaleId {
 
 /// A sale without limit and window.
 pub fn sale(id: &str, stock: u32) -> Sale {
-    Sale { id: sale_id(id), stock, per_user_limit: None, opens_at: None, closes_at: None }
+    Sale {
+        id: sale_id(id),
+        stock,
+        per_user_limit: None,
+        opens_at: None,
+        closes_at: None,
+        verification: false,
+    }
 }
 
 pub fn order(id: &str, sale: &str, user: &str, quantity: i64) -> Order {
