@@ -132,7 +132,7 @@ impl App {
     }
 
     /// What checks users, if anything does.
-    fn verifier(&self) -> Result<Option<Arc<dyn Verifier>>> {
+    pub fn verifier(&self) -> Result<Option<Arc<dyn Verifier>>> {
         let settings = &self.settings.verification;
         if settings.url.is_empty() {
             return Ok(None);

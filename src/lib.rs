@@ -22,6 +22,7 @@ pub mod api;
 pub mod app;
 pub mod broker;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod decision;
 pub mod event;

@@ -1,0 +1,227 @@
+//! One sale by one design.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use indicatif::ProgressBar;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::intake::{Intake, Users};
+use super::rush::{Crowd, Gateway, Rushed};
+use super::shops::{Shops, Surroundings};
+use crate::compare::Technique;
+use crate::compare::report::{HTTP, LOCK, Run, Scenario, lost};
+use crate::compare::shop::Times;
+use crate::compare::store::Store;
+use crate::compare::tally::{Sold, count};
+use crate::config::Settings;
+use crate::user_service::{Behaviour, Latency, UserService};
+
+/// Time of the user service when all is well, and when it is slow.
+const FAST: Duration = Duration::from_millis(2);
+const SLOW: Duration = Duration::from_millis(50);
+/// How long the user service hangs in the incident, and works between, in lifetimes of a lock.
+const HANGS: f64 = 2.5;
+const WORKS: f64 = 2.0;
+
+/// What all sales of a comparison have in common.
+pub(super) struct Stage<'a> {
+    /// Of floodgate, with Redis through its proxy.
+    pub settings: Settings,
+    pub config: Option<PathBuf>,
+    pub redis_url: String,
+    pub other_urls: Arc<Vec<String>>,
+    pub store: &'a Store,
+    pub prefix: String,
+    pub stock: u32,
+    pub buyers: u32,
+    pub at_once: u32,
+    pub processes: usize,
+    pub limit: Duration,
+    pub scale: f64,
+    pub interrupted: CancellationToken,
+}
+
+/// The processes that sell.
+enum Sellers {
+    Shops(Shops),
+    Floodgate(Box<Intake>),
+}
+
+/// What the sellers know afterwards.
+struct Closed {
+    orders: Vec<String>,
+    left: Option<i64>,
+    longest_under_lock_ms: Option<f64>,
+}
+
+impl Stage<'_> {
+    /// Opens a sale, lets everybody buy, and counts.
+    pub(super) async fn sell(
+        &self,
+        design: Technique,
+        scenario: Scenario,
+        name: &str,
+        bar: ProgressBar,
+    ) -> anyhow::Result<Run> {
+        let latency = match scenario {
+            Scenario::Slow => SLOW,
+            Scenario::Incident => SLOW.mul_f64(self.scale),
+            _ => FAST,
+        };
+        let latency = Latency::Fixed(latency);
+        let users = Arc::new(UserService::new(Behaviour { latency, ..Behaviour::default() }));
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let users_url = format!("http://{}", listener.local_addr()?);
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let _serving = AbortOnDropHandle::new(tokio::spawn(users.clone().serve(listener, stop)));
+
+        self.store.open(self.stock).await?;
+        let mut sellers = self.open(design, scenario, name, users_url).await?;
+        let before = users.calls();
+        let hanging = (scenario == Scenario::Incident).then(|| self.hang(users.clone()));
+        let rushed = self.rush(&mut sellers, scenario, bar).await;
+        drop(hanging);
+        users.release();
+        let (rushed, event_happened) = match rushed {
+            Ok(rushed) => rushed,
+            Err(error) => {
+                sellers.abandon().await?;
+                return Err(error);
+            }
+        };
+        let closed = self.close(sellers, design).await?;
+        self.store.remove().await?;
+        let counts = count(Sold {
+            stock: self.stock,
+            buyers: self.buyers,
+            answers: &rushed.answers,
+            orders: &closed.orders,
+            took: rushed.took,
+        });
+        Ok(Run {
+            design,
+            scenario,
+            user_service_calls: users.calls() - before,
+            longest_under_lock_ms: closed.longest_under_lock_ms,
+            left: closed.left,
+            lost: closed.left.map(|left| lost(self.stock, counts.sold, left)),
+            tries_again: rushed.again,
+            event_happened,
+            counts,
+        })
+    }
+
+    async fn open(
+        &self,
+        design: Technique,
+        scenario: Scenario,
+        name: &str,
+        users_url: String,
+    ) -> anyhow::Result<Sellers> {
+        let scale = if scenario.is_scaled() { self.scale } else { 1.0 };
+        let (lock, http) = (LOCK.mul_f64(scale), HTTP.mul_f64(scale));
+        if design == Technique::Floodgate {
+            let mut settings = self.settings.clone();
+            settings.redis_url = SecretString::from(self.redis_url.clone());
+            let (config, size) = (self.config.clone(), (self.stock, self.processes));
+            let users = Users { url: users_url, limit: http };
+            let intake = Intake::start(&settings, config, name, &users, size).await?;
+            return Ok(Sellers::Floodgate(Box::new(intake)));
+        }
+        let surroundings = Surroundings {
+            design,
+            prefix: self.prefix.clone(),
+            redis_url: self.redis_url.clone(),
+            other_urls: self.other_urls.clone(),
+            users_url,
+            times: Times { lock, acquire: lock },
+            http,
+        };
+        Ok(Sellers::Shops(Shops::start(surroundings, self.stock, self.processes).await?))
+    }
+
+    /// Has the user service hang from the opening on, for longer than a lock lives but not so long that
+    /// the shop gives up on it, work for a while, hang again, and so on.
+    fn hang(&self, users: Arc<UserService>) -> AbortOnDropHandle<()> {
+        let (hang, work) = (LOCK.mul_f64(self.scale * HANGS), LOCK.mul_f64(self.scale * WORKS));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                users.hold();
+                tokio::time::sleep(hang).await;
+                users.release();
+                tokio::time::sleep(work).await;
+            }
+        }))
+    }
+
+    /// Lets everybody buy, and has happen what the scenario says. Says whether it did.
+    async fn rush(
+        &self,
+        sellers: &mut Sellers,
+        scenario: Scenario,
+        bar: ProgressBar,
+    ) -> anyhow::Result<(Rushed, bool)> {
+        let (gateway, half) = (sellers.gateway(), self.stock.div_ceil(2));
+        let (buyers, at_once, limit) = (self.buyers, self.at_once, self.limit);
+        let crowd = Crowd { gateway, buyers, at_once, limit, bar };
+        let event = async |mut bought: watch::Receiver<u32>| {
+            if matches!(scenario, Scenario::Fast | Scenario::Slow | Scenario::Incident) {
+                return std::future::pending().await;
+            }
+            bought.wait_for(|&bought| bought >= half).await.context("nobody buys any more")?;
+            match (scenario, sellers) {
+                (Scenario::Kill, Sellers::Shops(shops)) => shops.kill_one().await,
+                (Scenario::Added, Sellers::Shops(shops)) => shops.add_one().await,
+                (Scenario::Kill, Sellers::Floodgate(intake)) => intake.kill_worker().await,
+                (Scenario::KillApi, Sellers::Floodgate(intake)) => intake.kill_api().await,
+                _ => Ok(()),
+            }
+        };
+        let (rushed, happened) = tokio::select! {
+            rushed = crowd.rush(event) => rushed?,
+            () = self.interrupted.cancelled() => bail!("interrupted"),
+        };
+        Ok((rushed, happened.is_some()))
+    }
+
+    async fn close(&self, sellers: Sellers, design: Technique) -> anyhow::Result<Closed> {
+        match sellers {
+            Sellers::Shops(shops) => {
+                let stats = shops.close().await?;
+                let left = self.store.left(design).await?.or(stats.left);
+                let longest = stats.longest_under_lock_ms;
+                let longest_under_lock_ms = (longest > 0.0).then_some(longest);
+                Ok(Closed { orders: self.store.orders().await?, left, longest_under_lock_ms })
+            }
+            Sellers::Floodgate(intake) => {
+                let closed = intake.close(self.buyers).await?;
+                let left = Some(closed.left);
+                Ok(Closed { orders: closed.orders, left, longest_under_lock_ms: None })
+            }
+        }
+    }
+}
+
+impl Sellers {
+    fn gateway(&self) -> Arc<Gateway> {
+        match self {
+            Self::Shops(shops) => shops.gateway(),
+            Self::Floodgate(intake) => intake.gateway(),
+        }
+    }
+
+    async fn abandon(self) -> anyhow::Result<()> {
+        match self {
+            Self::Shops(_) => Ok(()),
+            Self::Floodgate(intake) => intake.abandon().await,
+        }
+    }
+}
