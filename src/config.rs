@@ -105,7 +105,12 @@ pub struct LedgerSettings {
 pub struct VerificationSettings {
     pub url: String,
     timeout_ms: u64,
+    pub attempts: u32,
+    pub max_in_flight_per_sale: usize,
     pub max_in_flight: usize,
+    pub breaker_calls: usize,
+    breaker_pause_ms: u64,
+    remember_s: u64,
 }
 
 /// Section `worker`.
@@ -289,6 +294,18 @@ impl VerificationSettings {
     /// Longest wait for an answer.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl VerificationSettings {
+    /// How long the breaker stays open.
+    pub fn breaker_pause(&self) -> Duration {
+        Duration::from_millis(self.breaker_pause_ms)
+    }
+
+    /// How long a verdict is good for.
+    pub fn remember(&self) -> Duration {
+        Duration::from_secs(self.remember_s)
     }
 }
 

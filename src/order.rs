@@ -147,8 +147,8 @@ pub struct Intent {
     pub submitted_at: Option<DateTime<Utc>>,
 }
 
-/// An order on its way to a decision: when it counts as submitted, and what is already known
-/// against it.
+/// An order on its way to a decision: when it counts as submitted, and what is known of it before
+/// stock is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// What is asked for.
@@ -156,9 +156,20 @@ pub struct Candidate {
     /// When it was submitted. Never in the future of the worker that took it, so that a forged
     /// time can't get an order in before the sale opens.
     pub at: DateTime<Utc>,
-    /// A verdict against it, found before stock was looked at. An order that is already decided
-    /// keeps its decision all the same.
-    pub verdict: Option<Reason>,
+    /// Whether it may get units. An order that is already decided keeps its decision all the same.
+    pub clearance: Clearance,
+}
+
+/// Whether an order may get units, as far as stock has nothing to do with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Clearance {
+    /// Nobody was asked. It gets none where the sale wants its users checked.
+    #[default]
+    Unchecked,
+    /// Its user may buy.
+    Given,
+    /// It is to be rejected.
+    Refused(Reason),
 }
 
 #[cfg(test)]

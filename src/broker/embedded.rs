@@ -23,7 +23,7 @@ use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Broker, BrokerError, Delay, Deliveries, Message, Properties, Published, Queue};
+use super::{Broker, BrokerError, Delay, Deliveries, Depth, Message, Properties, Published, Queue};
 use crate::event::Event;
 use crate::fault::crash_point;
 use crate::sqlite::{SqliteFile, Trouble};
@@ -115,19 +115,26 @@ impl Broker for EmbeddedBroker {
         self.queues.names.queue(queue)
     }
 
-    /// Messages waiting. Those in the hands of another process are counted too.
-    async fn depth(&self, queue: Queue) -> Result<u32, BrokerError> {
+    /// Messages in the hands of another process are counted too; its consumers are not, because
+    /// what one process consumes no other one can.
+    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
         let queues = &self.queues;
         if let Queue::Private(_) = queue {
             let queue = queues.private.named(&queues.names.queue(&queue));
-            return Ok(queue.map_or(0, |queue| u32::try_from(queue.depth()).unwrap_or(u32::MAX)));
+            return Ok(queue.map_or_else(Depth::default, |queue| Depth {
+                messages: u32::try_from(queue.depth()).unwrap_or(u32::MAX),
+                consumers: 1,
+            }));
         }
-        let Some(queue_id) = queues.find(&queue).await? else { return Ok(0) };
-        let depth = match queues.open.get(queue_id) {
+        let Some(queue_id) = queues.find(&queue).await? else { return Ok(Depth::default()) };
+        let open = queues.open.get(queue_id);
+        let consumers = u32::from(open.is_some());
+        let messages = match open {
             Some(queue) => queue.depth(&queues.file).await,
             None => store::count_after(queues.file.readers(), queue_id, 0).await,
         };
-        Ok(u32::try_from(depth.map_err(sorted)?).unwrap_or(u32::MAX))
+        let messages = u32::try_from(messages.map_err(sorted)?).unwrap_or(u32::MAX);
+        Ok(Depth { messages, consumers })
     }
 }
 
@@ -255,6 +262,6 @@ mod tests {
         deliveries.stop();
         let ended = tokio::time::timeout(Duration::from_secs(30), deliveries.finished());
         ended.await.unwrap();
-        assert_eq!(broker.depth(Queue::Intents).await.unwrap(), 3);
+        assert_eq!(broker.depth(Queue::Intents).await.unwrap().messages, 3);
     }
 }

@@ -43,8 +43,8 @@ pub trait Broker: Send + Sync {
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;
 
-    /// Messages waiting in `queue`, not counting those handed out.
-    async fn depth(&self, queue: Queue) -> Result<u32, BrokerError>;
+    /// How much waits in `queue`, and for how many.
+    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError>;
 }
 
 /// The queues of a deployment.
@@ -118,6 +118,15 @@ impl<'a> Message<'a> {
     pub fn intent(routing_key: &'a str, body: &'a [u8]) -> Self {
         Self::Intent { routing_key, body, properties: None, delay: None }
     }
+}
+
+/// A look at a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages waiting, not counting those handed out.
+    pub messages: u32,
+    /// Consumers, of all processes.
+    pub consumers: u32,
 }
 
 /// What is known of published messages.

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
-use super::{Broker, BrokerError, Delay, Deliveries, Message, Published, Queue};
+use super::{Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue};
 use crate::config::BrokerSettings;
 use consumer::{Source, Supervisor};
 use publisher::Publisher;
@@ -280,12 +280,12 @@ impl Broker for RabbitBroker {
         self.link.topology.queue(queue)
     }
 
-    async fn depth(&self, queue: Queue) -> Result<u32, BrokerError> {
+    async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
         let channel = self.publisher.channel().await?;
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let name = self.link.topology.queue(&queue);
         let declared = channel.queue_declare(name.into(), passive, FieldTable::default());
         let queue = self.link.within(declared).await?;
-        Ok(queue.message_count())
+        Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
     }
 }

@@ -138,7 +138,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     async fn begin(broker: &'a dyn Broker) -> anyhow::Result<Self> {
-        let depth = broker.depth(Queue::DeadLetters).await? as usize;
+        let depth = broker.depth(Queue::DeadLetters).await?.messages as usize;
         let letters = consume(broker).await?;
         Ok(Self { broker, letters, full: Vec::new(), depth, seen: 0, kept: Vec::new() })
     }

@@ -14,6 +14,7 @@ mod replay;
 mod sale;
 mod serve;
 mod server;
+mod user_service;
 mod worker;
 
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ enum Command {
     Replay(replay::Replay),
     /// Look at messages that could not be decided, send them back or delete them
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Stand in for the user service that is asked before a user may buy, to try floodgate against
+    UserService(user_service::Serve),
     /// Measure the whole path against a bare relay on the configured servers
     Bench(bench::Bench),
     /// The sender and receiver of the bare relay that `bench` compares with
@@ -103,6 +106,7 @@ impl Cli {
             Command::Order(command) => return command.run(&app).await,
             Command::Replay(command) => command.run(&app).await?,
             Command::DeadLetters(command) => command.run(&app).await?,
+            Command::UserService(command) => command.run().await?,
             Command::Bench(command) => command.run(&app, self.config).await?,
             Command::BenchRelay(command) => command.run(&app).await?,
             Command::Compare(command) => return command.run(&app, self.config).await,

@@ -1,5 +1,7 @@
 //! What values are accepted.
 
+use std::ops::RangeInclusive;
+
 use super::Settings;
 use crate::order::SaleId;
 
@@ -34,13 +36,6 @@ pub enum InvalidSettings {
 impl Settings {
     /// Checks every value that has bounds.
     pub(super) fn check(&self) -> Result<(), InvalidSettings> {
-        let in_range = |name, given: u64, range: std::ops::RangeInclusive<u64>, accepted| {
-            if range.contains(&given) {
-                Ok(())
-            } else {
-                Err(InvalidSettings::OutOfRange { name, given: given.to_string(), accepted })
-            }
-        };
         if SaleId::parse(self.namespace.as_str()).is_err() {
             return Err(InvalidSettings::OutOfRange {
                 name: "namespace",
@@ -50,7 +45,7 @@ impl Settings {
         }
         let positive = 1..=u64::MAX;
         let ms = 1..=3_600_000;
-        let hour = "1 to 3600000 (an hour)";
+        let hour = HOUR;
         in_range("intent.max_age_s", self.intent.max_age_s.into(), positive, "1 or more")?;
         in_range(
             "intent.max_body_bytes",
@@ -84,10 +79,33 @@ impl Settings {
         let in_flight = self.worker.batches_in_flight as u64;
         in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
         in_range("worker.drain_deadline_s", self.worker.drain_deadline_s, 1..=3600, "1 to 3600")?;
+        self.check_verification()?;
+        self.check_api()
+    }
+
+    fn check_verification(&self) -> Result<(), InvalidSettings> {
+        let hour = HOUR;
         let verification = &self.verification;
         in_range("verification.timeout_ms", verification.timeout_ms, 1..=3_600_000, hour)?;
         let checks = verification.max_in_flight as u64;
         in_range("verification.max_in_flight", checks, 1..=10_000, "1 to 10000")?;
+        let checks = verification.max_in_flight_per_sale as u64;
+        in_range("verification.max_in_flight_per_sale", checks, 1..=10_000, "1 to 10000")?;
+        in_range("verification.attempts", verification.attempts.into(), 1..=10, "1 to 10")?;
+        let calls = verification.breaker_calls as u64;
+        in_range("verification.breaker_calls", calls, 1..=10_000, "1 to 10000")?;
+        let pause = verification.breaker_pause_ms;
+        in_range("verification.breaker_pause_ms", pause, 1..=3_600_000, hour)?;
+        in_range(
+            "verification.remember_s",
+            verification.remember_s,
+            0..=86_400,
+            "0 to 86400 (a day)",
+        )
+    }
+
+    fn check_api(&self) -> Result<(), InvalidSettings> {
+        let hour = HOUR;
         let api = &self.api;
         let mib = "1024 to 1048576 (1 MiB)";
         in_range("api.max_body_bytes", api.max_body_bytes as u64, 1024..=1 << 20, mib)?;
@@ -99,5 +117,21 @@ impl Settings {
         in_range("api.max_in_flight", api.max_in_flight as u64, 1..=1_000_000, million)?;
         in_range("api.max_connections", api.max_connections as u64, 1..=1_000_000, million)?;
         in_range("api.drain_deadline_s", api.drain_deadline_s, 1..=3600, "1 to 3600")
+    }
+}
+
+/// What is accepted of times in milliseconds.
+const HOUR: &str = "1 to 3600000 (an hour)";
+
+fn in_range(
+    name: &'static str,
+    given: u64,
+    range: RangeInclusive<u64>,
+    accepted: &'static str,
+) -> Result<(), InvalidSettings> {
+    if range.contains(&given) {
+        Ok(())
+    } else {
+        Err(InvalidSettings::OutOfRange { name, given: given.to_string(), accepted })
     }
 }

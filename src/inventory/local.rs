@@ -3,15 +3,16 @@
 
 mod bounded;
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{Amendment, Correction, Inventory, InventoryError, Proposal};
+use super::{Amendment, Correction, Inventory, InventoryError, Proposal, Proposals};
 use crate::decision::{Outcome, Reason};
-use crate::order::{Candidate, Order, OrderId, Quantity, SaleId, UserId};
-use crate::sale::SaleState;
+use crate::order::{Candidate, Clearance, Order, OrderId, Quantity, SaleId, UserId};
+use crate::sale::{Sale, SaleState};
 use bounded::Bounded;
 
 /// Sales held at once. More than a batch has orders, so that a batch whose sales were just primed
@@ -51,6 +52,7 @@ struct Held {
     limit: Option<u32>,
     opens_at: Option<DateTime<Utc>>,
     closes_at: Option<DateTime<Utc>>,
+    verification: bool,
 }
 
 /// A decision, with what makes two orders of one id and sale the same order.
@@ -92,7 +94,7 @@ impl Default for LocalInventory {
 
 impl Counts {
     /// `decide.lua`, for one order.
-    fn decide(&mut self, Candidate { order, at, verdict }: &Candidate) -> Proposal {
+    fn decide(&mut self, Candidate { order, at, clearance }: &Candidate) -> Proposal {
         let Some(sale) = self.sales.get_mut(&order.sale_id) else { return Proposal::Absent };
         let key = (sale.number, order.id.clone());
         if let Some(earlier) = self.decisions.get(&key) {
@@ -108,19 +110,20 @@ impl Counts {
             let bought = self.buyers.get(&buyer).copied().unwrap_or(0) + units;
             (buyer, bought, i64::from(limit))
         });
-        let outcome = match verdict {
-            Some(reason) => Outcome::Rejected(*reason),
-            None if sale.opens_at.is_some_and(|opens| *at < opens) => {
+        let outcome = match clearance {
+            Clearance::Refused(reason) => Outcome::Rejected(*reason),
+            _ if sale.opens_at.is_some_and(|opens| *at < opens) => {
                 Outcome::Rejected(Reason::NotOpen)
             }
-            None if sale.closes_at.is_some_and(|closes| *at >= closes) => {
+            _ if sale.closes_at.is_some_and(|closes| *at >= closes) => {
                 Outcome::Rejected(Reason::Closed)
             }
-            None if buyer.as_ref().is_some_and(|(_, bought, limit)| bought > limit) => {
+            _ if buyer.as_ref().is_some_and(|(_, bought, limit)| bought > limit) => {
                 Outcome::Rejected(Reason::PurchaseLimit)
             }
-            None if units > sale.stock => Outcome::SoldOut,
-            None => Outcome::Created,
+            _ if units > sale.stock => Outcome::SoldOut,
+            Clearance::Unchecked if sale.verification => return Proposal::Unchecked,
+            _ => Outcome::Created,
         };
         if outcome == Outcome::Created {
             sale.stock -= units;
@@ -169,17 +172,27 @@ impl Counts {
                 (self.next, offered - i64::from(*sold))
             }
         };
-        let (limit, opens_at, closes_at) = (sale.per_user_limit, sale.opens_at, sale.closes_at);
-        let held = Held { number, stock, offered, version, limit, opens_at, closes_at };
+        let Sale { per_user_limit: limit, opens_at, closes_at, verification, .. } = *sale;
+        let held =
+            Held { number, stock, offered, version, limit, opens_at, closes_at, verification };
         self.sales.insert(sale.id.clone(), held);
     }
 }
 
 #[async_trait]
 impl Inventory for LocalInventory {
-    async fn propose(&self, orders: &[Candidate]) -> Result<Vec<Proposal>, InventoryError> {
+    async fn propose(&self, orders: &[Candidate]) -> Result<Proposals, InventoryError> {
         let mut counts = self.counts();
-        Ok(orders.iter().map(|candidate| counts.decide(candidate)).collect())
+        let answers = orders.iter().map(|candidate| counts.decide(candidate)).collect();
+        let mut left = HashMap::new();
+        for Candidate { order, .. } in orders {
+            if !left.contains_key(&order.sale_id)
+                && let Some(held) = counts.sales.get(&order.sale_id)
+            {
+                left.insert(order.sale_id.clone(), u32::try_from(held.stock).unwrap_or(0));
+            }
+        }
+        Ok(Proposals { answers, left })
     }
 
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {

@@ -3,6 +3,8 @@
 mod local;
 mod redis;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 
 use crate::decision::{Decision, Outcome};
@@ -19,7 +21,7 @@ pub trait Inventory: Send + Sync {
     /// Proposes an outcome for each order, deducting the stock of those it proposes as created.
     /// Orders of one sale are answered in the order given. An order id that is known gets its
     /// recorded answer again, whatever else has changed.
-    async fn propose(&self, orders: &[Candidate]) -> Result<Vec<Proposal>, InventoryError>;
+    async fn propose(&self, orders: &[Candidate]) -> Result<Proposals, InventoryError>;
 
     /// Writes the ledger's answers over its own, and takes back what they make free. The stock of
     /// a sale is never left above what the ledger says is not sold.
@@ -37,6 +39,15 @@ pub trait Inventory: Send + Sync {
     async fn correct(&self, corrections: &[Correction]) -> Result<Vec<bool>, InventoryError>;
 }
 
+/// The inventory's answers to a batch of orders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proposals {
+    /// One for each order, in the order given.
+    pub answers: Vec<Proposal>,
+    /// Units left after them, of each sale that it holds.
+    pub left: HashMap<SaleId, u32>,
+}
+
 /// The inventory's answer to one order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proposal {
@@ -49,6 +60,9 @@ pub enum Proposal {
     },
     /// The order id was used before for an order with other contents.
     Conflict,
+    /// It would be created, but nobody has checked its user, as the sale wants it: have the user
+    /// checked and propose it again. Nothing was deducted or remembered.
+    Unchecked,
     /// The sale is not held: prime it and propose again.
     Absent,
 }

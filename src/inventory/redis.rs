@@ -10,10 +10,10 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisResult, Script, Value};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Amendment, Correction, Inventory, InventoryError, Proposal};
+use super::{Amendment, Correction, Inventory, InventoryError, Proposal, Proposals};
 use crate::config::InventorySettings;
 use crate::decision::{Decision, Outcome, Reason};
-use crate::order::{Candidate, Order, SaleId};
+use crate::order::{Candidate, Clearance, Order, SaleId};
 use crate::sale::SaleState;
 
 /// The one-letter answers of `decide.lua`.
@@ -193,8 +193,10 @@ fn letter(outcome: Outcome) -> char {
 }
 
 fn proposal(answer: char) -> Result<Proposal, InventoryError> {
-    if answer == '!' {
-        return Ok(Proposal::Conflict);
+    match answer {
+        '!' => return Ok(Proposal::Conflict),
+        '?' => return Ok(Proposal::Unchecked),
+        _ => {}
     }
     let fresh = answer.is_ascii_lowercase();
     ANSWERS
@@ -221,40 +223,43 @@ fn by_sale<'a>(sales: impl Iterator<Item = &'a SaleId>) -> Vec<(&'a SaleId, Vec<
 fn decide_call(script: &Script, keys: &Keys, orders: &[Candidate], places: &[usize]) -> Cmd {
     let mut call = evalsha(script, &[&keys.sale, &keys.decisions, &keys.buyers]);
     for &place in places {
-        let Candidate { order, at, verdict } = &orders[place];
-        let verdict = verdict.map(|reason| letter(Outcome::Rejected(reason)).to_string());
-        call.arg(order.id.as_str())
-            .arg(contents(order))
-            .arg(at.timestamp_millis())
-            .arg(verdict.unwrap_or_default());
+        let Candidate { order, at, clearance } = &orders[place];
+        let clearance = match clearance {
+            Clearance::Unchecked => String::new(),
+            Clearance::Given => "+".to_owned(),
+            Clearance::Refused(reason) => letter(Outcome::Rejected(*reason)).to_string(),
+        };
+        call.arg(order.id.as_str()).arg(contents(order)).arg(at.timestamp_millis()).arg(clearance);
     }
     call
 }
 
 #[async_trait]
 impl Inventory for RedisInventory {
-    async fn propose(&self, orders: &[Candidate]) -> Result<Vec<Proposal>, InventoryError> {
+    async fn propose(&self, orders: &[Candidate]) -> Result<Proposals, InventoryError> {
         let groups = by_sale(orders.iter().map(|candidate| &candidate.order.sale_id));
         let calls: Vec<Cmd> = groups
             .iter()
             .map(|(sale, places)| decide_call(&self.decide, &self.keys(sale), orders, places))
             .collect();
-        let answers = self.call(&self.decide, &calls).await?;
-        let mut proposals = vec![Proposal::Absent; orders.len()];
-        for ((_, places), answer) in groups.iter().zip(answers) {
+        let results = self.call(&self.decide, &calls).await?;
+        let mut answers = vec![Proposal::Absent; orders.len()];
+        let mut left = HashMap::with_capacity(groups.len());
+        for ((sale, places), answer) in groups.into_iter().zip(results) {
             if answer == Value::Nil {
                 continue;
             }
-            let (_left, letters): (i64, String) =
+            let (stock, letters): (i64, String) =
                 redis::from_redis_value(answer).map_err(unavailable)?;
             if letters.len() != places.len() {
                 return Err(unexpected("decide.lua", &letters));
             }
-            for (&place, letter) in places.iter().zip(letters.chars()) {
-                proposals[place] = proposal(letter)?;
+            for (place, letter) in places.into_iter().zip(letters.chars()) {
+                answers[place] = proposal(letter)?;
             }
+            left.insert(sale.clone(), u32::try_from(stock).unwrap_or(0));
         }
-        Ok(proposals)
+        Ok(Proposals { answers, left })
     }
 
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {
@@ -295,6 +300,7 @@ impl Inventory for RedisInventory {
                     .arg(sale.per_user_limit.map(|limit| limit.to_string()).unwrap_or_default())
                     .arg(ms(sale.opens_at))
                     .arg(ms(sale.closes_at))
+                    .arg(if sale.verification { "1" } else { "" })
                     .arg(self.expires_at(sale.closes_at));
                 call
             })

@@ -80,7 +80,7 @@ impl Stall {
     /// from the service's start.
     pub(super) fn end(&self, at: Duration) -> Option<Duration> {
         let passed = Duration::from_nanos_u128(at.as_nanos() % self.every.as_nanos());
-        let left = self.every - passed;
+        let left = self.every.saturating_sub(passed);
         (left <= self.length).then(|| at.saturating_add(left))
     }
 }

@@ -26,6 +26,14 @@ struct Shared {
     stop: CancellationToken,
 }
 
+#[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
+struct Fields {
+    user_id: String,
+    sale_id: String,
+    order_id: String,
+}
+
 pub(super) fn routes(service: Arc<UserService>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/verify", post(verify))
@@ -38,11 +46,11 @@ async fn verify(
     State(Shared { service, stop }): State<Shared>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let question = match body.map_err(too_large).and_then(|body| parse(&body).map_err(bad)) {
+    let question = match read(body) {
         Ok(question) => question,
-        Err(refusal) => {
+        Err((status, why)) => {
             service.tally.malformed();
-            return refusal;
+            return problem(status, &why);
         }
     };
     match service.answer(&question, stop.cancelled()).await {
@@ -65,15 +73,23 @@ async fn calls(State(Shared { service, .. }): State<Shared>) -> Json<Counts> {
     Json(service.counts())
 }
 
-fn parse(body: &[u8]) -> Result<Question, String> {
-    #[derive(Deserialize)]
-    #[expect(clippy::struct_field_names, reason = "the names on the wire")]
-    struct Fields {
-        user_id: String,
-        sale_id: String,
-        order_id: String,
-    }
+/// The question, or the status and the detail of what is answered instead.
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Question, (StatusCode, String)> {
+    let body = body.map_err(|rejection| {
+        let accepted = format!("accepted: a whole body of up to {MAX_QUESTION_BYTES} bytes");
+        (rejection.status(), accepted)
+    })?;
+    parse(&body).map_err(|why| {
+        let accepted = r#"{"user_id": "...", "sale_id": "...", "order_id": "..."}"#;
+        (StatusCode::BAD_REQUEST, format!("{why}; the question is {accepted}"))
+    })
+}
 
+fn parse(body: &[u8]) -> Result<Question, String> {
+    // The library would read an array as well, its elements being the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body is no JSON object".to_owned());
+    }
     let Fields { user_id, sale_id, order_id } =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;
     Ok(Question {
@@ -81,18 +97,6 @@ fn parse(body: &[u8]) -> Result<Question, String> {
         sale: SaleId::parse(sale_id).map_err(|error| error.to_string())?,
         _order: OrderId::parse(order_id).map_err(|error| error.to_string())?,
     })
-}
-
-fn bad(why: String) -> Response {
-    let accepted = r#"accepted: {"user_id": "…", "sale_id": "…", "order_id": "…"}"#;
-    problem(StatusCode::BAD_REQUEST, &format!("{why}; {accepted}"))
-}
-
-fn too_large(rejection: BytesRejection) -> Response {
-    problem(
-        rejection.status(),
-        &format!("accepted: a whole body of up to {MAX_QUESTION_BYTES} bytes"),
-    )
 }
 
 /// A problem in the form of RFC 9457.
@@ -112,8 +116,9 @@ mod tests {
             parse(br#"{"user_id": "u", "sale_id": "s", "order_id": "o", "more": 1}"#).unwrap();
         assert_eq!((question.user.as_str(), question.sale.as_str()), ("u", "s"));
         for (bad, why) in [
-            ("", "EOF"),
-            ("[]", "invalid length 0"),
+            ("", "no JSON object"),
+            (r#"["u", "s", "o"]"#, "no JSON object"),
+            (r#"{"user_id": "u""#, "EOF"),
             (r#"{"user_id": "u", "sale_id": "s"}"#, "missing field `order_id`"),
             (r#"{"user_id": 1, "sale_id": "s", "order_id": "o"}"#, "invalid type: integer `1`"),
             (r#"{"user_id": "u", "sale_id": "a.b", "order_id": "o"}"#, "sale_id has a character"),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::{Client, Url};
+use chrono::{DateTime, Utc};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
 use super::{Verdict, Verifier, VerifierError};
@@ -13,7 +15,7 @@ use crate::order::Order;
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 /// Connections that are kept although nothing is asked.
-const IDLE_CONNECTIONS: usize = 64;
+const IDLE_CONNECTIONS: usize = 256;
 
 /// [`Verifier`] that asks a user service over HTTP.
 pub struct HttpVerifier {
@@ -32,6 +34,9 @@ struct Question<'a> {
 #[derive(Deserialize)]
 struct Answer {
     allowed: bool,
+    /// Why not. For logs: buyers are told `user_denied`.
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 impl HttpVerifier {
@@ -56,7 +61,7 @@ impl HttpVerifier {
 }
 
 fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> VerifierError {
-    VerifierError(error.into())
+    VerifierError::Unavailable(error.into())
 }
 
 #[async_trait]
@@ -71,8 +76,14 @@ impl Verifier for HttpVerifier {
         // The URL may hold a password.
         let without_url = |error: reqwest::Error| unavailable(error.without_url());
         let mut response = sending.await.map_err(without_url)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(unavailable(format!("it answered {}", response.status())));
+        let (status, retry_after) = (response.status(), retry_after(response.headers()));
+        if status == StatusCode::TOO_MANY_REQUESTS
+            || (status == StatusCode::SERVICE_UNAVAILABLE && retry_after.is_some())
+        {
+            return Err(VerifierError::Busy { retry_after });
+        }
+        if status != StatusCode::OK {
+            return Err(unavailable(format!("it answered {status}")));
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(without_url)? {
@@ -81,7 +92,40 @@ impl Verifier for HttpVerifier {
             }
             body.extend_from_slice(&chunk);
         }
-        let Answer { allowed } = serde_json::from_slice(&body).map_err(unavailable)?;
-        Ok(if allowed { Verdict::Allowed } else { Verdict::Denied })
+        let Answer { allowed, reason } = serde_json::from_slice(&body).map_err(unavailable)?;
+        if allowed {
+            return Ok(Verdict::Allowed);
+        }
+        tracing::debug!(order_id = %order.id, reason = reason.as_deref(), "denied");
+        Ok(Verdict::Denied)
+    }
+}
+
+/// `Retry-After` in either of its forms, seconds or a date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    Some(date.signed_duration_since(Utc::now()).to_std().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let read = |text: &str| {
+            let value = text.parse().expect("a header's value");
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert!(read("Fri, 31 Dec 2999 23:59:59 GMT") > Some(Duration::from_hours(24)));
+        for none in ["", "-1", "soon", "1.5"] {
+            assert_eq!(read(none), None, "{none:?}");
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! The verifier's port: may this user buy?
 
+mod breaker;
 mod http;
+mod memory;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::order::Order;
 
+pub use breaker::{Breaker, Failed};
 pub use http::HttpVerifier;
+pub use memory::Memory;
 
 /// Somebody who knows the users. Slow, and at times away; never asked while anything is held that
 /// others wait for.
@@ -27,5 +33,14 @@ pub enum Verdict {
 
 /// The verifier gave no verdict, which says nothing about the user.
 #[derive(Debug, thiserror::Error)]
-#[error("user service unavailable: {0}")]
-pub struct VerifierError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum VerifierError {
+    /// It has too much to do.
+    #[error("user service asks for patience")]
+    Busy {
+        /// For how long it wants to be left alone, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// It can't be reached, didn't answer in time, or gave an answer that is none.
+    #[error("user service unavailable: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::broker::{DeadLetter, Deliveries, Delivery, Properties};
+use crate::broker::{DeadLetter, Delay, Deliveries, Delivery, Properties};
 use crate::order::Candidate;
 
 /// One intent's share of a delivery. A delivery is acknowledged when all its shares are done; a
@@ -76,6 +76,8 @@ pub(super) struct Entry {
     pub ticket: Ticket,
     /// Where in the body of the delivery it stands.
     pub place: Range<usize>,
+    /// Its time of submission came with it.
+    pub dated: bool,
 }
 
 impl Entry {
@@ -105,12 +107,20 @@ impl Parked {
     }
 }
 
+/// An order that is to come again later, by way of a delay queue.
+#[derive(Debug)]
+pub(super) struct PutOff {
+    pub entry: Entry,
+    pub delay: Delay,
+}
+
 /// What is taken through the stages together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// In queue order.
     pub entries: Vec<Entry>,
     pub parked: Vec<Parked>,
+    pub put_off: Vec<PutOff>,
 }
 
 impl Batch {
@@ -118,8 +128,8 @@ impl Batch {
         self.len() == 0
     }
 
-    fn len(&self) -> usize {
-        self.entries.len() + self.parked.len()
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() + self.parked.len() + self.put_off.len()
     }
 }
 

@@ -8,7 +8,7 @@ use super::batch::{Entry, Item, Parked, Ticket};
 use crate::broker::Delivery;
 use crate::fault::crash_point;
 use crate::intent::{self, Fault, Limits, Refusal};
-use crate::order::{Candidate, Intent};
+use crate::order::{Candidate, Clearance, Intent};
 
 /// Takes a message apart. Its items come in the order of its elements; there is at least one.
 pub(super) fn take_apart(delivery: Delivery, limits: Limits, now: DateTime<Utc>) -> VecDeque<Item> {
@@ -31,9 +31,10 @@ pub(super) fn take_apart(delivery: Delivery, limits: Limits, now: DateTime<Utc>)
                 let ticket = ticket.share();
                 match element.intent {
                     Ok(Intent { order, submitted_at }) => {
-                        let at = submitted_at.or(sent_at).unwrap_or(now).min(now);
-                        let candidate = Candidate { order, at, verdict: None };
-                        Item::Entry(Entry { candidate, ticket, place })
+                        let told = submitted_at.or(sent_at);
+                        let at = told.unwrap_or(now).min(now);
+                        let candidate = Candidate { order, at, clearance: Clearance::Unchecked };
+                        Item::Entry(Entry { candidate, ticket, place, dated: told.is_some() })
                     }
                     Err(Refusal { fault, detail }) => {
                         Item::Parked(Parked::new(ticket, place, fault.name(), detail))

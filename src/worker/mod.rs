@@ -5,6 +5,7 @@
 
 mod batch;
 mod intake;
+mod line;
 mod propose;
 mod publish;
 mod reconcile;
@@ -14,6 +15,7 @@ mod verify;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -34,13 +36,16 @@ use publish::Outlet;
 use reconcile::{Reconciler, Touched};
 use record::Recorder;
 use tally::Tally;
-use verify::Verification;
+use verify::{Verification, expire};
 
 pub use propose::{ORDER_ID_CONFLICT, UNKNOWN_SALE};
 pub use record::UNDECIDABLE;
 
 /// How often a busy worker says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the workers on the queue are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// Tells the time, so that tests can have a worker whose clock is wrong.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
@@ -53,7 +58,7 @@ pub struct Worker {
     pub inventory: Arc<dyn Inventory>,
     /// What decides.
     pub ledger: Arc<dyn Ledger>,
-    /// What checks users; without it all are allowed.
+    /// What checks users; without it, orders of sales that want it wait until they are too old.
     pub verifier: Option<Arc<dyn Verifier>>,
     /// What is known of sales without asking.
     pub watch: Arc<SaleWatch>,
@@ -92,8 +97,11 @@ impl Worker {
             stop.cancelled().await;
             tokio::time::sleep(deadline).await;
         };
+        let workers = Arc::new(AtomicU32::new(1));
+        let counting = count_workers(self.broker.clone(), workers.clone());
+        let _counter = AbortOnDropHandle::new(tokio::spawn(counting));
         let ended = tokio::select! {
-            worked = self.work(touched, tally.clone(), &stop) => worked.map_err(WorkerError::from),
+            worked = self.work(touched, tally.clone(), workers, &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
         tally.log(if ended.is_ok() { "drained" } else { "ended" });
@@ -104,6 +112,7 @@ impl Worker {
         &self,
         touched: Touched,
         tally: Arc<Tally>,
+        workers: Arc<AtomicU32>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let settings = &self.settings;
@@ -112,7 +121,8 @@ impl Worker {
         let mut batcher = Batcher::new(settings.worker.max_batch, move |delivery| {
             intake::take_apart(delivery, limits, clock())
         });
-        let mut verification = self.verification();
+        let (verifier, clock) = (self.verifier.clone(), self.clock.clone());
+        let mut verification = Verification::new(verifier, settings, clock, workers);
         let mut proposer = self.proposer(touched);
         let finisher = Arc::new(self.finisher(tally));
         let in_flight = u32::try_from(settings.worker.batches_in_flight).unwrap_or(u32::MAX);
@@ -126,16 +136,17 @@ impl Worker {
             let now = (self.clock)().trunc_subsecs(3);
             let batch = match next {
                 Next::Arrived(mut batch) => {
-                    verification.sift(&mut batch, now);
+                    expire(&mut batch, now, settings.intent.max_age());
                     batch
                 }
                 Next::Verified(batch) => batch,
                 Next::End => break,
             };
+            let (batch, unchecked) = proposer.propose(batch, now).await;
+            verification.take(unchecked);
             if batch.is_empty() {
                 continue;
             }
-            let batch = proposer.propose(batch, now).await;
             let slot = match batch.source {
                 Source::Inventory => slot,
                 Source::LedgerAlone => {
@@ -153,18 +164,6 @@ impl Worker {
         }
         deliveries.finished().await;
         Ok(())
-    }
-
-    fn verification(&self) -> Verification {
-        Verification {
-            verifier: self.verifier.clone(),
-            watch: self.watch.clone(),
-            clock: self.clock.clone(),
-            max_age: self.settings.intent.max_age(),
-            at_once: self.settings.verification.max_in_flight,
-            waiting: VecDeque::new(),
-            checking: JoinSet::new(),
-        }
     }
 
     fn proposer(&self, touched: Touched) -> Proposer {
@@ -216,7 +215,7 @@ async fn slot(slots: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
 enum Next {
     /// Fresh from the queue.
     Arrived(batch::Batch),
-    /// Whose users were checked.
+    /// Whose users were checked, or are not to be checked now.
     Verified(batch::Batch),
     /// Nothing will come any more.
     End,
@@ -245,7 +244,7 @@ where
         return Next::Arrived(batch);
     }
     verification.give_up();
-    if verification.is_checking() { Next::Verified(verification.next().await) } else { Next::End }
+    if verification.is_working() { Next::Verified(verification.next().await) } else { Next::End }
 }
 
 /// A batch that panicked holds deliveries that nobody settles; better to end here and now, and let
@@ -255,6 +254,17 @@ fn propagate(finished: Result<(), tokio::task::JoinError>) {
         && let Ok(panic) = error.try_into_panic()
     {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Keeps count of the workers on the queue for as long as it is polled.
+async fn count_workers(broker: Arc<dyn Broker>, workers: Arc<AtomicU32>) {
+    loop {
+        match broker.depth(Queue::Intents).await {
+            Ok(depth) => workers.store(depth.consumers.max(1), Ordering::Relaxed),
+            Err(error) => tracing::debug!(%error, "can't count the workers"),
+        }
+        tokio::time::sleep(COUNT_EVERY).await;
     }
 }
 

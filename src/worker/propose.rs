@@ -7,15 +7,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use super::batch::{Batch, Entry, Parked};
+use super::batch::{Batch, Entry, Parked, PutOff};
 use super::reconcile::Touched;
 use crate::config::WhenUnavailable;
-use crate::decision::{Decision, Outcome};
+use crate::decision::{Decision, Outcome, Reason};
 use crate::fault::crash_point;
-use crate::inventory::{Inventory, InventoryError, Proposal};
-use crate::ledger::Ledger;
-use crate::order::SaleId;
+use crate::inventory::{Inventory, InventoryError, Proposal, Proposals};
+use crate::ledger::{Ledger, LedgerError};
+use crate::order::{Candidate, Clearance, OrderId, SaleId};
 use crate::retry::Backoff;
+use crate::sale::{Phase, SaleState};
 use crate::watch::SaleWatch;
 
 /// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
@@ -37,7 +38,21 @@ pub(super) enum Source {
 pub(super) struct ProposedBatch {
     pub entries: Vec<ProposedEntry>,
     pub parked: Vec<Parked>,
+    pub put_off: Vec<PutOff>,
     pub source: Source,
+}
+
+impl ProposedBatch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.parked.is_empty() && self.put_off.is_empty()
+    }
+}
+
+/// Orders that get no proposal until their users are checked.
+pub(super) struct Unchecked {
+    pub entries: Vec<Entry>,
+    /// Units left of the sales that the whole batch was about.
+    pub left: HashMap<SaleId, u32>,
 }
 
 /// An order with the outcome proposed for it.
@@ -63,13 +78,19 @@ pub(super) struct Proposer {
 }
 
 impl Proposer {
-    /// Gives every order of `batch` a proposal; those that can't get one are parked. Returns only
-    /// when all have one, however long a server is away.
-    pub(super) async fn propose(&mut self, batch: Batch, now: DateTime<Utc>) -> ProposedBatch {
-        let Batch { entries, mut parked } = batch;
-        let (proposals, source) = self.proposals(&entries).await;
+    /// Gives every order of `batch` a proposal, but for those whose users are to be checked first;
+    /// orders that can't get one are parked. Returns only when all have one, however long a server
+    /// is away.
+    pub(super) async fn propose(
+        &mut self,
+        batch: Batch,
+        now: DateTime<Utc>,
+    ) -> (ProposedBatch, Unchecked) {
+        let Batch { entries, mut parked, put_off } = batch;
+        let (Proposals { answers, left }, source) = self.proposals(&entries).await;
         let mut proposed = Vec::with_capacity(entries.len());
-        for (entry, proposal) in entries.into_iter().zip(proposals) {
+        let mut unchecked = Vec::new();
+        for (entry, proposal) in entries.into_iter().zip(answers) {
             match proposal {
                 Proposal::Decided { outcome, fresh } => {
                     let order = entry.candidate.order.clone();
@@ -78,15 +99,20 @@ impl Proposer {
                     let decision = Decision { order, outcome, decided_at: now };
                     proposed.push(ProposedEntry { entry, decision, deducted, repeat: !fresh });
                 }
+                Proposal::Unchecked => unchecked.push(entry),
                 Proposal::Conflict => parked.push(conflict(entry)),
                 Proposal::Absent => parked.push(unknown_sale(entry)),
             }
         }
         crash_point("proposed");
-        ProposedBatch { entries: proposed, parked, source }
+        let proposed = ProposedBatch { entries: proposed, parked, put_off, source };
+        (proposed, Unchecked { entries: unchecked, left })
     }
 
-    async fn proposals(&mut self, entries: &[Entry]) -> (Vec<Proposal>, Source) {
+    async fn proposals(&mut self, entries: &[Entry]) -> (Proposals, Source) {
+        if entries.is_empty() {
+            return (Proposals::default(), Source::Inventory);
+        }
         let mut backoff = Backoff::step();
         loop {
             if self.away_until.is_none_or(|until| until <= Instant::now()) {
@@ -118,11 +144,11 @@ impl Proposer {
 
     /// The inventory's answers; sales that it doesn't hold are loaded once. What is absent after
     /// that is unknown to the ledger.
-    async fn ask_inventory(&self, entries: &[Entry]) -> Result<Vec<Proposal>, InventoryError> {
+    async fn ask_inventory(&self, entries: &[Entry]) -> Result<Proposals, InventoryError> {
         let mut candidates: Vec<_> = entries.iter().map(|entry| entry.candidate.clone()).collect();
         let mut proposals = self.inventory.propose(&candidates).await?;
         let absent: Vec<usize> =
-            (0..proposals.len()).filter(|&place| proposals[place] == Proposal::Absent).collect();
+            (0..entries.len()).filter(|&i| proposals.answers[i] == Proposal::Absent).collect();
         if !absent.is_empty() {
             let sales: BTreeSet<SaleId> =
                 absent.iter().map(|&place| candidates[place].order.sale_id.clone()).collect();
@@ -133,9 +159,10 @@ impl Proposer {
                 self.inventory.prime(&states).await?;
                 candidates = absent.iter().map(|&place| candidates[place].clone()).collect();
                 let again = self.inventory.propose(&candidates).await?;
-                for (place, proposal) in absent.into_iter().zip(again) {
-                    proposals[place] = proposal;
+                for (place, answer) in absent.into_iter().zip(again.answers) {
+                    proposals.answers[place] = answer;
                 }
+                proposals.left.extend(again.left);
             }
         }
         self.touched.note(entries.iter().map(|entry| &entry.candidate.order.sale_id));
@@ -143,27 +170,71 @@ impl Proposer {
         Ok(proposals)
     }
 
-    /// Without an inventory: everything is proposed as created, but for verdicts and for sales
-    /// that the ledger doesn't know.
-    async fn stand_in(
-        &self,
-        entries: &[Entry],
-    ) -> Result<Vec<Proposal>, crate::ledger::LedgerError> {
+    /// Without an inventory: everything is proposed as created, but for orders that are refused, those
+    /// whose users are to be checked, and sales that the ledger doesn't know.
+    async fn stand_in(&self, entries: &[Entry]) -> Result<Proposals, LedgerError> {
         let sales: BTreeSet<SaleId> =
             entries.iter().map(|entry| entry.candidate.order.sale_id.clone()).collect();
         let sales: Vec<SaleId> = sales.into_iter().collect();
         let states = self.ledger.sales(Some(&sales)).await?;
         let known: HashMap<_, _> = states.iter().map(|state| (&state.sale.id, state)).collect();
-        let proposals = entries.iter().map(|entry| {
+        let decided = self.decided_unchecked(entries, &known).await?;
+        let answers = entries.iter().map(|entry| {
             let candidate = &entry.candidate;
-            if !known.contains_key(&candidate.order.sale_id) {
-                return Proposal::Absent;
+            let Some(state) = known.get(&candidate.order.sale_id) else { return Proposal::Absent };
+            let fresh = true;
+            match candidate.clearance {
+                Clearance::Refused(reason) => {
+                    Proposal::Decided { outcome: Outcome::Rejected(reason), fresh }
+                }
+                Clearance::Unchecked if state.sale.verification => {
+                    match decided.get(&candidate.order.id) {
+                        Some(&outcome) => Proposal::Decided { outcome, fresh: false },
+                        None => unchecked(candidate, state),
+                    }
+                }
+                _ => Proposal::Decided { outcome: Outcome::Created, fresh },
             }
-            let outcome = candidate.verdict.map_or(Outcome::Created, Outcome::Rejected);
-            Proposal::Decided { outcome, fresh: true }
         });
-        Ok(proposals.collect())
+        let answers = answers.collect();
+        let left = states.iter().map(|state| (state.sale.id.clone(), state.remaining())).collect();
+        Ok(Proposals { answers, left })
     }
+
+    /// What the ledger has decided of the orders whose users would have to be checked.
+    async fn decided_unchecked(
+        &self,
+        entries: &[Entry],
+        known: &HashMap<&SaleId, &SaleState>,
+    ) -> Result<HashMap<OrderId, Outcome>, LedgerError> {
+        let ids: Vec<OrderId> = entries
+            .iter()
+            .map(|entry| &entry.candidate)
+            .filter(|candidate| candidate.clearance == Clearance::Unchecked)
+            .map(|candidate| &candidate.order)
+            .filter(|order| known.get(&order.sale_id).is_some_and(|state| state.sale.verification))
+            .map(|order| order.id.clone())
+            .collect();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let decided = self.ledger.decisions(&ids).await?.into_iter().flatten();
+        Ok(decided.map(|decision| (decision.order.id, decision.outcome)).collect())
+    }
+}
+
+/// What becomes of an order whose user is not checked: nothing yet, unless the sale as the ledger
+/// knows it speaks against it.
+fn unchecked(candidate: &Candidate, state: &SaleState) -> Proposal {
+    let outcome = match state.phase(candidate.at) {
+        Phase::NotOpen => Outcome::Rejected(Reason::NotOpen),
+        Phase::Closed => Outcome::Rejected(Reason::Closed),
+        Phase::Open if candidate.order.quantity.get() <= state.remaining() => {
+            return Proposal::Unchecked;
+        }
+        Phase::Open | Phase::SoldOut => Outcome::SoldOut,
+    };
+    Proposal::Decided { outcome, fresh: true }
 }
 
 /// Parks an order whose id was used before for another one.

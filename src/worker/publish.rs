@@ -1,13 +1,15 @@
 //! Publish: tell subscribers and askers, park dead letters, then acknowledge.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::batch::Entry;
+use super::batch::{Entry, PutOff};
 use super::record::DecidedBatch;
 use super::tally::Tally;
-use crate::broker::{Broker, Message};
+use crate::broker::{Broker, Delay, Message};
 use crate::event::Event;
 use crate::fault::crash_point;
+use crate::intent;
 use crate::retry::Backoff;
 
 /// Publishes batches.
@@ -20,7 +22,7 @@ impl Outlet {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
     /// long the broker is away.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
-        let DecidedBatch { decided, sold_out, parked } = batch;
+        let DecidedBatch { decided, sold_out, parked, put_off } = batch;
         let (entries, events): (Vec<Entry>, Vec<Event>) =
             decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
         // Before the intents are acknowledged, so that a crash can't keep a sale's end from being told.
@@ -42,7 +44,33 @@ impl Outlet {
             self.tally.parked(parked.letter.reason);
             parked.ticket.done();
         }
+        self.put_off(put_off).await;
         crash_point("acked");
+    }
+
+    /// Publishes orders once more, to wait on a delay queue.
+    async fn put_off(&self, put_off: Vec<PutOff>) {
+        let (entries, delays): (Vec<Entry>, Vec<Delay>) =
+            put_off.into_iter().map(|put_off| (put_off.entry, put_off.delay)).unzip();
+        let bodies: Vec<Cow<'_, [u8]>> = entries.iter().map(body).collect();
+        let messages: Vec<Message<'_>> = entries
+            .iter()
+            .zip(&bodies)
+            .zip(delays)
+            .map(|((entry, body), delay)| Message::Intent {
+                routing_key: entry.candidate.order.sale_id.as_str(),
+                body,
+                properties: Some(entry.ticket.properties()),
+                delay: Some(delay),
+            })
+            .collect();
+        self.until_confirmed(&messages).await;
+        self.tally.put_off(messages.len());
+        drop(messages);
+        drop(bodies);
+        for entry in entries {
+            entry.ticket.done();
+        }
     }
 
     async fn until_confirmed(&self, messages: &[Message<'_>]) {
@@ -60,6 +88,16 @@ impl Outlet {
                 }
             }
         }
+    }
+}
+
+/// The bytes an order came in. One that came without a time of submission gets it, or it would never
+/// be too old.
+fn body(entry: &Entry) -> Cow<'_, [u8]> {
+    if entry.dated {
+        Cow::Borrowed(&entry.ticket.body()[entry.place.clone()])
+    } else {
+        Cow::Owned(intent::to_json(&entry.candidate.order, entry.candidate.at))
     }
 }
 

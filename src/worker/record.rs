@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::batch::{Entry, Parked};
+use super::batch::{Entry, Parked, PutOff};
 use super::propose::{ProposedBatch, ProposedEntry, Source, conflict};
 use super::tally::Tally;
 use crate::decision::Decision;
@@ -22,6 +22,7 @@ pub(super) struct DecidedBatch {
     pub decided: Vec<(Entry, Decision)>,
     pub sold_out: Vec<SoldOut>,
     pub parked: Vec<Parked>,
+    pub put_off: Vec<PutOff>,
 }
 
 /// Records batches.
@@ -45,7 +46,7 @@ impl Recorder {
     /// Makes the decisions of `batch` final. Returns only when they are, however long the ledger
     /// is away.
     pub(super) async fn record(&self, batch: ProposedBatch) -> DecidedBatch {
-        let ProposedBatch { entries, mut parked, source } = batch;
+        let ProposedBatch { entries, mut parked, put_off, source } = batch;
         let (finals, sold_out) = self.finals(&entries).await;
         crash_point("recorded");
         let mut decided = Vec::with_capacity(entries.len());
@@ -75,7 +76,7 @@ impl Recorder {
             tracing::warn!(%error, orders = amendments.len(), "can't amend the inventory");
         }
         crash_point("amended");
-        DecidedBatch { decided, sold_out, parked }
+        DecidedBatch { decided, sold_out, parked, put_off }
     }
 
     /// What the ledger holds for each order id of the batch, and the sales that are sold out. Where
@@ -92,6 +93,9 @@ impl Recorder {
             })
             .collect();
         let mut sold_out = Vec::new();
+        if proposals.is_empty() {
+            return (Finals::new(), sold_out);
+        }
         let answers = self.persist(&proposals, &mut sold_out).await;
         let finals = proposals.iter().zip(answers).map(|(proposed, answer)| {
             let last = answer.map(|recorded| match recorded {

@@ -14,6 +14,7 @@ pub(super) struct Tally {
     repeats: AtomicU64,
     conflicts: AtomicU64,
     dead_letters: AtomicU64,
+    put_off: AtomicU64,
     unrouted: AtomicU64,
 }
 
@@ -33,6 +34,10 @@ impl Tally {
         count.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn put_off(&self, orders: usize) {
+        self.put_off.fetch_add(orders as u64, Relaxed);
+    }
+
     pub(super) fn unrouted(&self, events: usize) {
         self.unrouted.fetch_add(events as u64, Relaxed);
     }
@@ -46,6 +51,7 @@ impl Tally {
             &self.repeats,
             &self.conflicts,
             &self.dead_letters,
+            &self.put_off,
         ]
         .iter()
         .map(|count| count.load(Relaxed))
@@ -60,6 +66,7 @@ impl Tally {
             repeats = self.repeats.load(Relaxed),
             conflicts = self.conflicts.load(Relaxed),
             dead_letters = self.dead_letters.load(Relaxed),
+            put_off = self.put_off.load(Relaxed),
             events_without_subscriber = self.unrouted.load(Relaxed),
             "{what}"
         );

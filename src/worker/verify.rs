@@ -1,137 +1,322 @@
-//! Verify: what speaks against an order before stock is looked at.
+//! Verify: have the users checked of those sales that want it, before they get anything.
 //!
-//! Users are checked beside the path of the others: an order that waits for its check holds up no
-//! other one, and goes on in the order in which checks come back. Nobody is checked for a sale that
-//! is known to be sold out, because the answer would be the same.
+//! Only orders come here that the inventory would create: nobody is asked about who has a decision
+//! already, comes too late or too early, or has bought enough. Checks run beside the path of the
+//! other orders, which wait for none of them, and orders go on as their checks come back.
+//!
+//! - No more users of a sale are checked at a time than units are left for them. With several
+//!   workers, each takes its share.
+//! - That nobody answers is no verdict. While the user service is away, or slower than orders come,
+//!   they wait on the broker's delay queues, where they keep no other order out of the prefetch
+//!   window, and are taken up again each time they come back, until they are too old.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::Clock;
-use super::batch::{Batch, Entry};
+use super::batch::{Batch, Entry, PutOff};
+use super::line::{Line, Step};
+use super::propose::Unchecked;
+use crate::broker::Delay;
+use crate::config::{Settings, VerificationSettings};
 use crate::decision::Reason;
 use crate::fault::crash_point;
+use crate::order::{Clearance, Order, SaleId, UserId};
 use crate::retry::Backoff;
-use crate::verification::{Verdict, Verifier};
-use crate::watch::SaleWatch;
+use crate::verification::{Breaker, Failed, Memory, Verdict, Verifier, VerifierError};
 
-/// Gives orders their verdicts.
+/// Through a pause of up to this, orders wait in the worker; through a longer one on a delay queue.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause granted to a user service that asks for patience.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Lines kept although nobody is in them, for what their breakers know.
+const MAX_IDLE_LINES: usize = 10_000;
+
+/// Has users checked.
 pub(super) struct Verification {
-    pub verifier: Option<Arc<dyn Verifier>>,
-    pub watch: Arc<SaleWatch>,
-    pub clock: Clock,
-    pub max_age: Duration,
-    /// Checks made at the same time.
-    pub at_once: usize,
-    /// In queue order.
-    pub waiting: VecDeque<Entry>,
-    pub checking: JoinSet<Entry>,
+    verifier: Option<Arc<dyn Verifier>>,
+    settings: VerificationSettings,
+    clock: Clock,
+    max_waiting: usize,
+    max_batch: usize,
+    workers: Arc<AtomicU32>,
+    lines: HashMap<SaleId, Line>,
+    /// Sales in whose lines somebody waits; the first one is next.
+    turns: VecDeque<SaleId>,
+    /// Orders in all lines.
+    held: usize,
+    memory: Memory,
+    checking: JoinSet<Checked>,
+    /// No calls until then.
+    pause_until: Option<Instant>,
+    patience: Backoff,
+    /// It was said that there is no user service.
+    warned: bool,
+    /// What needs no more waiting here.
+    ready: Batch,
+}
+
+/// A check that has ended.
+struct Checked {
+    sale_id: SaleId,
+    user_id: UserId,
+    answer: Answer,
+}
+
+enum Answer {
+    Verdict(Verdict),
+    /// The user service wants to be left alone, for so long if it says so.
+    Busy(Option<Duration>),
+    /// None, however often it was asked.
+    Silence,
+    /// The breaker is open.
+    Shut,
 }
 
 impl Verification {
-    /// Puts a verdict on the orders of `batch` that are too old, and takes those out of it whose
-    /// users are to be checked first; [`Verification::next`] gives them back.
-    pub(super) fn sift(&mut self, batch: &mut Batch, now: DateTime<Utc>) {
-        for entry in &mut batch.entries {
-            if age(entry, now) > self.max_age {
-                entry.candidate.verdict = Some(Reason::Expired);
-            }
+    /// Checks users at `verifier`; without one, no order of a sale that wants checks goes on.
+    /// `workers` is how many there are on the same queue, as far as is known.
+    pub(super) fn new(
+        verifier: Option<Arc<dyn Verifier>>,
+        settings: &Settings,
+        clock: Clock,
+        workers: Arc<AtomicU32>,
+    ) -> Self {
+        Self {
+            verifier,
+            settings: settings.verification.clone(),
+            clock,
+            // The other half is for the orders that need no check.
+            max_waiting: usize::from(settings.broker.prefetch / 2).max(1),
+            max_batch: settings.worker.max_batch,
+            workers,
+            lines: HashMap::new(),
+            turns: VecDeque::new(),
+            held: 0,
+            memory: Memory::new(settings.verification.remember()),
+            checking: JoinSet::new(),
+            pause_until: None,
+            patience: Backoff::step(),
+            warned: false,
+            ready: Batch::default(),
         }
-        if self.verifier.is_some() {
-            let (through, waiting): (Vec<_>, Vec<_>) =
-                batch.entries.drain(..).partition(|entry| self.needs_no_check(entry));
-            batch.entries = through;
-            self.watch.note(waiting.iter().map(|entry| &entry.candidate.order.sale_id));
-            self.waiting.extend(waiting);
-        }
-        crash_point("verified");
     }
 
-    /// Orders whose users are checked; waits until there are some, for ever if none waits. Dropping
-    /// the future loses nothing.
+    /// Takes over the orders whose users are to be checked, and begins checks. To be called after
+    /// each proposal, even if there are none: it brings what is left of the sales.
+    pub(super) fn take(&mut self, Unchecked { entries, left }: Unchecked) {
+        for (sale, units) in &left {
+            if let Some(line) = self.lines.get_mut(sale) {
+                line.left = *units;
+            }
+        }
+        for mut entry in entries {
+            let order = &entry.candidate.order;
+            if let Some(verdict) = self.memory.of(order) {
+                entry.candidate.clearance = clearance(verdict);
+                self.ready.entries.push(entry);
+            } else if self.verifier.is_none() {
+                if !std::mem::replace(&mut self.warned, true) {
+                    let sale_id = &order.sale_id;
+                    tracing::warn!(%sale_id, "its users are to be checked, but verification.url is not set");
+                }
+                self.put_off(vec![entry]);
+            } else if self.held >= self.max_waiting {
+                self.put_off(vec![entry]);
+            } else {
+                self.enter(entry, &left);
+            }
+        }
+        self.start();
+        crash_point("verifying");
+    }
+
+    /// Orders whose users are checked, and others that need not wait for it any more; waits until
+    /// there are some, for ever if nobody is being checked. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Batch {
-        let mut batch = Batch::default();
         loop {
-            self.start(&mut batch.entries);
             while let Some(checked) = self.checking.try_join_next() {
-                batch.entries.push(unwrapped(checked));
+                self.end(unwrapped(checked));
             }
-            if !batch.entries.is_empty() {
-                return batch;
+            if !self.ready.is_empty() {
+                return std::mem::take(&mut self.ready);
             }
-            match self.checking.join_next().await {
-                Some(checked) => batch.entries.push(unwrapped(checked)),
-                None => std::future::pending().await,
+            let pause = self.pause_until;
+            tokio::select! {
+                Some(checked) = self.checking.join_next() => self.end(unwrapped(checked)),
+                () = async { tokio::time::sleep_until(pause.unwrap_or_else(Instant::now)).await },
+                    if pause.is_some() => self.start(),
+                else => std::future::pending().await,
             }
         }
     }
 
     /// Lets go of the orders whose checks have not begun: they go back to the queue.
     pub(super) fn give_up(&mut self) {
-        self.waiting.clear();
-    }
-
-    /// Whether checks are under way.
-    pub(super) fn is_checking(&self) -> bool {
-        !self.checking.is_empty()
-    }
-
-    fn needs_no_check(&self, entry: &Entry) -> bool {
-        entry.candidate.verdict.is_some() || self.watch.is_sold_out(&entry.candidate.order.sale_id)
-    }
-
-    /// Begins as many checks as there is room for. Orders that need none any more go to `through`.
-    fn start(&mut self, through: &mut Vec<Entry>) {
-        let Some(verifier) = &self.verifier else { return };
-        while self.checking.len() < self.at_once {
-            let Some(entry) = self.waiting.pop_front() else { return };
-            if self.needs_no_check(&entry) {
-                through.push(entry);
-                continue;
+        while let Some(sale) = self.turns.pop_front() {
+            let Some(line) = self.lines.get_mut(&sale) else { continue };
+            while line.is_waiting() {
+                self.held -= line.leave().len();
             }
-            let (verifier, watch, clock) =
-                (verifier.clone(), self.watch.clone(), self.clock.clone());
-            let max_age = self.max_age;
-            self.checking.spawn(async move {
-                check(entry, verifier.as_ref(), &watch, &|entry| age(entry, clock()) > max_age)
-                    .await
-            });
         }
+    }
+
+    /// Whether anything is to come from [`Verification::next`].
+    pub(super) fn is_working(&self) -> bool {
+        !self.checking.is_empty() || !self.ready.is_empty()
+    }
+
+    fn enter(&mut self, entry: Entry, left: &HashMap<SaleId, u32>) {
+        let sale = entry.candidate.order.sale_id.clone();
+        if !self.lines.contains_key(&sale) && self.lines.len() >= MAX_IDLE_LINES {
+            self.lines.retain(|_, line| !line.is_empty());
+        }
+        let line = self.lines.entry(sale.clone()).or_insert_with(|| {
+            let breaker = Breaker::new(self.settings.breaker_calls, self.settings.breaker_pause());
+            Line::new(breaker)
+        });
+        line.left = left.get(&sale).copied().unwrap_or(line.left);
+        let waited = line.is_waiting();
+        line.enter(entry);
+        self.held += 1;
+        if !waited && line.is_waiting() {
+            self.turns.push_back(sale);
+        }
+    }
+
+    /// Begins the checks there is room for, sale by sale in turns.
+    fn start(&mut self) {
+        let Some(verifier) = self.verifier.clone() else { return };
+        let pause = self.pause_until.map(|until| until.duration_since(Instant::now()));
+        match pause {
+            Some(pause) if pause > SHORT_PAUSE => return self.put_all_off(),
+            Some(pause) if !pause.is_zero() => return,
+            _ => self.pause_until = None,
+        }
+        let workers = self.workers.load(Ordering::Relaxed).max(1);
+        let mut fruitless = 0;
+        while fruitless < self.turns.len() && self.ready.len() < self.max_batch {
+            let Some(sale) = self.turns.pop_front() else { return };
+            let Some(line) = self.lines.get_mut(&sale) else { continue };
+            let has_room = self.checking.len() < self.settings.max_in_flight;
+            let at_once = if has_room { self.settings.max_in_flight_per_sale } else { 0 };
+            fruitless += 1;
+            let put_off = match line.step(at_once, line.left.div_ceil(workers)) {
+                Step::Check(entry) => {
+                    let order = entry.candidate.order.clone();
+                    let (breaker, attempts) = (line.breaker.clone(), self.settings.attempts);
+                    self.checking.spawn(check(verifier.clone(), breaker, order, attempts));
+                    fruitless = 0;
+                    Vec::new()
+                }
+                Step::Propose(entries) => {
+                    self.held -= entries.len();
+                    self.ready.entries.extend(entries);
+                    fruitless = 0;
+                    Vec::new()
+                }
+                Step::PutOff(entries) => {
+                    self.held -= entries.len();
+                    fruitless = 0;
+                    entries
+                }
+                Step::Wait => Vec::new(),
+            };
+            if line.is_waiting() {
+                self.turns.push_back(sale);
+            }
+            self.put_off(put_off);
+        }
+    }
+
+    /// Does what the answer to a check asks for.
+    fn end(&mut self, Checked { sale_id, user_id, answer }: Checked) {
+        let Some(line) = self.lines.get_mut(&sale_id) else { return };
+        match answer {
+            Answer::Verdict(verdict) => {
+                if std::mem::take(&mut line.shut) {
+                    tracing::info!(%sale_id, "the user service answers again");
+                }
+                let mut entries = line.end(&user_id);
+                self.held -= entries.len();
+                for entry in &mut entries {
+                    entry.candidate.clearance = clearance(verdict);
+                }
+                self.ready.entries.extend(entries);
+                self.memory.note(sale_id, user_id, verdict);
+                self.patience.reset();
+            }
+            Answer::Busy(retry_after) => {
+                if !line.is_waiting() {
+                    self.turns.push_back(sale_id);
+                }
+                line.wait_again(user_id);
+                self.pause(retry_after);
+            }
+            Answer::Silence | Answer::Shut => {
+                if matches!(answer, Answer::Shut) && !std::mem::replace(&mut line.shut, true) {
+                    tracing::warn!(%sale_id, "the user service fails: orders wait on delay queues");
+                }
+                let entries = line.end(&user_id);
+                self.held -= entries.len();
+                self.put_off(entries);
+            }
+        }
+    }
+
+    /// Makes no calls for a while.
+    fn pause(&mut self, wanted: Option<Duration>) {
+        let now = Instant::now();
+        if wanted.is_none() && self.pause_until.is_some_and(|until| until > now) {
+            // Of several calls that were under way together, one is enough to learn it from.
+            return;
+        }
+        let pause = wanted.unwrap_or_else(|| self.patience.next_delay()).min(LONGEST_PAUSE);
+        tracing::debug!(?pause, "the user service asks for patience");
+        self.pause_until = self.pause_until.max(Some(now + pause));
+    }
+
+    fn put_all_off(&mut self) {
+        while let Some(sale) = self.turns.pop_front() {
+            let Some(line) = self.lines.get_mut(&sale) else { continue };
+            let mut entries = Vec::new();
+            while line.is_waiting() {
+                entries.extend(line.leave());
+            }
+            self.held -= entries.len();
+            self.put_off(entries);
+        }
+    }
+
+    /// Has orders wait on a delay queue: the longer, the longer they have waited already.
+    fn put_off(&mut self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let now = (self.clock)();
+        self.ready.put_off.extend(entries.into_iter().map(|entry| {
+            let delay = match age(&entry, now).as_secs() {
+                0..10 => Delay::OneSecond,
+                10..60 => Delay::FiveSeconds,
+                _ => Delay::ThirtySeconds,
+            };
+            PutOff { entry, delay }
+        }));
     }
 }
 
-/// Asks until there is a verdict, or none is needed any more. That nobody answers is no verdict.
-async fn check(
-    mut entry: Entry,
-    verifier: &dyn Verifier,
-    watch: &SaleWatch,
-    is_too_old: &(dyn Fn(&Entry) -> bool + Sync),
-) -> Entry {
-    let mut backoff = Backoff::step();
-    loop {
-        match verifier.verify(&entry.candidate.order).await {
-            Ok(Verdict::Allowed) => return entry,
-            Ok(Verdict::Denied) => {
-                entry.candidate.verdict = Some(Reason::UserDenied);
-                return entry;
-            }
-            Err(error) => {
-                let order_id = &entry.candidate.order.id;
-                tracing::debug!(%error, %order_id, "no verdict, asking again");
-            }
+/// Refuses the orders of `batch` that are older than `max_age`.
+pub(super) fn expire(batch: &mut Batch, now: DateTime<Utc>, max_age: Duration) {
+    for entry in &mut batch.entries {
+        if age(entry, now) > max_age {
+            entry.candidate.clearance = Clearance::Refused(Reason::Expired);
         }
-        if watch.is_sold_out(&entry.candidate.order.sale_id) {
-            return entry;
-        }
-        if is_too_old(&entry) {
-            entry.candidate.verdict = Some(Reason::Expired);
-            return entry;
-        }
-        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -139,11 +324,49 @@ fn age(entry: &Entry, now: DateTime<Utc>) -> Duration {
     now.signed_duration_since(entry.candidate.at).to_std().unwrap_or_default()
 }
 
-/// A check that panicked holds a delivery that nobody settles: the process ends, and the broker
+fn clearance(verdict: Verdict) -> Clearance {
+    match verdict {
+        Verdict::Allowed => Clearance::Given,
+        Verdict::Denied => Clearance::Refused(Reason::UserDenied),
+    }
+}
+
+/// Asks for the user of `order`, up to `attempts` times.
+async fn check(
+    verifier: Arc<dyn Verifier>,
+    breaker: Breaker,
+    order: Order,
+    attempts: u32,
+) -> Checked {
+    let answer = ask(verifier.as_ref(), &breaker, &order, attempts).await;
+    Checked { sale_id: order.sale_id, user_id: order.user_id, answer }
+}
+
+async fn ask(verifier: &dyn Verifier, breaker: &Breaker, order: &Order, attempts: u32) -> Answer {
+    let mut backoff = Backoff::step();
+    for attempt in 1..=attempts {
+        match breaker.call(verifier.verify(order)).await {
+            Ok(verdict) => return Answer::Verdict(verdict),
+            Err(Failed::Refused) => return Answer::Shut,
+            Err(Failed::Called(VerifierError::Busy { retry_after })) => {
+                return Answer::Busy(retry_after);
+            }
+            Err(Failed::Called(error)) => {
+                tracing::debug!(%error, order_id = %order.id, attempt, "no verdict");
+            }
+        }
+        if attempt < attempts {
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+    Answer::Silence
+}
+
+/// A check that panicked leaves orders that nobody settles: the process ends, and the broker
 /// delivers to somebody else.
-fn unwrapped(checked: Result<Entry, tokio::task::JoinError>) -> Entry {
+fn unwrapped(checked: Result<Checked, tokio::task::JoinError>) -> Checked {
     match checked {
-        Ok(entry) => entry,
+        Ok(checked) => checked,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => unreachable!("checks are aborted only with the set that holds them"),

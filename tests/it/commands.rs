@@ -190,6 +190,7 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["dead-letters", "list"],
         &["dead-letters", "redrive"],
         &["dead-letters", "purge"],
+        &["user-service"],
         &["bench"],
         &["settings"],
     ] {

@@ -64,7 +64,7 @@ async fn every_kind_of_bad_input_is_parked_and_its_neighbours_are_decided() {
     decided.sort();
     assert_eq!(decided, ["m-1", "m-2", "o-0", "o-1", "o-2", "o-3", "o-4"]);
     worker.stop().await;
-    assert_eq!(stage.broker.depth(Queue::DeadLetters).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages, 0);
     stage.remove().await;
 }
 
@@ -75,7 +75,7 @@ async fn dead_letters_are_listed_redriven_and_purged_by_reason() {
     stage.post_orders(std::slice::from_ref(&waiting)).await;
     stage.post(&["not json", "nor this"]).await;
     let worker = stage.worker().await;
-    while stage.broker.depth(Queue::DeadLetters).await.expect("depth") < 3 {
+    while stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages < 3 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     for _ in 0..2 {

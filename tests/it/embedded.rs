@@ -52,7 +52,7 @@ async fn end(deliveries: Deliveries) {
 }
 
 async fn depth(embedded: &Embedded, queue: Queue) -> u32 {
-    embedded.broker.depth(queue).await.expect("depth")
+    embedded.broker.depth(queue).await.expect("depth").messages
 }
 
 #[tokio::test]

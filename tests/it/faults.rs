@@ -63,7 +63,7 @@ async fn workers_killed_in_full_flow_are_replaced() {
         worker.signal("TERM");
         assert_eq!(worker.wait(), Some(0));
     }
-    assert_eq!(stage.broker.depth(Queue::DeadLetters).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages, 0);
     stage.remove().await;
 }
 
@@ -74,16 +74,16 @@ async fn a_worker_told_to_stop_in_full_flow_drains_and_exits_with_0() {
     let all = orders("s", 8000);
     stage.post_orders(&all).await;
     for signal in ["TERM", "INT"] {
-        let before = stage.broker.depth(Queue::Intents).await.expect("depth");
+        let before = stage.broker.depth(Queue::Intents).await.expect("depth").messages;
         let worker = WorkerProcess::with(&stage, &[("FLOODGATE_BROKER__PREFETCH", "100")]);
-        while stage.broker.depth(Queue::Intents).await.expect("depth") == before {
+        while stage.broker.depth(Queue::Intents).await.expect("depth").messages == before {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         worker.signal(signal);
         assert_eq!(worker.wait(), Some(0), "SIG{signal}");
     }
     assert!(
-        stage.broker.depth(Queue::Intents).await.expect("depth") > 0,
+        stage.broker.depth(Queue::Intents).await.expect("depth").messages > 0,
         "it stopped before the end"
     );
     let worker = stage.worker().await;

@@ -1,12 +1,12 @@
 //! Both inventories against a model of a sale: random orders, quantities, limits, windows, repeats,
-//! conflicts, verdicts and amendments must be answered as the model answers them.
+//! conflicts, clearances and amendments must be answered as the model answers them.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::decision::{Decision, Outcome, Reason};
 use floodgate::inventory::{Amendment, Inventory, LocalInventory, Proposal};
-use floodgate::order::{Candidate, Order};
+use floodgate::order::{Candidate, Clearance, Order};
 use floodgate::sale::{Sale, SaleState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -31,7 +31,7 @@ struct Ask {
     user: u8,
     quantity: u8,
     minute: u8,
-    verdict: Option<Reason>,
+    clearance: Clearance,
 }
 
 struct Model {
@@ -42,7 +42,7 @@ struct Model {
 }
 
 impl Model {
-    fn propose(&mut self, Candidate { order, at, verdict }: &Candidate) -> Proposal {
+    fn propose(&mut self, Candidate { order, at, clearance }: &Candidate) -> Proposal {
         if let Some((known, outcome)) = self.decided.get(order.id.as_str()) {
             return if known == order {
                 Proposal::Decided { outcome: *outcome, fresh: false }
@@ -52,7 +52,7 @@ impl Model {
         }
         let (units, sale) = (order.quantity.get(), &self.sale);
         let bought = self.bought.get(order.user_id.as_str()).copied().unwrap_or(0);
-        let outcome = if let Some(reason) = verdict {
+        let outcome = if let Clearance::Refused(reason) = clearance {
             Outcome::Rejected(*reason)
         } else if sale.opens_at.is_some_and(|opens| *at < opens) {
             Outcome::Rejected(Reason::NotOpen)
@@ -62,6 +62,8 @@ impl Model {
             Outcome::Rejected(Reason::PurchaseLimit)
         } else if units > self.stock {
             Outcome::SoldOut
+        } else if sale.verification && *clearance == Clearance::Unchecked {
+            return Proposal::Unchecked;
         } else {
             self.stock -= units;
             self.bought.insert(order.user_id.to_string(), bought + units);
@@ -95,13 +97,14 @@ fn minute(minute: u8) -> DateTime<Utc> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let verdict = prop_oneof![
-        8 => Just(None),
-        1 => Just(Some(Reason::UserDenied)),
-        1 => Just(Some(Reason::Expired)),
+    let clearance = prop_oneof![
+        5 => Just(Clearance::Unchecked),
+        3 => Just(Clearance::Given),
+        1 => Just(Clearance::Refused(Reason::UserDenied)),
+        1 => Just(Clearance::Refused(Reason::Expired)),
     ];
-    let ask = (0..12u8, 0..3u8, 1..4u8, 0..10u8, verdict).prop_map(
-        |(id, user, quantity, minute, verdict)| Ask { id, user, quantity, minute, verdict },
+    let ask = (0..12u8, 0..3u8, 1..4u8, 0..10u8, clearance).prop_map(
+        |(id, user, quantity, minute, clearance)| Ask { id, user, quantity, minute, clearance },
     );
     let propose = prop::collection::vec(ask, 1..8).prop_map(Step::Propose);
     let refuse =
@@ -109,8 +112,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(prop_oneof![4 => propose, 1 => refuse], 1..12)
 }
 
-fn sales() -> impl Strategy<Value = (u32, Option<u32>, Option<u8>, Option<u8>)> {
-    (0..15u32, prop::option::of(1..6u32), prop::option::of(0..4u8), prop::option::of(5..10u8))
+fn sales() -> impl Strategy<Value = (u32, Option<u32>, Option<u8>, Option<u8>, bool)> {
+    let (limit, opens) = (prop::option::of(1..6u32), prop::option::of(0..4u8));
+    (0..15u32, limit, opens, prop::option::of(5..10u8), any::<bool>())
 }
 
 async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<(), TestCaseError> {
@@ -132,12 +136,14 @@ async fn run(inventory: &dyn Inventory, sale: Sale, steps: Vec<Step>) -> Result<
                             ask.quantity.into(),
                         ),
                         at: minute(ask.minute),
-                        verdict: ask.verdict,
+                        clearance: ask.clearance,
                     })
                     .collect();
                 let expected: Vec<_> =
                     candidates.iter().map(|asked| model.propose(asked)).collect();
-                prop_assert_eq!(inventory.propose(&candidates).await.expect("propose"), expected);
+                let proposals = inventory.propose(&candidates).await.expect("propose");
+                prop_assert_eq!(proposals.answers, expected);
+                prop_assert_eq!(proposals.left.get(&id), Some(&model.stock));
             }
             Step::Refuse { id, sold } => {
                 if let Some(amendment) = model.refuse(&format!("o-{id}"), sold) {
@@ -157,11 +163,12 @@ fn check(runtime: &Runtime, inventory: &dyn Inventory) {
     let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(
         &(sales(), steps()),
-        |((stock, limit, opens, closes), steps)| {
+        |((stock, limit, opens, closes, verification), steps)| {
             let sale = Sale {
                 per_user_limit: limit,
                 opens_at: opens.map(minute),
                 closes_at: closes.map(minute),
+                verification,
                 ..sale(&unique("s"), stock)
             };
             runtime.block_on(run(inventory, sale, steps))

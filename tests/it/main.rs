@@ -11,5 +11,6 @@ mod faults;
 mod harness;
 mod inventory_model;
 mod page;
+mod user_service;
 mod verification;
 mod worker;

@@ -24,7 +24,7 @@ struct Users {
 impl Verifier for Users {
     async fn verify(&self, order: &Order) -> Result<Verdict, VerifierError> {
         if self.calls.fetch_add(1, Ordering::Relaxed) == 0 {
-            return Err(VerifierError("not today".into()));
+            return Err(VerifierError::Unavailable("not today".into()));
         }
         if order.sale_id.as_str() == "slow" {
             self.permits.acquire().await.expect("never closed").forget();

@@ -25,7 +25,7 @@ async fn a_sale_sells_exactly_its_stock_in_queue_order() {
         assert_eq!(check::outcome(&stage, order.id.as_str()).await, Some(expected), "order {n}");
     }
     worker.stop().await;
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     stage.remove().await;
 }
 
@@ -71,7 +71,7 @@ async fn copies_and_conflicts_within_one_message_are_told_apart() {
     worker.stop().await;
     let states = stage.ledger.sales(None).await.expect("sales");
     assert_eq!(states.iter().map(|state| state.sold).collect::<Vec<_>>(), [1, 0]);
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     stage.remove().await;
 }
 

@@ -112,7 +112,7 @@ pub(super) async fn check(
         decided.iter().map(|decision| (decision.order.id.as_str(), decision)).collect();
     let states = ledger.sales(Some(std::slice::from_ref(&sale.id))).await?;
     let Some(state) = states.first() else { bail!("the sale is gone from the ledger") };
-    let dead = scratch.app.broker().await?.depth(Queue::DeadLetters).await?;
+    let dead = scratch.app.broker().await?.depth(Queue::DeadLetters).await?.messages;
 
     let count = |wanted: fn(&Outcome) -> bool| {
         decided.values().filter(|decision| wanted(&decision.outcome)).count()
@@ -156,7 +156,7 @@ async fn settled(
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut before = None;
     loop {
-        let waiting = broker.depth(Queue::Intents).await?;
+        let waiting = broker.depth(Queue::Intents).await?.messages;
         let mut decided = Vec::new();
         for chunk in ids.chunks(CHUNK) {
             decided.extend(ledger.decisions(chunk).await?.into_iter().flatten());

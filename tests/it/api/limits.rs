@@ -55,7 +55,7 @@ async fn a_slow_body_is_not_waited_for() {
     let mut broken = Raw::open(&served).await;
     broken.send(format!("{}{{", head(40))).await;
     drop(broken);
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     served.stop().await;
     stage.remove().await;
 }
@@ -191,7 +191,7 @@ async fn a_server_that_stops_answers_what_it_has_in_hand() {
     let waiting = served.post(ORDERS, &wanted("v", 1)).header("prefer", "wait=30");
     let waiting = tokio::spawn(waiting.send());
     until("an order queued", async || {
-        stage.broker.depth(Queue::Intents).await.expect("depth") == 1
+        stage.broker.depth(Queue::Intents).await.expect("depth").messages == 1
     })
     .await;
     let mut ready = Raw::open(&served).await;
@@ -217,6 +217,6 @@ async fn a_server_that_stops_answers_what_it_has_in_hand() {
     tokio::time::timeout(PATIENCE, stopping).await.expect("it ends").expect("no panic");
     assert!(began.elapsed().as_secs() < 8, "a connection without a request holds nothing up");
     drop(idle);
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 2);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 2);
     stage.remove().await;
 }

@@ -98,7 +98,7 @@ async fn who_waits_in_vain_gets_the_location() {
         assert_eq!(header(&response, "preference-applied"), applied);
         assert!(header(&response, "location").is_some());
     }
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 3);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 3);
     served.stop().await;
     stage.remove().await;
 }
@@ -128,7 +128,7 @@ async fn a_key_names_the_order() {
     let twice = served.post(ORDERS, &wanted("u", 1));
     refused(twice.header("idempotency-key", "a").header("idempotency-key", "b"), 400, "bad-header")
         .await;
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 3);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 3);
     served.stop().await;
     stage.remove().await;
 }

@@ -31,8 +31,8 @@ async fn a_sale_that_takes_no_orders_says_why() {
         assert!(detail.contains(id), "{detail}");
     }
     let (broker, ledger) = (&stage.broker, &stage.ledger);
-    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
-    assert_eq!(broker.depth(Queue::DeadLetters).await.expect("depth"), 0);
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
+    assert_eq!(broker.depth(Queue::DeadLetters).await.expect("depth").messages, 0);
     assert!(ledger.sales(None).await.expect("sales").iter().all(|state| state.sold == 0));
     served.stop().await;
     stage.remove().await;
@@ -72,7 +72,7 @@ async fn a_body_that_is_no_order_is_refused_with_the_field_at_fault() {
         let detail = refused(served.post(ORDERS, &body), 422, "invalid-request").await;
         assert!(detail.contains(named), "{body}: {detail}");
     }
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     served.stop().await;
     stage.remove().await;
 }
@@ -113,7 +113,7 @@ async fn a_body_that_is_no_json_is_refused() {
     }
     let compressed = served.post(ORDERS, &wanted("u", 1)).header("content-encoding", "gzip");
     refused(compressed, 415, "unsupported-media-type").await;
-    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
 
     for kind in ["Application/JSON", "application/json; charset=utf-8"] {
         let taken = media_type(kind).send().await.expect("an answer");

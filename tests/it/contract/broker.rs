@@ -59,7 +59,7 @@ async fn end(deliveries: Deliveries) {
 
 async fn what_is_published_is_delivered_in_order(broker: B) {
     publish(&broker, (0..300).map(|n| n.to_string())).await;
-    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 300);
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 300);
     let (deliveries, taken) = take(&broker, 300).await;
     for (n, delivery) in taken.into_iter().enumerate() {
         assert_eq!(text(&delivery), n.to_string());
@@ -67,7 +67,7 @@ async fn what_is_published_is_delivered_in_order(broker: B) {
         delivery.ack();
     }
     end(deliveries).await;
-    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
 }
 
 async fn what_is_not_settled_comes_again(broker: B) {
@@ -90,7 +90,7 @@ async fn what_is_given_back_comes_again(broker: B) {
     assert_eq!(text(&again), "a");
     again.ack();
     end(deliveries).await;
-    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
 }
 
 async fn what_is_acknowledged_out_of_order_is_gone(broker: B) {
@@ -104,7 +104,7 @@ async fn what_is_acknowledged_out_of_order_is_gone(broker: B) {
     assert_eq!(text(&taken[0]), "4");
     taken.into_iter().for_each(Delivery::ack);
     end(deliveries).await;
-    assert_eq!(broker.depth(Queue::Intents).await.expect("depth"), 0);
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
 }
 
 async fn no_more_than_the_prefetch_is_handed_over(broker: B) {

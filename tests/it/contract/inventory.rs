@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use floodgate::decision::{Decision, Outcome, Reason};
 use floodgate::inventory::{Amendment, Correction, Inventory, Proposal};
-use floodgate::order::{Candidate, Order};
+use floodgate::order::{Candidate, Clearance, Order};
 use floodgate::sale::{Sale, SaleState};
 
 use super::on_every_adapter;
@@ -20,6 +20,8 @@ on_every_adapter!(
     a_known_order_gets_its_answer_again,
     other_contents_are_a_conflict_and_deduct_nothing,
     a_verdict_is_an_answer_like_another,
+    where_users_are_checked_nobody_gets_a_unit_before,
+    what_is_left_is_told_with_the_answers,
     an_amended_order_gives_back_what_it_took,
     the_stock_never_exceeds_what_the_ledger_says,
     an_order_id_is_forgotten_on_request,
@@ -36,7 +38,11 @@ async fn prime(inventory: &I, sale: Sale) {
 
 async fn propose(inventory: &I, orders: impl IntoIterator<Item = Order>) -> Vec<Proposal> {
     let candidates: Vec<Candidate> = orders.into_iter().map(candidate).collect();
-    inventory.propose(&candidates).await.expect("propose")
+    inventory.propose(&candidates).await.expect("propose").answers
+}
+
+async fn propose_one(inventory: &I, asked: Candidate) -> Proposal {
+    inventory.propose(&[asked]).await.expect("propose").answers[0]
 }
 
 async fn left(inventory: &I, sale: &str) -> Option<u32> {
@@ -65,7 +71,7 @@ async fn an_unknown_sale_is_absent_until_it_is_primed(inventory: I) {
         .expect("prime");
     assert_eq!(left(&inventory, "s").await, Some(6));
     assert_eq!(propose(&inventory, [order]).await, [fresh(Outcome::Created)]);
-    assert_eq!(inventory.propose(&[]).await.expect("nothing asked"), []);
+    assert_eq!(inventory.propose(&[]).await.expect("nothing asked").answers, []);
     assert_eq!(inventory.remaining(&[]).await.expect("nothing asked"), []);
 }
 
@@ -113,13 +119,43 @@ async fn a_verdict_is_an_answer_like_another(inventory: I) {
     prime(&inventory, sale("s", 9)).await;
     let rejected = Outcome::Rejected(Reason::UserDenied);
     let asked = denied(order("a", "s", "u", 1), Reason::UserDenied);
-    assert_eq!(inventory.propose(&[asked]).await.expect("propose"), [fresh(rejected)]);
+    assert_eq!(propose_one(&inventory, asked).await, fresh(rejected));
     // It stands, whatever is found out later; and so does what was decided before it.
     assert_eq!(propose(&inventory, [order("a", "s", "u", 1)]).await, [known(rejected)]);
     propose(&inventory, [order("b", "s", "u", 1)]).await;
     let late = denied(order("b", "s", "u", 1), Reason::Expired);
-    assert_eq!(inventory.propose(&[late]).await.expect("propose"), [known(Outcome::Created)]);
+    assert_eq!(propose_one(&inventory, late).await, known(Outcome::Created));
     assert_eq!(left(&inventory, "s").await, Some(8));
+}
+
+async fn where_users_are_checked_nobody_gets_a_unit_before(inventory: I) {
+    let limit = Some(2);
+    prime(&inventory, Sale { verification: true, per_user_limit: limit, ..sale("s", 3) }).await;
+    let ask = || order("a", "s", "u", 2);
+    assert_eq!(propose(&inventory, [ask(), ask()]).await, [Proposal::Unchecked; 2]);
+    assert_eq!(left(&inventory, "s").await, Some(3), "nothing was deducted");
+    let checked = Candidate { clearance: Clearance::Given, ..candidate(ask()) };
+    assert_eq!(propose_one(&inventory, checked).await, fresh(Outcome::Created));
+    // What needs no check: what is decided, and what would not be created in any case.
+    assert_eq!(propose(&inventory, [ask()]).await, [known(Outcome::Created)]);
+    let limited = Outcome::Rejected(Reason::PurchaseLimit);
+    assert_eq!(propose(&inventory, [order("b", "s", "u", 1)]).await, [fresh(limited)]);
+    assert_eq!(propose(&inventory, [order("c", "s", "v", 2)]).await, [fresh(Outcome::SoldOut)]);
+    let other = order("a", "s", "v", 2);
+    assert_eq!(propose(&inventory, [other]).await, [Proposal::Conflict]);
+    let refused = denied(order("d", "s", "v", 1), Reason::UserDenied);
+    let denied = Outcome::Rejected(Reason::UserDenied);
+    assert_eq!(propose_one(&inventory, refused).await, fresh(denied));
+    assert_eq!(left(&inventory, "s").await, Some(1));
+}
+
+async fn what_is_left_is_told_with_the_answers(inventory: I) {
+    prime(&inventory, sale("s", 3)).await;
+    prime(&inventory, Sale { verification: true, ..sale("t", 5) }).await;
+    let asked = [order("a", "s", "u", 2), order("b", "t", "u", 2), order("c", "nowhere", "u", 1)];
+    let candidates = asked.map(candidate);
+    let proposals = inventory.propose(&candidates).await.expect("propose");
+    assert_eq!(proposals.left, [(sale_id("s"), 1), (sale_id("t"), 5)].into());
 }
 
 async fn an_amended_order_gives_back_what_it_took(inventory: I) {

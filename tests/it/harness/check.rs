@@ -84,7 +84,7 @@ pub async fn settled_in(
 /// Waits until the intents queue is empty, and stays so.
 pub async fn empty(stage: &Stage) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while stage.broker.depth(Queue::Intents).await.expect("depth") > 0 {
+    while stage.broker.depth(Queue::Intents).await.expect("depth").messages > 0 {
         assert!(tokio::time::Instant::now() < deadline, "the queue does not empty");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }

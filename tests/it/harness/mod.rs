@@ -21,7 +21,7 @@ use floodgate::config::Settings;
 use floodgate::decision::Reason;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
-use floodgate::order::{Candidate, Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::order::{Candidate, Clearance, Order, OrderId, Quantity, SaleId, UserId};
 use floodgate::sale::Sale;
 use floodgate::worker::Worker;
 use secrecy::ExposeSecret;
@@ -207,11 +207,11 @@ pub fn time(text: &str) -> DateTime<Utc> {
 }
 
 pub fn candidate(order: Order) -> Candidate {
-    Candidate { order, at: time("2026-11-27T08:00:00Z"), verdict: None }
+    Candidate { order, at: time("2026-11-27T08:00:00Z"), clearance: Clearance::Unchecked }
 }
 
 pub fn denied(order: Order, reason: Reason) -> Candidate {
-    Candidate { verdict: Some(reason), ..candidate(order) }
+    Candidate { clearance: Clearance::Refused(reason), ..candidate(order) }
 }
 
 /// The root of the repository.

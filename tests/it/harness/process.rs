@@ -80,7 +80,8 @@ impl Drop for WorkerProcess {
     }
 }
 
-fn signal(id: u32, name: &str) {
+/// Sends a signal to the process with that id.
+pub fn signal(id: u32, name: &str) {
     let status = Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).status();
     assert!(status.expect("kill runs").success(), "kill -{name}");
 }
