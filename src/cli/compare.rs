@@ -21,7 +21,7 @@ use super::output;
 use crate::app::App;
 use crate::compare::Technique;
 use crate::compare::proxy::Proxy;
-use crate::compare::report::{Report, Run, Scenario};
+use crate::compare::report::{Conditions, Report, Run, Scenario};
 use crate::compare::store::{self, Store};
 use crate::compare::tally;
 use crate::config::Server;
@@ -94,20 +94,12 @@ enum Choice {
 
 impl Choice {
     fn scenarios(self) -> &'static [Scenario] {
-        const ALL: [Scenario; 6] = [
-            Scenario::Fast,
-            Scenario::Slow,
-            Scenario::Incident,
-            Scenario::Kill,
-            Scenario::Added,
-            Scenario::KillApi,
-        ];
         match self {
-            Self::Fast => &ALL[..1],
-            Self::Slow => &ALL[1..2],
-            Self::Incident => &ALL[2..3],
-            Self::Kill => &ALL[3..],
-            Self::All => &ALL,
+            Self::Fast => &Scenario::ALL[..1],
+            Self::Slow => &Scenario::ALL[1..2],
+            Self::Incident => &Scenario::ALL[2..3],
+            Self::Kill => &Scenario::ALL[3..],
+            Self::All => &Scenario::ALL,
         }
     }
 }
@@ -155,28 +147,19 @@ impl Compare {
             other_urls: Arc::new(others.urls.clone()),
             store: &store,
             prefix,
-            stock: self.stock,
-            buyers: self.buyers,
-            at_once: self.at_once,
-            processes: self.processes as usize,
-            limit: Duration::from_secs(self.limit_s),
-            scale: self.scale,
+            conditions: Conditions {
+                stock: self.stock,
+                buyers: self.buyers,
+                at_once: self.at_once,
+                processes: self.processes,
+                limit_s: self.limit_s,
+                scale: self.scale,
+            },
             interrupted,
         };
         let sold = self.sell_all(&stage, &designs, &name).await;
         store.remove().await?;
-        Ok(Report {
-            stock: self.stock,
-            buyers: self.buyers,
-            at_once: self.at_once,
-            processes: self.processes as usize,
-            runs: self.runs,
-            scale: self.scale,
-            limit_s: self.limit_s,
-            redis_round_trip_ms,
-            left_out: others.left_out,
-            results: sold?,
-        })
+        Ok(Report::new(stage.conditions, redis_round_trip_ms, others.left_out, sold?))
     }
 
     /// Those asked for, in the order in which they are told.
@@ -214,13 +197,14 @@ impl Compare {
 struct Others {
     urls: Vec<String>,
     left_out: Vec<String>,
-    _behind: Vec<(RedisServer, Proxy)>,
+    /// What the URLs lead to, for as long as they do.
+    behind: Vec<(RedisServer, Proxy)>,
 }
 
 impl Others {
     /// Starts them if `designs` need them. Takes Redlock out where they can't be had.
     async fn start(name: &str, designs: &mut Vec<Technique>) -> anyhow::Result<Self> {
-        let mut others = Self { urls: Vec::new(), left_out: Vec::new(), _behind: Vec::new() };
+        let mut others = Self { urls: Vec::new(), left_out: Vec::new(), behind: Vec::new() };
         for number in 1..=2 {
             if !designs.contains(&Technique::Redlock) {
                 break;
@@ -235,7 +219,7 @@ impl Others {
             };
             let proxy = Proxy::start(server.address().to_owned(), ONE_WAY).await?;
             others.urls.push(format!("redis://{}/", proxy.address()));
-            others._behind.push((server, proxy));
+            others.behind.push((server, proxy));
         }
         Ok(others)
     }

@@ -118,12 +118,12 @@ struct Request {
     user_id: String,
 }
 
-/// Sells on `listener` until `stop`.
+/// Sells on `listener` until `closing`.
 pub async fn serve(
     shop: Shop,
     design: Box<dyn Design>,
     listener: TcpListener,
-    stop: CancellationToken,
+    closing: CancellationToken,
 ) -> io::Result<()> {
     let counter = Arc::new(Counter { shop, design, purchases: TaskTracker::new() });
     let routes = Router::new()
@@ -131,7 +131,7 @@ pub async fn serve(
         .route("/stats", get(stats))
         .with_state(counter);
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned()).await
 }
 
 /// A purchase runs to its end even if its buyer hangs up, as it would in a thread of a real shop.

@@ -16,7 +16,7 @@ use super::intake::{Intake, Users};
 use super::rush::{Crowd, Gateway, Rushed};
 use super::shops::{Shops, Surroundings};
 use crate::compare::Technique;
-use crate::compare::report::{HTTP, LOCK, Run, Scenario, lost};
+use crate::compare::report::{Conditions, HTTP, LOCK, Run, Scenario, lost};
 use crate::compare::shop::Times;
 use crate::compare::store::Store;
 use crate::compare::tally::{Sold, count};
@@ -39,12 +39,7 @@ pub(super) struct Stage<'a> {
     pub other_urls: Arc<Vec<String>>,
     pub store: &'a Store,
     pub prefix: String,
-    pub stock: u32,
-    pub buyers: u32,
-    pub at_once: u32,
-    pub processes: usize,
-    pub limit: Duration,
-    pub scale: f64,
+    pub conditions: Conditions,
     pub interrupted: CancellationToken,
 }
 
@@ -72,7 +67,7 @@ impl Stage<'_> {
     ) -> anyhow::Result<Run> {
         let latency = match scenario {
             Scenario::Slow => SLOW,
-            Scenario::Incident => SLOW.mul_f64(self.scale),
+            Scenario::Incident => SLOW.mul_f64(self.conditions.scale),
             _ => FAST,
         };
         let latency = Latency::Fixed(latency);
@@ -83,7 +78,7 @@ impl Stage<'_> {
         let _stop = stop.clone().drop_guard();
         let _serving = AbortOnDropHandle::new(tokio::spawn(users.clone().serve(listener, stop)));
 
-        self.store.open(self.stock).await?;
+        self.store.open(self.conditions.stock).await?;
         let mut sellers = self.open(design, scenario, name, users_url).await?;
         let before = users.calls();
         let hanging = (scenario == Scenario::Incident).then(|| self.hang(users.clone()));
@@ -100,8 +95,8 @@ impl Stage<'_> {
         let closed = self.close(sellers, design).await?;
         self.store.remove().await?;
         let counts = count(Sold {
-            stock: self.stock,
-            buyers: self.buyers,
+            stock: self.conditions.stock,
+            buyers: self.conditions.buyers,
             answers: &rushed.answers,
             orders: &closed.orders,
             took: rushed.took,
@@ -112,7 +107,7 @@ impl Stage<'_> {
             user_service_calls: users.calls() - before,
             longest_under_lock_ms: closed.longest_under_lock_ms,
             left: closed.left,
-            lost: closed.left.map(|left| lost(self.stock, counts.sold, left)),
+            lost: closed.left.map(|left| lost(self.conditions.stock, counts.sold, left)),
             tries_again: rushed.again,
             event_happened,
             counts,
@@ -126,12 +121,13 @@ impl Stage<'_> {
         name: &str,
         users_url: String,
     ) -> anyhow::Result<Sellers> {
-        let scale = if scenario.is_scaled() { self.scale } else { 1.0 };
+        let scale = if scenario.is_scaled() { self.conditions.scale } else { 1.0 };
         let (lock, http) = (LOCK.mul_f64(scale), HTTP.mul_f64(scale));
         if design == Technique::Floodgate {
             let mut settings = self.settings.clone();
             settings.redis_url = SecretString::from(self.redis_url.clone());
-            let (config, size) = (self.config.clone(), (self.stock, self.processes));
+            let (config, size) =
+                (self.config.clone(), (self.conditions.stock, self.conditions.processes as usize));
             let users = Users { url: users_url, limit: http };
             let intake = Intake::start(&settings, config, name, &users, size).await?;
             return Ok(Sellers::Floodgate(Box::new(intake)));
@@ -145,13 +141,15 @@ impl Stage<'_> {
             times: Times { lock, acquire: lock },
             http,
         };
-        Ok(Sellers::Shops(Shops::start(surroundings, self.stock, self.processes).await?))
+        let Conditions { stock, processes, .. } = self.conditions;
+        Ok(Sellers::Shops(Shops::start(surroundings, stock, processes as usize).await?))
     }
 
     /// Has the user service hang from the opening on, for longer than a lock lives but not so long that
     /// the shop gives up on it, work for a while, hang again, and so on.
     fn hang(&self, users: Arc<UserService>) -> AbortOnDropHandle<()> {
-        let (hang, work) = (LOCK.mul_f64(self.scale * HANGS), LOCK.mul_f64(self.scale * WORKS));
+        let lock = LOCK.mul_f64(self.conditions.scale);
+        let (hang, work) = (lock.mul_f64(HANGS), lock.mul_f64(WORKS));
         AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 users.hold();
@@ -169,8 +167,9 @@ impl Stage<'_> {
         scenario: Scenario,
         bar: ProgressBar,
     ) -> anyhow::Result<(Rushed, bool)> {
-        let (gateway, half) = (sellers.gateway(), self.stock.div_ceil(2));
-        let (buyers, at_once, limit) = (self.buyers, self.at_once, self.limit);
+        let (gateway, half) = (sellers.gateway(), self.conditions.stock.div_ceil(2));
+        let Conditions { buyers, at_once, limit_s, .. } = self.conditions;
+        let limit = Duration::from_secs(limit_s);
         let crowd = Crowd { gateway, buyers, at_once, limit, bar };
         let event = async |mut bought: watch::Receiver<u32>| {
             if matches!(scenario, Scenario::Fast | Scenario::Slow | Scenario::Incident) {
@@ -202,7 +201,7 @@ impl Stage<'_> {
                 Ok(Closed { orders: self.store.orders().await?, left, longest_under_lock_ms })
             }
             Sellers::Floodgate(intake) => {
-                let closed = intake.close(self.buyers).await?;
+                let closed = intake.close(self.conditions.buyers).await?;
                 let left = Some(closed.left);
                 Ok(Closed { orders: closed.orders, left, longest_under_lock_ms: None })
             }

@@ -45,7 +45,7 @@ pub(crate) struct ShopArgs {
 impl ShopArgs {
     pub(crate) async fn run(self, app: &App) -> anyhow::Result<()> {
         let url = app.settings().redis_url.expose_secret();
-        let store = Store::connect(url, &self.prefix).await.context("Redis")?;
+        let redis = Store::connect(url, &self.prefix).await.context("Redis")?;
         let mut others = Vec::with_capacity(self.other.len());
         for url in &self.other {
             others.push(Store::connect(url, &self.prefix).await.context("another Redis")?);
@@ -57,17 +57,17 @@ impl ShopArgs {
         };
         let (users, sale_id) = (app.verifier()?.context("no user service")?, SaleId::parse(SALE)?);
         let longest_under_lock = AtomicU64::new(0);
-        let shop = Shop { store, others, users, sale_id, times, longest_under_lock };
+        let shop = Shop { store: redis, others, users, sale_id, times, longest_under_lock };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         crate::cli::output::text(&format!("{}\n", listener.local_addr()?))?;
-        let stop = CancellationToken::new();
-        let parent_left = stop.clone();
+        let closing = CancellationToken::new();
+        let parent_left = closing.clone();
         // Ends with whoever started it, however that ends.
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             parent_left.cancel();
         });
-        Ok(shop::serve(shop, design, listener, stop).await?)
+        Ok(shop::serve(shop, design, listener, closing).await?)
     }
 }
 

@@ -44,7 +44,7 @@ impl Redlock {
         });
         let given = join_all(asking).await.into_iter().filter(|&given| given).count();
         let validity = lifetime.saturating_sub(lifetime / 100 + DRIFT);
-        given > (1 + shop.others.len()) / 2 && begun.elapsed() < validity
+        2 * given > servers(shop).count() && begun.elapsed() < validity
     }
 
     async fn release(&self, shop: &Shop, token: &str) {
