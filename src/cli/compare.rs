@@ -7,7 +7,7 @@ mod servers;
 mod shops;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use secrecy::ExposeSecret;
 use super::output;
 use crate::app::App;
 use crate::compare::Technique;
+use crate::compare::chart;
 use crate::compare::proxy::Proxy;
 use crate::compare::report::{Conditions, Report, Run, Scenario};
 use crate::compare::store::{self, Store};
@@ -63,6 +64,14 @@ pub(super) struct Compare {
     /// What the articles' times are multiplied by where somebody waits for a lock to expire, 0.01 to 1
     #[arg(long, default_value_t = 0.025, value_parser = scale)]
     scale: f64,
+    /// Draw a chart of the incident and the slow user service, as SVG
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+    /// Measure nothing: show runs that were saved with --json. Give it again to put files together
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "scenario", "designs", "runs", "stock", "buyers", "at_once", "processes", "limit_s", "scale",
+    ])]
+    from: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,7 +79,7 @@ pub(super) struct Compare {
 
 const AFTER_HELP: &str = "Examples:\n  floodgate compare\n  \
     floodgate compare --scenario incident --runs 20 --json > incident.json\n  \
-    floodgate compare --scenario slow --design setnx-as-told --design floodgate\n\n\
+    floodgate compare --from incident.json --chart incident.svg\n\n\
     Sells the same stock to the same buyers by each design, on the configured Redis, with the same \
     user service. Each design runs in several processes, about a millisecond away from Redis; \
     floodgate with its API, queue, workers and ledger, in a namespace and a database of its own. The \
@@ -93,6 +102,10 @@ enum Choice {
 }
 
 impl Choice {
+    fn can_be_drawn(self) -> bool {
+        [Scenario::Slow, Scenario::Incident].iter().any(|drawn| self.scenarios().contains(drawn))
+    }
+
     fn scenarios(self) -> &'static [Scenario] {
         match self {
             Self::Fast => &Scenario::ALL[..1],
@@ -104,6 +117,22 @@ impl Choice {
     }
 }
 
+/// Saved reports as one.
+fn put_together(first: &Path, more: &[PathBuf]) -> anyhow::Result<Report> {
+    let mut report = read(first)?;
+    for file in more {
+        report.add(read(file)?).with_context(|| file.display().to_string())?;
+    }
+    Ok(report)
+}
+
+fn read(file: &Path) -> anyhow::Result<Report> {
+    let name = || file.display().to_string();
+    let bytes = std::fs::read(file).with_context(name)?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is no report of compare --json", file.display()))
+}
+
 fn scale(text: &str) -> Result<f64, String> {
     let scale = text.parse().ok().filter(|scale| (0.01..=1.0).contains(scale));
     scale.ok_or_else(|| "accepted: a number from 0.01 to 1".to_owned())
@@ -111,11 +140,22 @@ fn scale(text: &str) -> Result<f64, String> {
 
 impl Compare {
     pub(super) async fn run(self, app: &App, config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-        let report = self.measure(app, config).await?;
+        if self.chart.is_some() && self.from.is_empty() && !self.scenario.can_be_drawn() {
+            eprintln!("floodgate: --chart needs --scenario incident, slow or all");
+            return Ok(ExitCode::from(2));
+        }
+        let report = match self.from.split_first() {
+            Some((first, more)) => put_together(first, more)?,
+            None => self.measure(app, config).await?,
+        };
         if self.json {
             output::json(&report)?;
         } else {
             table::print(&report)?;
+        }
+        if let Some(file) = &self.chart {
+            let drawing = chart::draw(&report)?;
+            std::fs::write(file, drawing).with_context(|| file.display().to_string())?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -183,7 +223,7 @@ impl Compare {
                     bar.set_style(ProgressStyle::with_template("{msg:36} {wide_bar} {pos}/{len}")?);
                     bar.set_message(what.clone());
                     let name = format!("{name}-{}", results.len());
-                    let result = stage.sell(design, scenario, &name, bar.clone()).await;
+                    let result = stage.sell(design, scenario, (&name, run), bar.clone()).await;
                     bar.finish_and_clear();
                     results.push(result.with_context(|| what)?);
                 }

@@ -113,6 +113,8 @@ pub struct Summary {
     pub runs: usize,
     /// In how many of them more was sold than there was.
     pub runs_oversold: usize,
+    /// In how many of them what was to happen in the middle of the sale did.
+    pub events_happened: usize,
     /// Units oversold in each run, fewest first.
     pub oversold: Vec<u32>,
     /// Units sold.
@@ -149,8 +151,8 @@ impl Summary {
     /// Of `runs`, which are all of the same; `None` if there are none.
     fn of(runs: &[Run]) -> Option<Self> {
         let first = runs.first()?;
-        let all = |of: fn(&Run) -> f64| median(runs.iter().map(|run| of(run)), f64::total_cmp);
-        let units = |of: fn(&Run) -> u32| median(runs.iter().map(|run| of(run)), u32::cmp);
+        let all = |of: fn(&Run) -> f64| median(runs.iter().map(of), f64::total_cmp);
+        let units = |of: fn(&Run) -> u32| median(runs.iter().map(of), u32::cmp);
         let mut oversold: Vec<u32> = runs.iter().map(|run| run.counts.oversold).collect();
         oversold.sort_unstable();
         Some(Self {
@@ -158,6 +160,7 @@ impl Summary {
             scenario: first.scenario,
             runs: runs.len(),
             runs_oversold: oversold.iter().filter(|&&units| units > 0).count(),
+            events_happened: runs.iter().filter(|run| run.event_happened).count(),
             oversold,
             sold: units(|run| run.counts.sold)?,
             undersold: units(|run| run.counts.undersold)?,
@@ -283,60 +286,63 @@ pub fn lost(stock: u32, sold: u32, left: i64) -> i64 {
     i64::from(stock) - i64::from(sold) - left.max(0)
 }
 
+/// Four runs of a lock and one of floodgate, for tests.
+#[cfg(test)]
+pub(super) fn sample() -> Report {
+    let (lock, other) = (Technique::SetnxAsTold, Technique::Floodgate);
+    let runs = [(lock, 3), (other, 0), (lock, 0), (lock, 1), (lock, 7)];
+    sample_of(100, runs.map(|(design, oversold)| sample_run(design, oversold)).to_vec())
+}
+
+#[cfg(test)]
+fn sample_run(design: Technique, oversold: u32) -> Run {
+    Run {
+        design,
+        scenario: Scenario::Incident,
+        counts: Counts {
+            sold: 100 + oversold,
+            oversold,
+            undersold: 0,
+            told_wrong: oversold,
+            sold_out_too_early: 0,
+            second_orders: 0,
+            unserved: 0,
+            answers_per_s: f64::from(oversold),
+            orders_per_s: 1.0,
+            p50_ms: 1.0,
+            p99_ms: 1.0,
+        },
+        user_service_calls: 1,
+        longest_under_lock_ms: (oversold > 0).then_some(f64::from(oversold)),
+        left: Some(0),
+        lost: Some(0),
+        tries_again: 0,
+        event_happened: false,
+    }
+}
+
+#[cfg(test)]
+fn sample_of(stock: u32, results: Vec<Run>) -> Report {
+    let conditions =
+        Conditions { stock, buyers: 1000, at_once: 10, processes: 4, scale: 0.025, limit_s: 10 };
+    Report::new(conditions, 1.0, Vec::new(), results)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(design: Technique, oversold: u32) -> Run {
-        Run {
-            design,
-            scenario: Scenario::Incident,
-            counts: Counts {
-                sold: 100 + oversold,
-                oversold,
-                undersold: 0,
-                told_wrong: oversold,
-                sold_out_too_early: 0,
-                second_orders: 0,
-                unserved: 0,
-                answers_per_s: f64::from(oversold),
-                orders_per_s: 1.0,
-                p50_ms: 1.0,
-                p99_ms: 1.0,
-            },
-            user_service_calls: 1,
-            longest_under_lock_ms: (oversold > 0).then_some(f64::from(oversold)),
-            left: Some(0),
-            lost: Some(0),
-            tries_again: 0,
-            event_happened: false,
-        }
-    }
-
-    fn report(stock: u32, results: Vec<Run>) -> Report {
-        let conditions = Conditions {
-            stock,
-            buyers: 1000,
-            at_once: 10,
-            processes: 4,
-            scale: 0.025,
-            limit_s: 10,
-        };
-        Report::new(conditions, 1.0, Vec::new(), results)
-    }
-
     #[test]
     fn runs_of_the_same_are_summarised_together() {
-        let (lock, other) = (Technique::SetnxAsTold, Technique::Floodgate);
-        let runs = vec![run(lock, 3), run(other, 0), run(lock, 0), run(lock, 1), run(lock, 7)];
-        let mut report = report(100, runs);
+        let mut report = sample();
         let summaries: Vec<&Summary> = report.of(Scenario::Incident).collect();
         assert_eq!(summaries.len(), 2);
         assert_eq!((summaries[0].runs, summaries[0].runs_oversold), (4, 3));
         assert_eq!(summaries[0].oversold, [0, 1, 3, 7]);
         assert_eq!((summaries[0].told_wrong, summaries[0].most_oversold()), (1, 7));
         assert_eq!(summaries[0].longest_under_lock_ms, Some(7.0));
-        assert_eq!((summaries[1].design, summaries[1].longest_under_lock_ms), (other, None));
+        let floodgate = (Technique::Floodgate, None);
+        assert_eq!((summaries[1].design, summaries[1].longest_under_lock_ms), floodgate);
         assert_eq!(report.of(Scenario::Fast).count(), 0);
         report.add(report.clone()).unwrap();
         assert_eq!(report.summaries[0].runs, 8);
@@ -344,11 +350,11 @@ mod tests {
 
     #[test]
     fn a_saved_report_is_read_again_and_others_are_not_mixed_in() {
-        let mut one = report(100, vec![run(Technique::Redlock, 2)]);
+        let mut one = sample_of(100, vec![sample_run(Technique::Redlock, 2)]);
         let saved = serde_json::to_string(&one).unwrap();
         let read: Report = serde_json::from_str(&saved).unwrap();
         assert_eq!(read.summaries, one.summaries);
-        assert_eq!(one.add(report(99, Vec::new())), Err(OtherConditions));
+        assert_eq!(one.add(sample_of(99, Vec::new())), Err(OtherConditions));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) const SALE: &str = "bottles";
 /// How long a buyer waits for a decision in one request, in seconds.
 const WAIT_S: u32 = 30;
 /// Pauses before asking again, in milliseconds: from, and up to.
-const PAUSE_MS: (u64, u64) = (20, 100);
+const PAUSE_MS: (f64, f64) = (20.0, 100.0);
 
 /// The processes that sell, and which one a buyer is sent to.
 pub(super) struct Gateway {
@@ -214,8 +214,45 @@ fn told(answer: &HttpAnswer) -> Option<Final> {
 
 /// As irregular as people are, and the same in every run.
 fn pause(number: u32, tries: u32) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    (number, tries).hash(&mut hasher);
     let (from, to) = PAUSE_MS;
-    Duration::from_millis(from + hasher.finish() % (to - from))
+    Duration::from_secs_f64((from + (to - from) * irregular(number, tries)) / 1e3)
+}
+
+/// From 0 to 1, without a pattern, and always the same for the same numbers.
+pub(super) fn irregular(one: u32, other: u32) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (one, other).hash(&mut hasher);
+    hasher.finish() as f64 / u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buyers_go_to_the_processes_that_are_there() {
+        let [one, two, three]: [SocketAddr; 3] =
+            [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let in_turn = Gateway::new(vec![one, two], false);
+        assert_eq!([0; 3].map(|_| in_turn.choose("u")), [Some(one), Some(two), Some(one)]);
+        let by_user = Gateway::new(vec![one, two], true);
+        let theirs = by_user.choose("u-7").unwrap();
+        assert_eq!(by_user.choose("u-7"), Some(theirs));
+        by_user.leave_out(theirs);
+        let other = by_user.choose("u-7").unwrap();
+        assert_ne!(other, theirs);
+        by_user.leave_out(other);
+        assert_eq!(by_user.choose("u-7"), None);
+        by_user.add(three);
+        assert_eq!(by_user.choose("u-7"), Some(three));
+    }
+
+    #[test]
+    fn pauses_are_irregular_and_within_bounds() {
+        let pauses: Vec<Duration> = (0..100).map(|tries| pause(7, tries)).collect();
+        let range = Duration::from_millis(20)..=Duration::from_millis(100);
+        assert!(pauses.iter().all(|pause| range.contains(pause)), "{pauses:?}");
+        assert_eq!(pause(7, 3), pause(7, 3));
+        assert!(pauses.iter().any(|&other| other != pauses[0]));
+    }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Intake, Users};
-use super::rush::{Crowd, Gateway, Rushed};
+use super::rush::{self, Crowd, Gateway, Rushed};
 use super::shops::{Shops, Surroundings};
 use crate::compare::Technique;
 use crate::compare::report::{Conditions, HTTP, LOCK, Run, Scenario, lost};
@@ -26,9 +26,13 @@ use crate::user_service::{Behaviour, Latency, UserService};
 /// Time of the user service when all is well, and when it is slow.
 const FAST: Duration = Duration::from_millis(2);
 const SLOW: Duration = Duration::from_millis(50);
-/// How long the user service hangs in the incident, and works between, in lifetimes of a lock.
+/// How long the user service hangs in the incident, in lifetimes of a lock.
 const HANGS: f64 = 2.5;
-const WORKS: f64 = 2.0;
+/// How long it works between, at the least and at the most: no rhythm that a design could fall into.
+const WORKS: (f64, f64) = (0.5, 2.0);
+/// With an event in the middle of a sale, no more than this part of the stock is asked for at once. Else
+/// a quick design has sold everything before anything can happen.
+const WAVES: u32 = 5;
 
 /// What all sales of a comparison have in common.
 pub(super) struct Stage<'a> {
@@ -62,7 +66,7 @@ impl Stage<'_> {
         &self,
         design: Technique,
         scenario: Scenario,
-        name: &str,
+        (name, round): (&str, u32),
         bar: ProgressBar,
     ) -> anyhow::Result<Run> {
         let latency = match scenario {
@@ -81,7 +85,7 @@ impl Stage<'_> {
         self.store.open(self.conditions.stock).await?;
         let mut sellers = self.open(design, scenario, name, users_url).await?;
         let before = users.calls();
-        let hanging = (scenario == Scenario::Incident).then(|| self.hang(users.clone()));
+        let hanging = (scenario == Scenario::Incident).then(|| self.hang(users.clone(), round));
         let rushed = self.rush(&mut sellers, scenario, bar).await;
         drop(hanging);
         users.release();
@@ -146,16 +150,18 @@ impl Stage<'_> {
     }
 
     /// Has the user service hang from the opening on, for longer than a lock lives but not so long that
-    /// the shop gives up on it, work for a while, hang again, and so on.
-    fn hang(&self, users: Arc<UserService>) -> AbortOnDropHandle<()> {
+    /// the shop gives up on it, work for a while, hang again, and so on; in the same way for every design
+    /// of one `round`.
+    fn hang(&self, users: Arc<UserService>, round: u32) -> AbortOnDropHandle<()> {
         let lock = LOCK.mul_f64(self.conditions.scale);
-        let (hang, work) = (lock.mul_f64(HANGS), lock.mul_f64(WORKS));
         AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
+            for number in 0_u32.. {
                 users.hold();
-                tokio::time::sleep(hang).await;
+                tokio::time::sleep(lock.mul_f64(HANGS)).await;
                 users.release();
-                tokio::time::sleep(work).await;
+                let share = rush::irregular(round, number);
+                let works = WORKS.0 + (WORKS.1 - WORKS.0) * share;
+                tokio::time::sleep(lock.mul_f64(works)).await;
             }
         }))
     }
@@ -170,9 +176,12 @@ impl Stage<'_> {
         let (gateway, half) = (sellers.gateway(), self.conditions.stock.div_ceil(2));
         let Conditions { buyers, at_once, limit_s, .. } = self.conditions;
         let limit = Duration::from_secs(limit_s);
+        let has_event = !matches!(scenario, Scenario::Fast | Scenario::Slow | Scenario::Incident);
+        let wave = self.conditions.stock.div_ceil(WAVES);
+        let at_once = if has_event { at_once.min(wave) } else { at_once };
         let crowd = Crowd { gateway, buyers, at_once, limit, bar };
         let event = async |mut bought: watch::Receiver<u32>| {
-            if matches!(scenario, Scenario::Fast | Scenario::Slow | Scenario::Incident) {
+            if !has_event {
                 return std::future::pending().await;
             }
             bought.wait_for(|&bought| bought >= half).await.context("nobody buys any more")?;

@@ -18,6 +18,7 @@ lock   the longest time anybody was under the lock, in ms
 twice  orders of buyers who had one already; none but floodgate knows a repeat
 left   the design's own counter afterwards
 lost   units neither sold nor left; negative: promised twice
+too slow: half of the stock was not sold in time, so that nothing happened
 With several runs: in how many of them more was sold than there was, and the
 fewest, median and most units; other figures are medians, lock is the longest.
 ";
@@ -99,9 +100,10 @@ fn after_an_event(summary: &Summary) -> String {
     let over = summary.most_oversold();
     let units = |units: Option<i64>| units.map_or("-".to_owned(), |units| units.to_string());
     let (left, lost) = (units(summary.left), units(summary.lost));
+    let reached = if summary.events_happened < summary.runs { " too slow" } else { "" };
     format!(
         "{sold:>5} {over:>5} {undersold:>5} {told_wrong:>5} {sold_out_too_early:>5} \
-         {second_orders:>5} {unserved:>5} {left:>5} {lost:>5} {p99_ms:>5.0}"
+         {second_orders:>5} {unserved:>5} {left:>5} {lost:>5} {p99_ms:>5.0}{reached}"
     )
 }
 
