@@ -51,7 +51,7 @@ pub struct EmbeddedSettings {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct IntentSettings {
-    max_age_s: u32,
+    pub max_age_s: u32,
     max_body_bytes: usize,
     max_per_message: usize,
     pub delivery_limit: u32,
@@ -104,7 +104,7 @@ pub struct LedgerSettings {
 #[allow(missing_docs)]
 pub struct VerificationSettings {
     pub url: String,
-    timeout_ms: u64,
+    pub timeout_ms: u64,
     pub attempts: u32,
     pub max_in_flight_per_sale: usize,
     pub max_in_flight: usize,

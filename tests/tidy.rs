@@ -55,6 +55,8 @@ fn a_library_is_named_only_where_it_belongs() {
         ("reqwest", &["src/verification/http.rs"]),
         ("rustls", &["src/verification/http.rs"]),
         ("backoff", &["src/retry.rs"]),
+        ("recloser", &["src/verification/breaker.rs"]),
+        ("moka", &["src/verification/memory.rs"]),
         ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
         ("clap", &["src/cli", "src/main.rs"]),
     ] {

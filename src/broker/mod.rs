@@ -62,7 +62,7 @@ pub enum Queue {
 }
 
 /// How long an intent may be put off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Delay {
     OneSecond,

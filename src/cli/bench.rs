@@ -4,6 +4,7 @@ mod api;
 mod load;
 mod relay;
 mod run;
+mod verification;
 
 use std::path::PathBuf;
 
@@ -19,7 +20,8 @@ use run::{Latency, Process, Runner};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate bench --orders 100000 --batch 32\n  \
-    floodgate bench --api --connections 64\n\n\
+    floodgate bench --api --connections 64\n  \
+    floodgate bench --verification --workers 4\n\n\
     In each round the queue is filled first, then a worker is started in a process of its own, and the \
     time from its first event to its last is taken. The bare relay does the same with one order a \
     message and an event of the same size for each, by the same code for consuming, publishing with \
@@ -41,6 +43,12 @@ pub(super) struct Bench {
     /// Connections that post orders to the API
     #[arg(long, default_value_t = 64, requires = "api", value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
+    /// Measure the checking of users instead: calls for few units, and a user service that fails
+    #[arg(long, conflicts_with_all = ["batch", "api"])]
+    verification: bool,
+    /// Workers that check users
+    #[arg(long, default_value_t = 1, requires = "verification", value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +75,7 @@ struct Report {
 enum Measured {
     Path(Report),
     Api(api::Report),
+    Verification(verification::Report),
 }
 
 impl Bench {
@@ -82,6 +91,8 @@ impl Bench {
             (Measured::Path(report), false) => print(report),
             (Measured::Api(report), true) => output::json(report),
             (Measured::Api(report), false) => api::print(report),
+            (Measured::Verification(report), true) => output::json(report),
+            (Measured::Verification(report), false) => verification::print(report),
         }
     }
 
@@ -93,6 +104,10 @@ impl Bench {
         Ok(if self.api {
             let size = (self.orders, self.rounds, self.connections);
             Measured::Api(api::measure(scratch, config, size).await?)
+        } else if self.verification {
+            let (orders, rounds, workers) = (self.orders, self.rounds, self.workers);
+            let measured = verification::measure(scratch, config, orders, rounds, workers);
+            Measured::Verification(measured.await?)
         } else {
             Measured::Path(self.measure_path(scratch, config).await?)
         })

@@ -117,3 +117,108 @@ impl Line {
         first.map_or(0, |entry| entry.candidate.order.quantity.get())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::Utc;
+
+    use super::*;
+    use crate::broker::{Delivery, Properties};
+    use crate::order::{Candidate, Clearance, Order, OrderId, Quantity, SaleId};
+    use crate::worker::batch::Ticket;
+
+    fn entry(id: &str, user: &str, quantity: i64) -> Entry {
+        let order = Order {
+            id: OrderId::parse(id).unwrap(),
+            sale_id: SaleId::parse("s").unwrap(),
+            user_id: UserId::parse(user).unwrap(),
+            quantity: Quantity::new(quantity).unwrap(),
+        };
+        let delivery = Delivery::new(Vec::new(), Properties::default(), Box::new(|_| ()));
+        Entry {
+            candidate: Candidate { order, at: Utc::now(), clearance: Clearance::Unchecked },
+            ticket: Ticket::new(delivery),
+            place: 0..0,
+            dated: true,
+        }
+    }
+
+    fn line(left: u32, entries: &[(&str, &str, i64)]) -> Line {
+        let mut line = Line::new(Breaker::new(20, Duration::from_secs(5)));
+        line.left = left;
+        for (id, user, quantity) in entries {
+            line.enter(entry(id, user, *quantity));
+        }
+        line
+    }
+
+    fn user(id: &str) -> UserId {
+        UserId::parse(id).unwrap()
+    }
+
+    /// Who is checked next, or what happens instead.
+    fn step(line: &mut Line, at_once: usize, share: u32) -> String {
+        match line.step(at_once, share) {
+            Step::Check(entry) => entry.candidate.order.id.to_string(),
+            Step::Propose(entries) => format!("propose {}", entries.len()),
+            Step::PutOff(entries) => format!("put off {}", entries.len()),
+            Step::Wait => "wait".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_user_is_checked_once_for_all_orders() {
+        let mut line = line(9, &[("a", "u", 1), ("b", "u", 1), ("c", "v", 1)]);
+        assert_eq!(step(&mut line, 8, 9), "a");
+        assert_eq!(step(&mut line, 8, 9), "c");
+        assert_eq!(step(&mut line, 8, 9), "wait");
+        line.enter(entry("d", "u", 1));
+        assert_eq!(step(&mut line, 8, 9), "wait", "the user is being checked");
+        assert_eq!(line.end(&user("u")).len(), 3);
+        assert!(!line.is_empty());
+        assert_eq!(line.end(&user("v")).len(), 1);
+        assert!(line.is_empty());
+    }
+
+    #[test]
+    fn no_more_are_checked_than_there_are_units_and_places() {
+        let mut line = line(3, &[("a", "u", 2), ("b", "v", 1), ("c", "w", 1), ("d", "x", 1)]);
+        assert_eq!(step(&mut line, 8, 3), "a");
+        assert_eq!(step(&mut line, 1, 3), "wait", "no place");
+        assert_eq!(step(&mut line, 8, 2), "wait", "another worker's units");
+        assert_eq!(step(&mut line, 8, 3), "b");
+        assert_eq!(step(&mut line, 8, 3), "wait", "no unit");
+        line.end(&user("u"));
+        assert_eq!(step(&mut line, 8, 3), "c", "a denial makes room");
+        line.left = 0;
+        assert_eq!(step(&mut line, 8, 0), "propose 1", "a check would be for nothing");
+    }
+
+    #[test]
+    fn who_wants_more_than_is_left_is_not_checked() {
+        let mut line = line(3, &[("a", "u", 4), ("b", "v", 3)]);
+        assert_eq!(step(&mut line, 8, 3), "propose 1");
+        assert_eq!(step(&mut line, 8, 3), "b");
+    }
+
+    #[test]
+    fn a_shut_line_tries_one_and_keeps_nobody_waiting() {
+        let mut line = line(9, &[("a", "u", 1), ("b", "v", 1), ("c", "w", 1)]);
+        line.shut = true;
+        assert_eq!(step(&mut line, 8, 9), "a");
+        assert_eq!(step(&mut line, 8, 9), "put off 1");
+        assert_eq!(step(&mut line, 8, 9), "put off 1");
+        assert_eq!(step(&mut line, 8, 9), "wait");
+    }
+
+    #[test]
+    fn who_got_no_answer_waits_before_all_others() {
+        let mut line = line(9, &[("a", "u", 1), ("b", "v", 1)]);
+        assert_eq!(step(&mut line, 8, 9), "a");
+        line.wait_again(user("u"));
+        assert_eq!(step(&mut line, 8, 9), "a");
+        assert_eq!(step(&mut line, 8, 9), "b");
+    }
+}

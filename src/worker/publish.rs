@@ -65,6 +65,9 @@ impl Outlet {
             })
             .collect();
         self.until_confirmed(&messages).await;
+        if !messages.is_empty() {
+            crash_point("put_off");
+        }
         self.tally.put_off(messages.len());
         drop(messages);
         drop(bodies);

@@ -35,6 +35,8 @@ use crate::verification::{Breaker, Failed, Memory, Verdict, Verifier, VerifierEr
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause granted to a user service that asks for patience.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The shortest wait of orders whose sale is shut. Its breaker has a pause of about that length.
+const SHUT_DELAY: Delay = Delay::FiveSeconds;
 /// Lines kept although nobody is in them, for what their breakers know.
 const MAX_IDLE_LINES: usize = 10_000;
 
@@ -126,9 +128,9 @@ impl Verification {
                     let sale_id = &order.sale_id;
                     tracing::warn!(%sale_id, "its users are to be checked, but verification.url is not set");
                 }
-                self.put_off(vec![entry]);
+                self.put_off(vec![entry], SHUT_DELAY);
             } else if self.held >= self.max_waiting {
-                self.put_off(vec![entry]);
+                self.put_off(vec![entry], Delay::OneSecond);
             } else {
                 self.enter(entry, &left);
             }
@@ -231,7 +233,7 @@ impl Verification {
             if line.is_waiting() {
                 self.turns.push_back(sale);
             }
-            self.put_off(put_off);
+            self.put_off(put_off, SHUT_DELAY);
         }
     }
 
@@ -249,6 +251,7 @@ impl Verification {
                     entry.candidate.clearance = clearance(verdict);
                 }
                 self.ready.entries.extend(entries);
+                crash_point("verified");
                 self.memory.note(sale_id, user_id, verdict);
                 self.patience.reset();
             }
@@ -263,9 +266,10 @@ impl Verification {
                 if matches!(answer, Answer::Shut) && !std::mem::replace(&mut line.shut, true) {
                     tracing::warn!(%sale_id, "the user service fails: orders wait on delay queues");
                 }
+                let delay = if line.shut { SHUT_DELAY } else { Delay::OneSecond };
                 let entries = line.end(&user_id);
                 self.held -= entries.len();
-                self.put_off(entries);
+                self.put_off(entries, delay);
             }
         }
     }
@@ -290,12 +294,12 @@ impl Verification {
                 entries.extend(line.leave());
             }
             self.held -= entries.len();
-            self.put_off(entries);
+            self.put_off(entries, Delay::OneSecond);
         }
     }
 
     /// Has orders wait on a delay queue: the longer, the longer they have waited already.
-    fn put_off(&mut self, entries: Vec<Entry>) {
+    fn put_off(&mut self, entries: Vec<Entry>, shortest: Delay) {
         if entries.is_empty() {
             return;
         }
@@ -306,7 +310,7 @@ impl Verification {
                 10..60 => Delay::FiveSeconds,
                 _ => Delay::ThirtySeconds,
             };
-            PutOff { entry, delay }
+            PutOff { entry, delay: delay.max(shortest) }
         }));
     }
 }

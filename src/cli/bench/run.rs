@@ -15,12 +15,12 @@ use crate::cli::process;
 use crate::event::order_id_of;
 
 /// No event for so long means that something is wrong.
-const STALLED: Duration = Duration::from_mins(1);
+pub(super) const STALLED: Duration = Duration::from_mins(1);
 /// How long the latency is watched, and how often a share of the load is sent.
 const WATCHED: Duration = Duration::from_secs(8);
 const SHARE: Duration = Duration::from_millis(5);
 /// Events the bench holds unacknowledged; a subscriber is not to be what limits.
-const SUBSCRIBER_PREFETCH: u16 = 5000;
+pub(super) const SUBSCRIBER_PREFETCH: u16 = 5000;
 
 /// What is run.
 #[derive(Clone, Copy)]

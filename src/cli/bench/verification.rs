@@ -1,0 +1,385 @@
+//! What checking users costs a sale, and what a user service that fails does to it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::load::CHUNK;
+use super::median;
+use super::run::{STALLED, SUBSCRIBER_PREFETCH};
+use crate::app::scratch::Scratch;
+use crate::broker::{Broker, Deliveries, Message, Queue};
+use crate::cli::{output, process};
+use crate::intent;
+use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::sale::Sale;
+use crate::user_service::{Behaviour, Counts, Latency, UserService};
+
+/// How long a check takes.
+const CHECK: Duration = Duration::from_millis(50);
+/// Units that everybody wants.
+const RARE: u32 = 100;
+/// The share of buyers that are denied in the rush for them.
+const DENIED: f64 = 0.1;
+/// Orders of the sale that goes on while another one hangs: with a check for each, and without.
+const CHECKED: u32 = 10_000;
+const PLAIN: u32 = 60_000;
+/// One order of the sale that hangs comes with so many of the other one.
+const PER_HANGING: u32 = 10;
+/// Orders a second while the user service goes away and comes back.
+const PACE: u32 = 500;
+/// How long it is away, in place of 10 minutes; and the age at which orders expire, in place of 15.
+const AWAY: Duration = Duration::from_secs(10);
+const MAX_AGE_S: u32 = 15;
+
+/// What was measured.
+#[derive(Serialize)]
+pub(super) struct Report {
+    workers: u32,
+    check_ms: u128,
+    rush: Rush,
+    /// Decisions a second of a sale: alone, and beside one whose every check hangs.
+    checked_beside_hanging: Beside,
+    plain_beside_hanging: Beside,
+    outage: Outage,
+    /// The same, when orders expire before it ends.
+    long_outage: Outage,
+}
+
+/// Many buyers, few units.
+#[derive(Serialize)]
+struct Rush {
+    stock: u32,
+    orders: u32,
+    orders_per_s: f64,
+    sold: usize,
+    calls: u64,
+    denied: usize,
+    /// Calls but for those that ended in a denial, for each unit sold.
+    calls_per_unit: f64,
+}
+
+#[derive(Serialize)]
+struct Beside {
+    alone_orders_per_s: Vec<f64>,
+    together_orders_per_s: Vec<f64>,
+    ratio: f64,
+}
+
+#[derive(Serialize)]
+struct Outage {
+    orders: u32,
+    away_s: u64,
+    max_age_s: u32,
+    outcomes: HashMap<String, usize>,
+    dead_letters: u32,
+}
+
+struct Setup<'a> {
+    scratch: &'a Scratch,
+    config: Option<PathBuf>,
+    workers: u32,
+    broker: Arc<dyn Broker>,
+    events: Deliveries,
+}
+
+/// A user service, and where it is.
+struct Users {
+    service: Arc<UserService>,
+    url: String,
+    _serving: AbortOnDropHandle<std::io::Result<()>>,
+}
+
+impl Users {
+    async fn start(behaviour: Behaviour) -> anyhow::Result<Self> {
+        let service = Arc::new(UserService::new(behaviour));
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let serving = tokio::spawn(service.clone().serve(listener, CancellationToken::new()));
+        Ok(Self { service, url, _serving: AbortOnDropHandle::new(serving) })
+    }
+
+    fn counts(&self) -> Counts {
+        self.service.counts()
+    }
+}
+
+/// Takes all measurements, those of rates `rounds` times.
+pub(super) async fn measure(
+    scratch: &Scratch,
+    config: Option<PathBuf>,
+    orders: u32,
+    rounds: u16,
+    workers: u32,
+) -> anyhow::Result<Report> {
+    let (broker, events) =
+        (scratch.app.broker().await?, scratch.events(SUBSCRIBER_PREFETCH).await?);
+    let mut setup = Setup { scratch, config, workers, broker, events };
+    eprintln!("{orders} buyers, {RARE} units");
+    let rush = setup.rush(orders).await?;
+    let checked_beside_hanging = setup.beside_hanging("checked", CHECKED, rounds).await?;
+    let plain_beside_hanging = setup.beside_hanging("plain", PLAIN, rounds).await?;
+    eprintln!("an outage");
+    let outage = setup.outage("outage", MAX_AGE_S).await?;
+    eprintln!("an outage in which orders expire");
+    let long_outage = setup.outage("long-outage", MAX_AGE_S / 3).await?;
+    setup.events.stop();
+    setup.events.finished().await;
+    let check_ms = CHECK.as_millis();
+    Ok(Report {
+        workers,
+        check_ms,
+        rush,
+        checked_beside_hanging,
+        plain_beside_hanging,
+        outage,
+        long_outage,
+    })
+}
+
+impl Setup<'_> {
+    async fn rush(&mut self, orders: u32) -> anyhow::Result<Rush> {
+        let sale = self.open("rush", RARE, true).await?;
+        let latency = Latency::Fixed(CHECK);
+        let users =
+            Users::start(Behaviour { latency, denials: DENIED, ..Behaviour::default() }).await?;
+        self.fill((0..orders).map(|number| order(&sale, number))).await?;
+        let workers = self.start(&users, &[])?;
+        let (rate, outcomes) = self.decided(&sale, orders).await?;
+        end(workers).await?;
+        let count = |outcome: &str| outcomes.get(outcome).copied().unwrap_or(0);
+        let (sold, denied, calls) = (count("created"), count("user_denied"), users.counts().calls);
+        Ok(Rush {
+            stock: RARE,
+            orders,
+            orders_per_s: rate,
+            sold,
+            calls,
+            denied,
+            calls_per_unit: (calls as f64 - denied as f64) / sold as f64,
+        })
+    }
+
+    /// How fast a sale of which every order is created gets on, alone, and beside one whose checks
+    /// hang.
+    async fn beside_hanging(
+        &mut self,
+        name: &str,
+        orders: u32,
+        rounds: u16,
+    ) -> anyhow::Result<Beside> {
+        let (mut alone_orders_per_s, mut together_orders_per_s) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            eprintln!("a {name} sale beside one that hangs: round {} of {rounds}", round + 1);
+            let verification = name == "checked";
+            let hanging = self.open(&format!("{name}-hanging-{round}"), orders, true).await?;
+            for (hangs, rates) in
+                [(false, &mut alone_orders_per_s), (true, &mut together_orders_per_s)]
+            {
+                let sale =
+                    self.open(&format!("{name}-{round}-{hangs}"), orders, verification).await?;
+                let users = Users::start(Behaviour {
+                    latency: Latency::Fixed(CHECK),
+                    hanging_sales: [hanging.clone()].into(),
+                    hang: Duration::from_mins(5),
+                    ..Behaviour::default()
+                })
+                .await?;
+                let both = (0..orders).flat_map(|number| {
+                    let with_it = hangs && number % PER_HANGING == 0;
+                    let hanging = with_it.then(|| order(&hanging, number));
+                    hanging.into_iter().chain([order(&sale, number)])
+                });
+                self.fill(both).await?;
+                let workers = self.start(&users, &[])?;
+                rates.push(self.decided(&sale, orders).await?.0);
+                // Its orders would wait on delay queues until they expire; they are done with.
+                drop(users);
+                let allowing = Users::start(Behaviour::default()).await?;
+                end(workers).await?;
+                if hangs {
+                    let workers = self.start(&allowing, &[])?;
+                    self.decided(&hanging, orders.div_ceil(PER_HANGING)).await?;
+                    end(workers).await?;
+                }
+            }
+        }
+        let ratio = median(&together_orders_per_s) / median(&alone_orders_per_s);
+        Ok(Beside { alone_orders_per_s, together_orders_per_s, ratio })
+    }
+
+    /// Orders come at a steady pace; after a third of the time the user service hangs, then answers
+    /// with failures, and after two thirds it is back.
+    async fn outage(&mut self, name: &str, max_age_s: u32) -> anyhow::Result<Outage> {
+        let seconds = u32::try_from(AWAY.as_secs())? * 3;
+        let orders = PACE * seconds;
+        let sale = self.open(name, orders / 2, true).await?;
+        let latency = Latency::Fixed(CHECK);
+        let users = Users::start(Behaviour { latency, ..Behaviour::default() }).await?;
+        let max_age = max_age_s.to_string();
+        let workers = self.start(&users, &[("FLOODGATE_INTENT__MAX_AGE_S", &max_age)])?;
+        let service = users.service.clone();
+        let failing = AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(AWAY).await;
+            service.hold();
+            tokio::time::sleep(AWAY / 2).await;
+            service.set_failing(true);
+            service.release();
+            tokio::time::sleep(AWAY / 2).await;
+            service.set_failing(false);
+        }));
+        let (broker, ordered) = (self.broker.clone(), sale.clone());
+        let sending = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(100));
+            for first in (0..orders).step_by(PACE as usize / 10) {
+                ticks.tick().await;
+                let share = (first..first + PACE / 10).map(|number| order(&ordered, number));
+                publish(broker.as_ref(), share).await?;
+            }
+            anyhow::Ok(())
+        }));
+        let (_, outcomes) = self.decided(&sale, orders).await?;
+        sending.await??;
+        failing.await?;
+        end(workers).await?;
+        let dead_letters = self.broker.depth(Queue::DeadLetters).await?.messages;
+        Ok(Outage { orders, away_s: AWAY.as_secs(), max_age_s, outcomes, dead_letters })
+    }
+
+    async fn open(&self, name: &str, stock: u32, verification: bool) -> anyhow::Result<SaleId> {
+        let id = SaleId::parse(name)?;
+        let sale = Sale {
+            id: id.clone(),
+            stock,
+            per_user_limit: None,
+            opens_at: None,
+            closes_at: None,
+            verification,
+        };
+        self.scratch.app.ledger().await?.open(&[sale]).await?;
+        Ok(id)
+    }
+
+    async fn fill(&self, orders: impl Iterator<Item = Order>) -> anyhow::Result<()> {
+        publish(self.broker.as_ref(), orders).await
+    }
+
+    fn start(&self, users: &Users, variables: &[(&str, &str)]) -> anyhow::Result<Vec<Child>> {
+        (0..self.workers)
+            .map(|_| {
+                let mut command = process::floodgate(self.scratch, self.config.as_deref())?;
+                command.arg("worker").env("FLOODGATE_VERIFICATION__URL", &users.url);
+                command.envs(variables.iter().copied());
+                command.spawn().context("could not start a worker")
+            })
+            .collect()
+    }
+
+    /// Waits until `orders` orders of `sale` are decided. Returns how many a second there were
+    /// between the first and the last, and what became of them, each counted once.
+    async fn decided(
+        &mut self,
+        sale: &SaleId,
+        orders: u32,
+    ) -> anyhow::Result<(f64, HashMap<String, usize>)> {
+        let mut outcomes: HashMap<String, String> = HashMap::new();
+        let mut begun = None;
+        while outcomes.len() < orders as usize {
+            let Ok(Some(event)) = tokio::time::timeout(STALLED, self.events.next()).await else {
+                bail!("{} of {orders} orders have no decision", orders as usize - outcomes.len());
+            };
+            let data: serde_json::Value = serde_json::from_slice(&event.body)?;
+            event.ack();
+            let text = |name: &str| data[name].as_str().map(str::to_owned);
+            if text("sale_id").as_deref() == Some(sale.as_str()) {
+                begun.get_or_insert_with(Instant::now);
+                let outcome = text("reason").or_else(|| text("outcome")).context("no outcome")?;
+                outcomes.insert(text("order_id").context("no order id")?, outcome);
+            }
+        }
+        let elapsed = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        let rate = f64::from(orders - 1) / elapsed.as_secs_f64();
+        let mut counts = HashMap::new();
+        for outcome in outcomes.into_values() {
+            *counts.entry(outcome).or_default() += 1;
+        }
+        Ok((rate, counts))
+    }
+}
+
+async fn end(workers: Vec<Child>) -> anyhow::Result<()> {
+    for worker in workers {
+        process::drain(worker).await?;
+    }
+    Ok(())
+}
+
+async fn publish(broker: &dyn Broker, orders: impl Iterator<Item = Order>) -> anyhow::Result<()> {
+    let now = chrono::Utc::now();
+    let orders: Vec<Order> = orders.collect();
+    for chunk in orders.chunks(CHUNK) {
+        let bodies: Vec<Vec<u8>> = chunk.iter().map(|order| intent::to_json(order, now)).collect();
+        let messages: Vec<Message<'_>> = chunk
+            .iter()
+            .zip(&bodies)
+            .map(|(order, body)| Message::intent(order.sale_id.as_str(), body))
+            .collect();
+        broker.publish(&messages).await?;
+    }
+    Ok(())
+}
+
+/// One unit for a user who orders nothing else.
+fn order(sale: &SaleId, number: u32) -> Order {
+    let parts = (
+        OrderId::parse(format!("{sale}:{number:08}")),
+        UserId::parse(format!("user-{number:08}")),
+        Quantity::new(1),
+    );
+    let (Ok(id), Ok(user_id), Some(quantity)) = parts else { unreachable!("fixed form") };
+    Order { id, sale_id: sale.clone(), user_id, quantity }
+}
+
+pub(super) fn print(report: &Report) -> anyhow::Result<()> {
+    let Rush { stock, orders, orders_per_s, sold, calls, denied, calls_per_unit } = &report.rush;
+    let beside = |Beside { alone_orders_per_s, together_orders_per_s, ratio }: &Beside| {
+        let (alone, beside) = (median(alone_orders_per_s), median(together_orders_per_s));
+        format!("{alone:.0} alone, {beside:.0} beside it: {ratio:.2}")
+    };
+    let outage = |Outage { orders, away_s, max_age_s, outcomes, dead_letters }: &Outage| {
+        let mut counts: Vec<_> = outcomes.iter().collect();
+        counts.sort();
+        let counts: Vec<String> =
+            counts.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        format!(
+            "{away_s} s, expiry {max_age_s} s; of {orders}: {}; {dead_letters} dead letters",
+            counts.join(", ")
+        )
+    };
+    output::table(
+        ["measured", ""],
+        [
+            ["workers, check".into(), format!("{}, {} ms", report.workers, report.check_ms)],
+            [
+                "rush".into(),
+                format!("{orders} buyers, {sold} of {stock} sold, {orders_per_s:.0} orders/s"),
+            ],
+            [
+                "calls".into(),
+                format!("{calls}, {denied} denied: {calls_per_unit:.2} others a unit"),
+            ],
+            ["checked sale, another hangs".into(), beside(&report.checked_beside_hanging)],
+            ["plain sale, another hangs".into(), beside(&report.plain_beside_hanging)],
+            ["outage".into(), outage(&report.outage)],
+            ["long outage".into(), outage(&report.long_outage)],
+        ],
+    )
+}
