@@ -56,7 +56,7 @@ impl Up {
 /// The API and where it listens: everything that can be wrong with the settings shows here.
 async fn bound(app: &App, parts: &Parts) -> Result<(Api, TcpListener)> {
     let api = app.api(parts)?;
-    let listener = app.listener(&api).await?;
+    let listener = app.listener(&api)?;
     Ok((api, listener))
 }
 

@@ -12,7 +12,7 @@ const ROW: f64 = 46.0;
 /// The left panel: dots for the units oversold, and room for words beside them.
 const OVERSOLD: Panel = Panel { from: 336.0, to: 540.0 };
 /// The right panel: bars for buyers answered a second.
-const RATE: Panel = Panel { from: 702.0, to: 822.0 };
+const RATE: Panel = Panel { from: 694.0, to: 822.0 };
 
 const INK: &str = "#1f2430";
 const SOFT: &str = "#5b6472";
@@ -102,13 +102,13 @@ fn heading(svg: &mut Svg, report: &Report) {
         svg.text((OVERSOLD.from, 115.0), Anchor::Start, soft, how);
     }
     if has(report, Scenario::Slow) {
-        svg.text((RATE.from, 98.0), Anchor::Start, panel, "Buyers answered a second");
+        svg.text((RATE.from, 98.0), Anchor::Start, panel, "Answers a second");
         svg.text((RATE.from, 115.0), Anchor::Start, soft, "at a user check of 50 ms");
     }
 }
 
 struct Axes {
-    /// At the right end of the left panel.
+    /// At the right end of the left panel, a power of ten.
     units: u32,
     /// Powers of ten in the right one.
     decades: f64,
@@ -116,7 +116,8 @@ struct Axes {
 
 impl Axes {
     fn units_at(&self, units: u32) -> f64 {
-        OVERSOLD.at(f64::from(units) / f64::from(self.units))
+        // One unit is to be seen beside a thousand, and zero has no logarithm.
+        OVERSOLD.at(f64::from(units + 1).log10() / f64::from(self.units + 1).log10())
     }
 
     fn rate_at(&self, per_s: f64) -> f64 {
@@ -129,14 +130,17 @@ impl Axes {
             svg.line((x, TOP - 4.0), (x, bottom), GRID);
             svg.text((x, bottom + 17.0), Anchor::Middle, font, label);
         };
-        let quarters = if has(report, Scenario::Incident) { 0..5 } else { 0..0 };
-        for quarter in quarters {
-            let units = self.units / 4 * quarter;
-            mark(self.units_at(units), &units.to_string());
+        if has(report, Scenario::Incident) {
+            mark(self.units_at(0), "0");
+            let mut units = 1;
+            while units <= self.units {
+                mark(self.units_at(units), &short(units.into()));
+                units *= 10;
+            }
         }
         let mut rate = if has(report, Scenario::Slow) { 1.0 } else { f64::INFINITY };
         while rate <= 10_f64.powf(self.decades) {
-            mark(self.rate_at(rate), &thousands(rate));
+            mark(self.rate_at(rate), &short(rate));
             rate *= 10.0;
         }
     }
@@ -171,7 +175,10 @@ fn dots(svg: &mut Svg, axes: &Axes, summary: &Summary, middle: f64) -> String {
         ("never".to_owned(), format!("in {runs} runs"))
     } else {
         let least = summary.oversold.first().copied().unwrap_or(0);
-        let range = format!("{least} to {most}, median {}", summary.median_oversold());
+        let range = match summary.median_oversold() {
+            median if least == most => median.to_string(),
+            median => format!("{least} to {most}, median {median}"),
+        };
         (range, format!("in {} of {runs} runs", summary.runs_oversold))
     };
     let colour = match (never, summary.design) {
@@ -198,13 +205,18 @@ fn bar(svg: &mut Svg, axes: &Axes, summary: &Summary, middle: f64) {
     svg.text((end + 6.0, middle + 4.5), Anchor::Start, font, &label);
 }
 
-/// A round number, divisible by four, that `units` don't exceed.
+/// A power of ten, ten or more, that `units` don't exceed.
 fn ceiling(units: u32) -> u32 {
-    let mut step = 4_u32;
-    while units > step.saturating_mul(5) {
-        step = step.saturating_mul(5);
+    let mut end = 10_u32;
+    while end < units && end < 1_000_000 {
+        end *= 10;
     }
-    units.max(1).div_ceil(step) * step
+    end
+}
+
+/// For an axis.
+fn short(number: f64) -> String {
+    if number < 1000.0 { format!("{number:.0}") } else { format!("{:.0}k", number / 1e3) }
 }
 
 /// Without a fraction, in groups of three digits.
@@ -252,9 +264,9 @@ mod tests {
 
     #[test]
     fn an_axis_ends_at_a_round_number_that_holds_all() {
-        for (units, end) in [(0, 4), (4, 4), (19, 20), (21, 40), (97, 100), (101, 200), (900, 1000)]
-        {
+        for (units, end) in [(0, 10), (10, 10), (11, 100), (900, 1000), (1001, 10_000)] {
             assert_eq!(ceiling(units), end, "{units}");
         }
+        assert_eq!([1.0, 100.0, 1000.0, 10_000.0].map(short), ["1", "100", "1k", "10k"]);
     }
 }

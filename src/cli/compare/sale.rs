@@ -1,5 +1,6 @@
 //! One sale by one design.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use secrecy::SecretString;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::intake::{Intake, Users};
 use super::rush::{self, Crowd, Gateway, Rushed};
 use super::shops::{Shops, Surroundings};
+use crate::app::listen;
 use crate::compare::Technique;
 use crate::compare::report::{Conditions, HTTP, LOCK, Run, Scenario, lost};
 use crate::compare::shop::Times;
@@ -76,7 +77,7 @@ impl Stage<'_> {
         };
         let latency = Latency::Fixed(latency);
         let users = Arc::new(UserService::new(Behaviour { latency, ..Behaviour::default() }));
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
         let users_url = format!("http://{}", listener.local_addr()?);
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();

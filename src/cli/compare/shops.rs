@@ -1,6 +1,6 @@
 //! The processes of the designs that are no floodgate.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,12 +10,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::rush::{Gateway, SALE};
-use crate::app::App;
+use crate::app::{App, listen};
 use crate::cli::client::Connection;
 use crate::compare::shop::{self, Shop, Stats, Times};
 use crate::compare::store::Store;
@@ -58,7 +57,7 @@ impl ShopArgs {
         let (users, sale_id) = (app.verifier()?.context("no user service")?, SaleId::parse(SALE)?);
         let longest_under_lock = AtomicU64::new(0);
         let shop = Shop { store: redis, others, users, sale_id, times, longest_under_lock };
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
         crate::cli::output::text(&format!("{}\n", listener.local_addr()?))?;
         let closing = CancellationToken::new();
         let parent_left = closing.clone();
