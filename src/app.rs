@@ -2,11 +2,12 @@
 
 pub mod scratch;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
 
 use crate::api::Api;
@@ -23,6 +24,8 @@ use crate::worker::Worker;
 
 /// Connections to Redis besides one for each batch in flight: one to propose, one to reconcile.
 const SPARE_REDIS_CONNECTIONS: usize = 2;
+/// Connections that may wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
+const BACKLOG: u32 = 4096;
 
 /// Builds the parts of a deployment from its settings.
 pub struct App {
@@ -132,7 +135,7 @@ impl App {
     }
 
     /// What checks users, if anything does.
-    fn verifier(&self) -> Result<Option<Arc<dyn Verifier>>> {
+    pub fn verifier(&self) -> Result<Option<Arc<dyn Verifier>>> {
         let settings = &self.settings.verification;
         if settings.url.is_empty() {
             return Ok(None);
@@ -172,7 +175,7 @@ impl App {
 
     /// Where the API is to listen. Without a key it answers everybody, so then it must be where only
     /// this machine can reach it.
-    pub async fn listener(&self, api: &Api) -> Result<TcpListener> {
+    pub fn listener(&self, api: &Api) -> Result<TcpListener> {
         let address = self.settings.api.listen;
         if api.gate.is_none() && !address.ip().is_loopback() {
             bail!(
@@ -181,9 +184,20 @@ impl App {
                  127.0.0.1"
             );
         }
-        let listener = TcpListener::bind(address).await;
-        listener.with_context(|| format!("can't listen on {address} (FLOODGATE_API__LISTEN)"))
+        listen(address)
+            .with_context(|| format!("can't listen on {address} (FLOODGATE_API__LISTEN)"))
     }
+}
+
+/// Listens on `address`, with room for everybody who connects when a sale opens. By default there is room
+/// for 128 who are not accepted yet; who comes after them tries again a second later (RFC 6298 section 2).
+/// Must be called within the runtime.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As TcpListener::bind does, so that a restart needs not wait for old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The ports, each with its adapter, and what they have in common in one process.

@@ -14,7 +14,8 @@
 //! Beside the path, [`watch`] is what a process knows of sales, and [`operations`] what operators do
 //! to them. Around all of it: [`cli`] is what people call, [`app`] puts the parts together as
 //! [`config`] says, [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an
-//! embedded deployment, [`user_service`] stands in for a shop's own, [`fault`] is for tests.
+//! embedded deployment, [`user_service`] stands in for a shop's own, [`compare`] has other designs to
+//! measure against, [`fault`] is for tests.
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
@@ -22,6 +23,7 @@ pub mod api;
 pub mod app;
 pub mod broker;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod decision;
 pub mod event;

@@ -101,6 +101,8 @@ id!(
 pub struct Quantity(u32);
 
 impl Quantity {
+    /// A single unit.
+    pub const ONE: Self = Self(1);
     /// The most units one order may ask for.
     pub const MAX: u32 = 1_000_000;
 

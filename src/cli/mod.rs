@@ -3,6 +3,7 @@
 
 mod bench;
 mod client;
+mod compare;
 mod dead_letters;
 mod demo;
 mod migrate;
@@ -69,6 +70,11 @@ enum Command {
     /// The sender and receiver of the bare relay that `bench` compares with
     #[command(hide = true)]
     BenchRelay(bench::Relay),
+    /// Compare with other designs for selling limited stock, side by side
+    Compare(compare::Compare),
+    /// One process of a design that `compare` compares with
+    #[command(hide = true)]
+    CompareShop(compare::ShopArgs),
     /// Print every setting with its default and what it is for
     #[command(after_help = "Example:\n  floodgate settings > floodgate.toml")]
     Settings,
@@ -103,6 +109,8 @@ impl Cli {
             Command::UserService(command) => command.run().await?,
             Command::Bench(command) => command.run(&app, self.config).await?,
             Command::BenchRelay(command) => command.run(&app).await?,
+            Command::Compare(command) => return command.run(&app, self.config).await,
+            Command::CompareShop(command) => command.run(&app).await?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -19,6 +19,7 @@ pub(super) fn floodgate(scratch: &Scratch, config: Option<&Path>) -> anyhow::Res
     command
         .env("FLOODGATE_NAMESPACE", &settings.namespace)
         .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
+        .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_EMBEDDED__FILE", &settings.embedded.file)
         .env("FLOODGATE_LOG__FILTER", "error")
         .stdin(Stdio::null())

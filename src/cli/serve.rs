@@ -26,7 +26,7 @@ impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
         let parts = app.parts().await?;
-        serve(bound(app, &parts).await?, stop).await
+        serve(bound(app, &parts)?, stop).await
     }
 }
 
@@ -35,7 +35,7 @@ impl Up {
         let _fail_points = fail::FailScenario::setup();
         let stop = shutdown::on_signal()?;
         let parts = app.parts().await?;
-        let bound = bound(app, &parts).await?;
+        let bound = bound(app, &parts)?;
         let ending = CancellationToken::new();
         let mut worker = tokio::spawn(app.worker(&parts).run(ending.clone()));
         // First no more orders are taken, then those in hand are decided: whoever waits for a
@@ -54,9 +54,9 @@ impl Up {
 }
 
 /// The API and where it listens: everything that can be wrong with the settings shows here.
-async fn bound(app: &App, parts: &Parts) -> Result<(Api, TcpListener)> {
+fn bound(app: &App, parts: &Parts) -> Result<(Api, TcpListener)> {
     let api = app.api(parts)?;
-    let listener = app.listener(&api).await?;
+    let listener = app.listener(&api)?;
     Ok((api, listener))
 }
 

@@ -242,6 +242,7 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["dead-letters", "purge"],
         &["user-service"],
         &["bench"],
+        &["compare"],
         &["settings"],
     ] {
         let mut arguments = command.to_vec();

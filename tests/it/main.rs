@@ -3,6 +3,7 @@
 
 mod api;
 mod commands;
+mod compare;
 mod contract;
 mod dead_letters;
 mod embedded;

@@ -33,7 +33,7 @@ impl Served {
         let parts = app.parts().await.expect("parts");
         let worker = with_worker.then(|| Running::start(app.worker(&parts)));
         let api = app.api(&parts).expect("API");
-        let listener = app.listener(&api).await.expect("listen");
+        let listener = app.listener(&api).expect("listen");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let stop = CancellationToken::new();
         let until = stop.clone();
