@@ -52,8 +52,6 @@ struct Watched {
     used_at: Instant,
     /// When the state was learnt. What was read from the ledger counts from the question.
     learnt_at: Instant,
-    /// The version that the inventory was told of.
-    primed: u32,
 }
 
 impl SaleWatch {
@@ -127,18 +125,12 @@ impl Known {
     async fn read(&self, ids: &[SaleId]) -> Result<(), LedgerError> {
         let asked_at = Instant::now();
         let states = self.ledger.sales(Some(ids)).await?;
-        let changed: Vec<SaleState> = {
-            let sales = self.lock();
-            let primed = |state: &SaleState| sales.get(&state.sale.id).map_or(1, |w| w.primed);
-            states.iter().filter(|state| state.version > primed(state)).cloned().collect()
-        };
-        let primed = match self.inventory.prime(&changed).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(%error, "can't tell the inventory of changed sales yet");
-                false
-            }
-        };
+        // Each time, because the inventory may have forgotten what it was told.
+        let changed: Vec<SaleState> =
+            states.iter().filter(|state| state.version > 1).cloned().collect();
+        if let Err(error) = self.inventory.prime(&changed).await {
+            tracing::debug!(%error, "can't tell the inventory of changed sales yet");
+        }
         let mut sales = self.lock();
         for id in ids {
             if sales.len() < MAX_SALES {
@@ -150,9 +142,6 @@ impl Known {
         }
         for state in states {
             let Some(watched) = sales.get_mut(&state.sale.id) else { continue };
-            if primed {
-                watched.primed = watched.primed.max(state.version);
-            }
             watched.learn(state, asked_at);
         }
         Ok(())
@@ -200,9 +189,8 @@ impl Known {
 
 impl Watched {
     fn new() -> Self {
-        // A sale of version 1 is what the inventory is primed with when it is first needed.
         let (state, now) = (watch::Sender::new(None), Instant::now());
-        Self { state, read: false, used_at: now, learnt_at: now, primed: 1 }
+        Self { state, read: false, used_at: now, learnt_at: now }
     }
 
     /// Takes `news` in, as they were at `at`, unless what is known is newer.

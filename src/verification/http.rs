@@ -82,6 +82,9 @@ impl Verifier for HttpVerifier {
         {
             return Err(VerifierError::Busy { retry_after });
         }
+        if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) {
+            return Err(VerifierError::Unanswerable(format!("it answered {status}")));
+        }
         if status != StatusCode::OK {
             return Err(unavailable(format!("it answered {status}")));
         }

@@ -44,6 +44,9 @@ pub enum VerifierError {
         /// For how long it wants to be left alone, if it said so.
         retry_after: Option<Duration>,
     },
+    /// It doesn't understand the question about this user (400, 422).
+    #[error("user service can't answer for this user: {0}")]
+    Unanswerable(String),
     /// It can't be reached, didn't answer in time, or gave an answer that is none.
     #[error("user service unavailable: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

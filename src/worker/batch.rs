@@ -128,6 +128,14 @@ impl Batch {
         self.len() == 0
     }
 
+    /// Takes out as much as a batch of up to `most` may have.
+    pub(super) fn split_off_first(&mut self, most: usize) -> Self {
+        let entries = self.entries.drain(..self.entries.len().min(most)).collect();
+        let parked = self.parked.drain(..self.parked.len().min(most)).collect();
+        let put_off = self.put_off.drain(..self.put_off.len().min(most)).collect();
+        Self { entries, parked, put_off }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len() + self.parked.len() + self.put_off.len()
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::order::{Order, SaleId, UserId};
@@ -13,6 +14,7 @@ use crate::verification::{Breaker, Failed, Verdict, Verifier, VerifierError};
 pub(super) struct Checked {
     pub sale_id: SaleId,
     pub user_id: UserId,
+    pub begun: Instant,
     pub answer: Answer,
 }
 
@@ -20,10 +22,12 @@ pub(super) enum Answer {
     Verdict(Verdict),
     /// The user service wants to be left alone, for so long if it says so.
     Busy(Option<Duration>),
-    /// None, however often it was asked.
-    Silence,
-    /// The breaker is open.
-    Shut,
+    /// None for this user, though it is there.
+    Unanswerable,
+    /// None, however often it was asked. Says what came instead at last.
+    Silence(String),
+    /// The breaker is open. Says what came before, if anything was tried.
+    Shut(Option<String>),
 }
 
 /// What a check needs.
@@ -38,21 +42,28 @@ pub(super) struct Check {
 impl Check {
     /// Asks for the user of `order`.
     pub(super) async fn of(self, order: Order) -> Checked {
+        let begun = Instant::now();
         let answer = self.ask(&order).await;
-        Checked { sale_id: order.sale_id, user_id: order.user_id, answer }
+        Checked { sale_id: order.sale_id, user_id: order.user_id, begun, answer }
     }
 
     async fn ask(&self, order: &Order) -> Answer {
         let mut backoff = Backoff::step();
+        let mut last = None;
         for attempt in 1..=self.attempts {
             match self.breaker.call(self.verifier.verify(order)).await {
                 Ok(verdict) => return Answer::Verdict(verdict),
-                Err(Failed::Refused) => return Answer::Shut,
+                Err(Failed::Refused) => return Answer::Shut(last),
                 Err(Failed::Called(VerifierError::Busy { retry_after })) => {
                     return Answer::Busy(retry_after);
                 }
+                Err(Failed::Called(error @ VerifierError::Unanswerable(_))) => {
+                    tracing::warn!(%error, order_id = %order.id, "no verdict");
+                    return Answer::Unanswerable;
+                }
                 Err(Failed::Called(error)) => {
                     tracing::debug!(%error, order_id = %order.id, attempt, "no verdict");
+                    last = Some(error.to_string());
                 }
             }
             if self.ending.is_cancelled() {
@@ -62,6 +73,6 @@ impl Check {
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         }
-        Answer::Silence
+        Answer::Silence(last.unwrap_or_default())
     }
 }

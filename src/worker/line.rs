@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use tokio::time::Instant;
+
 use super::batch::Entry;
 use crate::order::UserId;
 use crate::verification::Breaker;
@@ -13,9 +15,11 @@ pub(super) struct Line {
     pub left: u32,
     /// Refuses calls for this sale while most of them fail.
     pub breaker: Breaker,
-    /// The breaker has refused a call, and none has succeeded since: one user at a time is tried,
-    /// and nobody waits behind.
-    pub shut: bool,
+    /// Since when the user service has been away for this sale: one user at a time is tried, and
+    /// nobody waits behind.
+    pub shut: Option<Instant>,
+    /// When the last verdict came.
+    pub verdict_at: Option<Instant>,
     users: HashMap<UserId, Vec<Entry>>,
     /// Orders of all users.
     held: usize,
@@ -23,7 +27,7 @@ pub(super) struct Line {
     queue: VecDeque<UserId>,
     checking: usize,
     /// Units wanted by those who are being checked.
-    units: u32,
+    units: u64,
 }
 
 /// What becomes of the first who waits.
@@ -43,7 +47,8 @@ impl Line {
         Self {
             left: 0,
             breaker,
-            shut: false,
+            shut: None,
+            verdict_at: None,
             users: HashMap::new(),
             held: 0,
             queue: VecDeque::new(),
@@ -81,15 +86,15 @@ impl Line {
         if self.left == 0 || self.left < self.units_of(user) {
             return Step::Propose(self.leave());
         }
-        if self.shut && self.checking > 0 {
+        if self.shut.is_some() && self.checking > 0 {
             return Step::PutOff(self.leave());
         }
-        if self.checking >= at_once || self.units >= share {
+        if self.checking >= at_once || self.units >= u64::from(share) {
             return Step::Wait;
         }
         let Some(user) = self.queue.pop_front() else { return Step::Wait };
         self.checking += 1;
-        self.units += self.units_of(&user);
+        self.units += u64::from(self.units_of(&user));
         self.users.get(&user).and_then(|entries| entries.first()).map_or(Step::Wait, Step::Check)
     }
 
@@ -118,7 +123,7 @@ impl Line {
 
     fn release(&mut self, user: &UserId) {
         self.checking -= 1;
-        self.units -= self.units_of(user);
+        self.units -= u64::from(self.units_of(user));
     }
 
     /// What counts for a user is the first order, which stays the first until the check ends.
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn a_shut_line_tries_one_and_keeps_nobody_waiting() {
         let mut line = line(9, &[("a", "u", 1), ("b", "v", 1), ("c", "w", 1)]);
-        line.shut = true;
+        line.shut = Some(Instant::now());
         assert_eq!(step(&mut line, 8, 9), "a");
         assert_eq!(step(&mut line, 8, 9), "put off 1");
         assert_eq!(step(&mut line, 8, 9), "put off 1");

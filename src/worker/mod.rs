@@ -29,6 +29,7 @@ use crate::broker::{Broker, BrokerError, Deliveries, Queue};
 use crate::config::Settings;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
+use crate::retry::Backoff;
 use crate::verification::Verifier;
 use crate::watch::SaleWatch;
 use batch::Batcher;
@@ -45,9 +46,10 @@ pub use record::UNDECIDABLE;
 /// How often a busy worker says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// How often the workers on the queue are counted: often enough that several which start together
-/// know of each other before the first checks come back.
-const COUNT_EVERY: Duration = Duration::from_millis(200);
+/// How often the workers on the queue are counted: for the first few times, and then.
+const LOOK_OFTEN: Duration = Duration::from_millis(50);
+const FIRST_LOOKS: u64 = 100;
+const LOOK_SELDOM: Duration = Duration::from_secs(2);
 
 /// Tells the time, so that tests can have a worker whose clock is wrong.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
@@ -237,7 +239,9 @@ where
     if !stop.is_cancelled() {
         tokio::select! {
             verified = verification.next() => return Next::Verified(verified),
-            Some(batch) = batcher.next(deliveries) => return Next::Arrived(batch),
+            arrived = batcher.next(deliveries) => if let Some(batch) = arrived {
+                return Next::Arrived(batch);
+            },
             () = stop.cancelled() => {}
         }
     }
@@ -259,14 +263,23 @@ fn propagate(finished: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Keeps count of the workers on the queue for as long as it is polled.
+/// Keeps count of the workers on the queue for as long as it is polled. Looks often at first, so that
+/// several which start together know of each other before the first checks come back.
 async fn count_workers(broker: Arc<dyn Broker>, workers: Arc<AtomicU32>) {
-    loop {
+    let mut backoff = Backoff::reconnect();
+    for look in 0_u64.. {
         match broker.depth(Queue::Intents).await {
-            Ok(depth) => workers.store(depth.consumers.max(1), Ordering::Relaxed),
-            Err(error) => tracing::debug!(%error, "can't count the workers"),
+            Ok(depth) => {
+                workers.store(depth.consumers.max(1), Ordering::Relaxed);
+                backoff.reset();
+                let often = look < FIRST_LOOKS;
+                tokio::time::sleep(if often { LOOK_OFTEN } else { LOOK_SELDOM }).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "can't count the workers");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
         }
-        tokio::time::sleep(COUNT_EVERY).await;
     }
 }
 

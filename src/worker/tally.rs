@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::propose::ORDER_ID_CONFLICT;
-use crate::decision::{Decision, Outcome};
+use crate::decision::{Decision, Outcome, Reason};
 
 /// Counts since the worker started.
 #[derive(Debug, Default)]
@@ -11,6 +11,7 @@ pub(super) struct Tally {
     created: AtomicU64,
     sold_out: AtomicU64,
     rejected: AtomicU64,
+    expired: AtomicU64,
     repeats: AtomicU64,
     conflicts: AtomicU64,
     dead_letters: AtomicU64,
@@ -24,6 +25,7 @@ impl Tally {
             _ if repeat => &self.repeats,
             Outcome::Created => &self.created,
             Outcome::SoldOut => &self.sold_out,
+            Outcome::Rejected(Reason::Expired) => &self.expired,
             Outcome::Rejected(_) => &self.rejected,
         };
         count.fetch_add(1, Relaxed);
@@ -48,6 +50,7 @@ impl Tally {
             &self.created,
             &self.sold_out,
             &self.rejected,
+            &self.expired,
             &self.repeats,
             &self.conflicts,
             &self.dead_letters,
@@ -63,6 +66,7 @@ impl Tally {
             created = self.created.load(Relaxed),
             sold_out = self.sold_out.load(Relaxed),
             rejected = self.rejected.load(Relaxed),
+            expired = self.expired.load(Relaxed),
             repeats = self.repeats.load(Relaxed),
             conflicts = self.conflicts.load(Relaxed),
             dead_letters = self.dead_letters.load(Relaxed),

@@ -37,8 +37,8 @@ use crate::verification::{Breaker, Memory, Verdict, Verifier};
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause granted to a user service that asks for patience.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The shortest wait of orders whose sale is shut. Its breaker has a pause of about that length.
-const SHUT_DELAY: Delay = Delay::FiveSeconds;
+/// Who has waited longer than this can wait longer.
+const LONG_WAIT: Duration = Duration::from_mins(1);
 /// Lines kept although nobody is in them, for what their breakers know.
 const MAX_IDLE_LINES: usize = 10_000;
 
@@ -61,6 +61,8 @@ pub(super) struct Verification {
     /// No calls until then.
     pause_until: Option<Instant>,
     patience: Backoff,
+    /// It has asked for patience, and given no verdict since: one call at a time.
+    overloaded: bool,
     /// It was said that there is no user service.
     warned: bool,
     /// What needs no more waiting here.
@@ -92,6 +94,7 @@ impl Verification {
             ending: CancellationToken::new(),
             pause_until: None,
             patience: Backoff::step(),
+            overloaded: false,
             warned: false,
             ready: Batch::default(),
         }
@@ -115,9 +118,9 @@ impl Verification {
                     let sale_id = &order.sale_id;
                     tracing::warn!(%sale_id, "its users are to be checked, but verification.url is not set");
                 }
-                self.put_off(vec![entry], SHUT_DELAY);
+                self.put_off(vec![entry], Wait::Outage);
             } else if self.is_full(&order.sale_id) {
-                self.put_off(vec![entry], Delay::OneSecond);
+                self.put_off(vec![entry], Wait::ForRoom);
             } else {
                 self.enter(entry, &left);
             }
@@ -134,7 +137,7 @@ impl Verification {
                 self.end(unwrapped(checked));
             }
             if !self.ready.is_empty() {
-                return std::mem::take(&mut self.ready);
+                return self.ready.split_off_first(self.max_batch);
             }
             let pause = self.pause_until;
             tokio::select! {
@@ -163,10 +166,13 @@ impl Verification {
         !self.checking.is_empty() || !self.ready.is_empty()
     }
 
-    /// Whether the line of a sale has its share of the room: as much as it leaves to all others.
+    /// Whether the line of a sale has its share of the room: as much as it leaves to all others, and
+    /// one order in any case.
     fn is_full(&self, sale: &SaleId) -> bool {
-        let held = self.lines.get(sale).map_or(0, Line::len);
-        held >= self.max_waiting.saturating_sub(self.held)
+        match self.lines.get(sale).map_or(0, Line::len) {
+            0 => self.held >= 2 * self.max_waiting,
+            held => held >= self.max_waiting.saturating_sub(self.held),
+        }
     }
 
     fn enter(&mut self, entry: Entry, left: &HashMap<SaleId, u32>) {
@@ -190,18 +196,18 @@ impl Verification {
     /// Begins the checks there is room for, sale by sale in turns.
     fn start(&mut self) {
         let Some(verifier) = self.verifier.clone() else { return };
-        let pause = self.pause_until.map(|until| until.duration_since(Instant::now()));
-        match pause {
-            Some(pause) if pause > SHORT_PAUSE => return self.put_all_off(),
-            Some(pause) if !pause.is_zero() => return,
+        match self.pause_left() {
+            pause if pause >= SHORT_PAUSE => return self.put_all_off(pause),
+            pause if !pause.is_zero() => return,
             _ => self.pause_until = None,
         }
+        let most = if self.overloaded { 1 } else { self.settings.max_in_flight };
         let workers = self.workers.load(Ordering::Relaxed).max(1);
         let mut fruitless = 0;
         while fruitless < self.turns.len() && self.ready.len() < self.max_batch {
             let Some(sale) = self.turns.pop_front() else { return };
             let Some(line) = self.lines.get_mut(&sale) else { continue };
-            let has_room = self.checking.len() < self.settings.max_in_flight;
+            let has_room = self.checking.len() < most;
             let at_once = if has_room { self.settings.max_in_flight_per_sale } else { 0 };
             fruitless += 1;
             let put_off = match line.step(at_once, line.left.div_ceil(workers)) {
@@ -233,17 +239,24 @@ impl Verification {
             if line.is_waiting() {
                 self.turns.push_back(sale);
             }
-            self.put_off(put_off, SHUT_DELAY);
+            self.put_off(put_off, Wait::Outage);
         }
     }
 
     /// Does what the answer to a check asks for.
-    fn end(&mut self, Checked { sale_id, user_id, answer }: Checked) {
+    fn end(&mut self, Checked { sale_id, user_id, begun, answer }: Checked) {
         let Some(line) = self.lines.get_mut(&sale_id) else { return };
         match answer {
             Answer::Verdict(verdict) => {
-                if std::mem::take(&mut line.shut) {
+                line.verdict_at = Some(Instant::now());
+                // A call that had begun before doesn't tell how it is now.
+                if line.shut.is_some_and(|since| since <= begun) {
+                    line.shut = None;
                     tracing::info!(%sale_id, "the user service answers again");
+                }
+                if std::mem::take(&mut self.overloaded) {
+                    self.patience.reset();
+                    tracing::info!("the user service takes calls again");
                 }
                 let mut entries = line.end(&user_id);
                 self.held -= entries.len();
@@ -253,40 +266,60 @@ impl Verification {
                 self.ready.entries.extend(entries);
                 crash_point("verified");
                 self.memory.note(sale_id, user_id, verdict);
-                self.patience.reset();
             }
-            Answer::Busy(retry_after) if !self.ending.is_cancelled() => {
+            Answer::Busy(wanted) => {
                 if !line.is_waiting() {
                     self.turns.push_back(sale_id);
                 }
                 line.wait_again(user_id);
-                self.pause(retry_after);
-            }
-            Answer::Busy(_) | Answer::Silence | Answer::Shut => {
-                if matches!(answer, Answer::Shut) && !std::mem::replace(&mut line.shut, true) {
-                    tracing::warn!(%sale_id, "the user service fails: orders wait on delay queues");
+                let pause = self.pause(wanted);
+                if pause >= SHORT_PAUSE || self.ending.is_cancelled() {
+                    self.put_all_off(pause);
                 }
-                let delay = if line.shut { SHUT_DELAY } else { Delay::OneSecond };
+            }
+            Answer::Unanswerable => {
                 let entries = line.end(&user_id);
                 self.held -= entries.len();
-                self.put_off(entries, delay);
+                self.put_off(entries, Wait::Outage);
+            }
+            Answer::Silence(_) | Answer::Shut(_) => {
+                let (away, error) = match answer {
+                    Answer::Silence(error) => {
+                        (line.verdict_at.is_none_or(|at| at < begun), Some(error))
+                    }
+                    Answer::Shut(error) => (true, error),
+                    _ => unreachable!("matched above"),
+                };
+                if away && line.shut.is_none() {
+                    line.shut = Some(Instant::now());
+                    let error = error.unwrap_or_default();
+                    tracing::warn!(%sale_id, error, "the user service is away: orders wait on delay queues");
+                }
+                let entries = line.end(&user_id);
+                self.held -= entries.len();
+                self.put_off(entries, Wait::Outage);
             }
         }
     }
 
-    /// Makes no calls for a while.
-    fn pause(&mut self, wanted: Option<Duration>) {
-        let now = Instant::now();
-        if wanted.is_none() && self.pause_until.is_some_and(|until| until > now) {
-            // Of several calls that were under way together, one is enough to learn it from.
-            return;
+    /// Makes no calls for a while; returns how long that is.
+    fn pause(&mut self, wanted: Option<Duration>) -> Duration {
+        let left = self.pause_left();
+        // Several calls may have been under way together; only the first of them tries the patience.
+        let least = if left.is_zero() { self.patience.next_delay() } else { left };
+        let pause = wanted.unwrap_or_default().max(least).min(LONGEST_PAUSE);
+        if !std::mem::replace(&mut self.overloaded, true) {
+            tracing::warn!(?pause, "the user service asks for patience");
         }
-        let pause = wanted.unwrap_or_else(|| self.patience.next_delay()).min(LONGEST_PAUSE);
-        tracing::debug!(?pause, "the user service asks for patience");
-        self.pause_until = self.pause_until.max(Some(now + pause));
+        self.pause_until = Some(Instant::now() + pause);
+        pause
     }
 
-    fn put_all_off(&mut self) {
+    fn pause_left(&self) -> Duration {
+        self.pause_until.map_or(Duration::ZERO, |until| until.duration_since(Instant::now()))
+    }
+
+    fn put_all_off(&mut self, pause: Duration) {
         while let Some(sale) = self.turns.pop_front() {
             let Some(line) = self.lines.get_mut(&sale) else { continue };
             let mut entries = Vec::new();
@@ -294,24 +327,44 @@ impl Verification {
                 entries.extend(line.leave());
             }
             self.held -= entries.len();
-            self.put_off(entries, Delay::OneSecond);
+            self.put_off(entries, Wait::Pause(pause));
         }
     }
 
-    /// Has orders wait on a delay queue: the longer, the longer they have waited already.
-    fn put_off(&mut self, entries: Vec<Entry>, shortest: Delay) {
-        if entries.is_empty() {
-            return;
-        }
+    /// Has orders wait on a delay queue.
+    fn put_off(&mut self, entries: Vec<Entry>, wait: Wait) {
         let now = (self.clock)();
         self.ready.put_off.extend(entries.into_iter().map(|entry| {
-            let delay = match age(&entry, now).as_secs() {
-                0..10 => Delay::OneSecond,
-                10..60 => Delay::FiveSeconds,
-                _ => Delay::ThirtySeconds,
-            };
-            PutOff { entry, delay: delay.max(shortest) }
+            let delay = wait.delay(age(&entry, now));
+            PutOff { entry, delay }
         }));
+    }
+}
+
+/// What an order on a delay queue waits for.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// Others of its sale are being checked.
+    ForRoom,
+    /// The end of a pause.
+    Pause(Duration),
+    /// The user service is away.
+    Outage,
+}
+
+impl Wait {
+    /// How long an order waits that is `age` old.
+    fn delay(self, age: Duration) -> Delay {
+        let (short, long) = match self {
+            Self::ForRoom => (Delay::OneSecond, Delay::FiveSeconds),
+            Self::Pause(pause) => {
+                let ends = |delay: &Delay| pause.as_millis() <= u128::from(delay.ms());
+                let delay = Delay::ALL.into_iter().find(ends).unwrap_or(Delay::ThirtySeconds);
+                (delay, delay)
+            }
+            Self::Outage => (Delay::FiveSeconds, Delay::ThirtySeconds),
+        };
+        if age < LONG_WAIT { short } else { long }
     }
 }
 

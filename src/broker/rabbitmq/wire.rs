@@ -64,14 +64,28 @@ fn obituary(headers: &FieldTable) -> Option<Obituary> {
     Some(Obituary { reason, detail, at: String::new() })
 }
 
+/// What a message came with, but for `user_id`: RabbitMQ refuses the name of another than the one
+/// who publishes, and closes the channel (its page on validated user-id).
 fn original(properties: &Properties) -> BasicProperties {
-    properties
-        .original
-        .0
-        .as_ref()
-        .and_then(|original| original.downcast_ref::<BasicProperties>())
-        .cloned()
-        .unwrap_or_default()
+    let original = properties.original.0.as_ref();
+    let original = original.and_then(|original| original.downcast_ref::<BasicProperties>());
+    let Some(original) = original else { return BasicProperties::default() };
+    let mut kept = BasicProperties::default();
+    macro_rules! keep {
+        ($($name:ident => $with:ident),*) => {
+            $(if let Some(value) = original.$name().clone() {
+                kept = kept.$with(value);
+            })*
+        };
+    }
+    keep!(
+        content_type => with_content_type, content_encoding => with_content_encoding,
+        headers => with_headers, delivery_mode => with_delivery_mode, priority => with_priority,
+        correlation_id => with_correlation_id, reply_to => with_reply_to,
+        expiration => with_expiration, message_id => with_message_id,
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id
+    );
+    kept
 }
 
 /// What every message of ours has.
@@ -187,4 +201,27 @@ fn without_obituary(properties: BasicProperties) -> BasicProperties {
 /// nothing is cut in practice; a routing key made of a longer id would still be delivered.
 fn short(text: &str) -> ShortString {
     text[..text.floor_char_boundary(255)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_on_is_as_it_came_but_for_who_published_it() {
+        let came = BasicProperties::default()
+            .with_content_type(JSON.into())
+            .with_correlation_id("c".into())
+            .with_message_id("m".into())
+            .with_timestamp(7)
+            .with_type("t".into());
+        let signed = came.clone().with_user_id("somebody".into());
+        let original = Original(Some(Arc::new(signed)));
+        let properties = Properties { original, ..Properties::default() };
+        assert_eq!(intent_properties(&properties), came);
+        let (body, reason, detail) = (Vec::new(), "bad_json", String::new());
+        let letter = DeadLetter { body, properties, reason, detail };
+        let dead = dead_letter_properties(&letter, &Topology::new("floodgate"));
+        assert_eq!(dead.user_id(), &None);
+    }
 }

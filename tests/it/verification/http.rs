@@ -81,6 +81,14 @@ async fn nothing_else_is_a_verdict() {
 }
 
 #[tokio::test]
+async fn a_user_it_cant_digest_says_nothing_about_the_service() {
+    for status in ["400 Bad Request", "422 Unprocessable Content"] {
+        let said = asked(&with_body(status, "", r#"{"allowed": false}"#)).await;
+        assert!(matches!(said, Err(VerifierError::Unanswerable(_))), "{status}: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn patience_is_granted_when_it_is_asked_for() {
     for (status, headers, expected) in [
         ("429 Too Many Requests", "retry-after: 7\r\n", Some(Duration::from_secs(7))),

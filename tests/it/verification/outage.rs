@@ -119,3 +119,28 @@ async fn without_a_user_service_a_sale_that_wants_checks_sells_nothing() {
     worker.stop().await;
     stage.remove().await;
 }
+
+#[tokio::test]
+async fn a_service_that_goes_on_asking_for_patience_is_an_outage_like_another() {
+    let mut stage = Stage::with("busy", |settings| {
+        settings.broker.prefetch = 10;
+        settings.intent.max_age_s = 5;
+    })
+    .await;
+    stage.open(checked_sale("busy", 100)).await;
+    stage.open(sale("s", 50)).await;
+    let busy: Vec<Order> =
+        (0..40).map(|n| order(&format!("busy-{n}"), "busy", &format!("b-{n}"), 1)).collect();
+    let plain = orders("s", 50);
+    stage.post_orders(&busy).await;
+    stage.post_orders(&plain).await;
+    let users = Users::new();
+    users.busy.store(usize::MAX, Ordering::SeqCst);
+    let worker = with_users(&stage, &users).await;
+    until_decided(&stage, &plain).await;
+    let all: Vec<Order> = busy.into_iter().chain(plain).collect();
+    let totals = check::settled(&mut stage, &all).await;
+    assert_eq!(totals, Totals { created: 50, sold_out: 0, rejected: 40 });
+    worker.stop().await;
+    stage.remove().await;
+}
