@@ -57,6 +57,14 @@ impl Operations {
         self.change(sale, Change::Close { at: now.trunc_subsecs(3) }).await
     }
 
+    /// Has the users of a sale checked before they get a unit, or sells to them without checks. No
+    /// event tells of it: subscribers count units, and none moves; every process reads the sales in
+    /// use each second. Switched off, orders that wait for the user service to come back are sold
+    /// when they are next taken up; a check that is under way still counts.
+    pub async fn verify(&self, sale: &SaleId, on: bool) -> Result<Changed, OperationError> {
+        self.change(sale, Change::Verify { on }).await
+    }
+
     async fn change(&self, sale: &SaleId, change: Change) -> Result<Changed, OperationError> {
         let changed = self.ledger.change(sale, &change).await?;
         if let Changed::Done { state, restock } = &changed {

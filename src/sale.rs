@@ -62,8 +62,8 @@ pub struct SaleState {
     pub sale: Sale,
     /// Units sold so far.
     pub sold: u32,
-    /// Counts the changes of the definition: a sale opens with 1, and each restock or closing adds
-    /// one.
+    /// Counts the changes of the definition: a sale opens with 1, and each restock, each switching
+    /// of verification and the closing adds one.
     pub version: u32,
     /// When the last unit was sold, while none is left.
     pub sold_out_at: Option<DateTime<Utc>>,

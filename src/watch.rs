@@ -110,13 +110,6 @@ impl SaleWatch {
         }
     }
 
-    /// Whether a sale is known to have no unit left.
-    pub fn is_sold_out(&self, id: &SaleId) -> bool {
-        self.known.lock().get(id).is_some_and(|watched| {
-            watched.state.borrow().as_ref().is_some_and(|state| state.remaining() == 0)
-        })
-    }
-
     /// How long ago the ledger was last read.
     pub fn age(&self) -> Duration {
         self.known.read_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()

@@ -26,7 +26,7 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// this long after `exp` and before `nbf` (RFC 7519 section 4.1.4 allows "a few minutes").
 pub const LEEWAY_S: u32 = 30;
 
-/// The scope of operators: open, restock and close sales.
+/// The scope of operators: open, restock and close sales, and switch their verification.
 pub const ADMIN_SCOPE: &str = "floodgate:admin";
 
 /// The scope of those who submit orders.

@@ -110,6 +110,8 @@ problems! { EVERYWHERE;
         UnsupportedMediaType Invalid LedgerUnavailable;
     RestockProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout AdjustmentConflict
         TooLarge UnsupportedMediaType Invalid LedgerUnavailable NotTold;
+    VerificationProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout TooLarge
+        UnsupportedMediaType Invalid LedgerUnavailable;
     CloseProblems: BadHeader Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
 }
 
@@ -161,7 +163,8 @@ fn response(kinds: &[Kind]) -> Response {
     paths(
         super::orders::post, super::orders::show,
         super::sales::list, super::sales::show, super::stream::sale,
-        super::sales::open, super::sales::restock, super::sales::close, super::stream::decisions,
+        super::sales::open, super::sales::restock, super::sales::verify, super::sales::close,
+        super::stream::decisions,
         super::health::live, super::health::ready,
     ),
     components(schemas(Body, DecisionView, super::sales::SaleView)),

@@ -1,5 +1,5 @@
 //! The HTTP edge: takes orders and only enqueues them, shows sales and decisions, and lets operators
-//! open, restock and close sales.
+//! open, restock and close sales, and say whether users are checked.
 //!
 //! An order goes through [`orders`]: who asks ([`access`]), is the sale open as far as this process
 //! knows ([`crate::watch`]), was it decided already, and then into the queue. The answer is 202 once
@@ -129,6 +129,7 @@ fn routes(state: Shared) -> Router {
         .route("/v1/sales/{sale_id}", get(sales::show))
         .route("/v1/sales/{sale_id}/orders", post(orders::post))
         .route("/v1/sales/{sale_id}/restock", post(sales::restock))
+        .route("/v1/sales/{sale_id}/verification", post(sales::verify))
         .route("/v1/sales/{sale_id}/close", post(sales::close))
         .route("/v1/sales/{sale_id}/stream", get(stream::sale))
         .route("/v1/orders/{order_id}", get(orders::show))

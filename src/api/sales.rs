@@ -9,13 +9,17 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::access::Access;
-use super::docs::{CloseProblems, OpenProblems, RestockProblems, SaleListProblems, SaleProblems};
+use super::docs::{
+    CloseProblems, OpenProblems, RestockProblems, SaleListProblems, SaleProblems,
+    VerificationProblems,
+};
 use super::problem::{Kind, Problem};
 use super::requests::{Id, Json, Whole};
 use crate::event::rfc3339;
 use crate::ledger::{Changed, Opening};
 use crate::order::{AdjustmentId, Quantity, SaleId};
 use crate::sale::{Sale, SaleState};
+use crate::verification::NO_USER_SERVICE;
 
 /// Sales in one answer, if nothing else is asked for, and at most.
 const DEFAULT_LIMIT: u16 = 100;
@@ -49,7 +53,7 @@ pub struct SaleView {
     /// When the last unit was sold, while none is left
     #[schema(format = DateTime, required)]
     sold_out_at: Option<String>,
-    /// Counts restocks and the closing; begins with 1
+    /// Counts restocks, switchings of verification and the closing; begins with 1
     #[schema(format = Int64, minimum = 1)]
     version: u32,
 }
@@ -202,11 +206,20 @@ pub(super) async fn open(
     api.watch.read(std::slice::from_ref(&id)).await?;
     let state = api.watch.sale(&id).await?.unwrap_or_else(|| SaleState::opened(sale));
     let view = axum::Json(SaleView::of(&state, Utc::now()));
+    if opening != Some(Opening::Opened) {
+        return Ok(view.into_response());
+    }
+    warn_of_checks(&api, &state);
     let location = [(header::LOCATION, format!("/v1/sales/{id}"))];
-    Ok(match opening {
-        Some(Opening::Opened) => (StatusCode::CREATED, location, view).into_response(),
-        _ => view.into_response(),
-    })
+    Ok((StatusCode::CREATED, location, view).into_response())
+}
+
+/// Tells the log when users are to be checked, and by these settings nobody does it. Workers may have
+/// others, so nothing is refused.
+fn warn_of_checks(api: &Shared, SaleState { sale, .. }: &SaleState) {
+    if sale.verification && api.settings.verification.url.is_empty() {
+        tracing::warn!(sale_id = %sale.id, "users are to be checked: {NO_USER_SERVICE}");
+    }
 }
 
 /// Units to be added.
@@ -268,6 +281,41 @@ pub(super) async fn close(
 ) -> Result<axum::Json<SaleView>, Problem> {
     access.operator()?;
     let changed = api.operations.close(&id, Utc::now()).await?;
+    answer(&api, &id, changed).await
+}
+
+/// Whether users are checked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VerificationRequest {
+    /// Whether users are checked before they may buy, from now on
+    #[schema(example = false)]
+    verification: bool,
+}
+
+/// Check the users of a sale, or sell without checks
+///
+/// For the case that the user service is away, or back. Switched off, orders that wait for it are sold
+/// within seconds, those that have waited for a minute within half a minute. Repeating it changes
+/// nothing.
+#[utoipa::path(
+    post, path = "/v1/sales/{sale_id}/verification", tag = "Operators", operation_id = "switchVerification",
+    security(("bearerAuth" = [])),
+    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    request_body = VerificationRequest,
+    responses((status = 200, description = "Switched, now or earlier", body = SaleView), VerificationProblems),
+)]
+pub(super) async fn verify(
+    State(api): State<Shared>,
+    access: Access,
+    Id(id): Id<SaleId>,
+    Json(VerificationRequest { verification }): Json<VerificationRequest>,
+) -> Result<axum::Json<SaleView>, Problem> {
+    access.operator()?;
+    let changed = api.operations.verify(&id, verification).await?;
+    if let Changed::Done { state, .. } = &changed {
+        warn_of_checks(&api, state);
+    }
     answer(&api, &id, changed).await
 }
 

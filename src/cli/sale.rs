@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand};
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 
 use super::output;
 use crate::api::SaleView;
 use crate::app::App;
-use crate::event::rfc3339;
 use crate::ledger::{Changed, Opening};
 use crate::order::{AdjustmentId, Quantity, SaleId};
 use crate::sale::{Restock, Sale, SaleState};
+use crate::verification::NO_USER_SERVICE;
 
 /// Sales opened in one call of the ledger.
 const CHUNK: usize = 1000;
@@ -72,6 +72,19 @@ enum SaleCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Have the users of a sale checked from now on, or sell without checks
+    #[command(after_help = "Example:\n  floodgate sale verification bottles off\n\n\
+        Switched off, orders that wait for the user service are sold when they are next taken up, within 30 s.\n\
+        Repeating it changes nothing.")]
+    Verification {
+        /// The sale's id
+        sale_id: SaleId,
+        /// Whether its users are checked before they may buy
+        check: Switch,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List all sales
     #[command(after_help = "Example:\n  floodgate sale list --json")]
     List {
@@ -79,6 +92,12 @@ enum SaleCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +163,14 @@ impl SaleArgs {
                 let changed = app.operations().await?.close(&sale_id, Utc::now()).await?;
                 show_changed(changed, &sale_id, json)
             }
+            SaleCommand::Verification { sale_id, check, json } => {
+                let on = check == Switch::On;
+                let changed = app.operations().await?.verify(&sale_id, on).await?;
+                if let Changed::Done { state, .. } = &changed {
+                    warn_of_checks(app, std::slice::from_ref(&state.sale));
+                }
+                show_changed(changed, &sale_id, json)
+            }
             SaleCommand::List { json } => {
                 let states = app.ledger().await?.sales(None).await?;
                 if json {
@@ -168,16 +195,17 @@ impl Open {
         for chunk in sales.chunks(CHUNK) {
             openings.extend(ledger.open(chunk).await?);
         }
+        warn_of_checks(app, &sales);
         let count = |wanted: fn(&Opening) -> bool| openings.iter().filter(|o| wanted(o)).count();
         let opened = count(|opening| matches!(opening, Opening::Opened));
         let unchanged = count(|opening| matches!(opening, Opening::Unchanged));
         let mut differing = Vec::new();
         for (sale, opening) in sales.iter().zip(&openings) {
             if let Opening::Differs(state) = opening {
-                let (id, stock, wanted) = (&sale.id, state.sale.stock, sale.stock);
+                let (id, stands, wanted) = (&sale.id, in_short(&state.sale), in_short(sale));
                 eprintln!(
                     "Sale {id} is open already with another definition, which stands \
-                     (stock {stock}, sold {}; asked for stock {wanted}).",
+                     ({stands}, sold {}; asked for {wanted}).",
                     state.sold
                 );
                 differing.push(id);
@@ -204,6 +232,26 @@ impl Open {
         let sale = Sale { id, stock, per_user_limit, opens_at, closes_at, verification };
         sale.check()?;
         Ok(vec![sale])
+    }
+}
+
+/// What operators may have changed since a sale was opened, but for its closing.
+fn in_short(Sale { stock, verification, .. }: &Sale) -> String {
+    format!("stock {stock}, users {}", if *verification { "checked" } else { "not checked" })
+}
+
+/// Says so when users of `sales` are to be checked, and by these settings nobody does it. Workers may
+/// have others, so it is no error.
+fn warn_of_checks(app: &App, sales: &[Sale]) {
+    let checked: Vec<&Sale> = sales.iter().filter(|sale| sale.verification).collect();
+    if let [first, others @ ..] = checked.as_slice()
+        && app.settings().verification.url.is_empty()
+    {
+        let whose = match others.len() {
+            0 => format!("sale {}", first.id),
+            more => format!("sale {} and {more} more", first.id),
+        };
+        eprintln!("The users of {whose} are to be checked: {NO_USER_SERVICE}.");
     }
 }
 
@@ -266,7 +314,9 @@ fn units(text: &str) -> Result<Quantity, String> {
 }
 
 fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
-    let time = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), rfc3339);
+    // Fractions of a second only where there are some: a line has room for 80 characters.
+    let shortly = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let time = |time: Option<DateTime<Utc>>| time.map_or("-".to_owned(), shortly);
     output::table(
         ["sale", "state", "stock", "sold", "left", "limit", "check", "opens", "closes"],
         states.iter().map(|state| {

@@ -28,7 +28,8 @@ pub trait Inventory: Send + Sync {
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError>;
 
     /// Loads the counters of sales from the ledger's state. Of a sale that it holds already, takes
-    /// over what a later version has changed: units added, and another window.
+    /// over what a later version has changed: units added, another window, and whether users are
+    /// checked.
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
 
     /// The stock left by its own count, or `None` for a sale it doesn't hold.

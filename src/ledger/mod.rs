@@ -55,6 +55,12 @@ pub enum Change {
         /// When.
         at: DateTime<Utc>,
     },
+    /// Have its users checked before they get a unit, or sell without checks. What is decided
+    /// already stays.
+    Verify {
+        /// Whether users are checked from now on.
+        on: bool,
+    },
 }
 
 /// What became of a change.

@@ -208,6 +208,18 @@ impl Ledger for PostgresLedger {
                 settle(tokio::time::timeout(self.timeout, query).await, connection)?;
                 None
             }
+            Change::Verify { on } => {
+                let mut connection = self.connection().await?;
+                let query = sqlx::query(
+                    "update sales set verification = $2, version = version + 1
+                     where sale_id = $1 and verification <> $2",
+                )
+                .bind(sale.as_str())
+                .bind(on)
+                .execute(&mut *connection);
+                settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+                None
+            }
         };
         let states = self.sales(Some(std::slice::from_ref(sale))).await?;
         Ok(match states.into_iter().next() {

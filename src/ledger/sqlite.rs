@@ -146,6 +146,10 @@ async fn apply(
             rows::close(&mut *connection, sale, *at).await?;
             None
         }
+        Change::Verify { on } => {
+            rows::verify(&mut *connection, sale, *on).await?;
+            None
+        }
     };
     let Some(state) = rows::sales_by_id(connection, &[sale]).await?.remove(sale) else {
         return Ok(Changed::UnknownSale);

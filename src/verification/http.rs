@@ -123,7 +123,7 @@ mod tests {
         };
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        assert!(read("Fri, 31 Dec 2999 23:59:59 GMT") > Some(Duration::from_hours(24)));
+        assert!(read("Tue, 31 Dec 2999 23:59:59 GMT") > Some(Duration::from_hours(24)));
         for none in ["", "-1", "soon", "1.5"] {
             assert_eq!(read(none), None, "{none:?}");
         }

@@ -14,6 +14,10 @@ pub use breaker::{Breaker, Failed};
 pub use http::HttpVerifier;
 pub use memory::Memory;
 
+/// What an operator should know who has users checked by settings without a `verification.url`.
+pub const NO_USER_SERVICE: &str = "verification.url is empty in these settings; orders wait until \
+     they expire, unless workers have FLOODGATE_VERIFICATION__URL set";
+
 /// Somebody who knows the users. Slow, and at times away; never asked while anything is held that
 /// others wait for.
 #[async_trait]

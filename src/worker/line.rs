@@ -17,6 +17,8 @@ pub(super) struct Line {
     /// and nobody waits behind.
     pub shut: bool,
     users: HashMap<UserId, Vec<Entry>>,
+    /// Orders of all users.
+    held: usize,
     /// Users whose check has not begun, first come first.
     queue: VecDeque<UserId>,
     checking: usize,
@@ -43,15 +45,16 @@ impl Line {
             breaker,
             shut: false,
             users: HashMap::new(),
+            held: 0,
             queue: VecDeque::new(),
             checking: 0,
             units: 0,
         }
     }
 
-    /// Whether there is nobody in it.
-    pub(super) fn is_empty(&self) -> bool {
-        self.users.is_empty()
+    /// Orders in it.
+    pub(super) fn len(&self) -> usize {
+        self.held
     }
 
     /// Whether anybody's check has not begun.
@@ -61,6 +64,7 @@ impl Line {
 
     /// Takes an order in, behind those that are here.
     pub(super) fn enter(&mut self, entry: Entry) {
+        self.held += 1;
         let user = &entry.candidate.order.user_id;
         if let Some(entries) = self.users.get_mut(user) {
             entries.push(entry);
@@ -92,7 +96,7 @@ impl Line {
     /// Takes out the orders of a user whose check has ended.
     pub(super) fn end(&mut self, user: &UserId) -> Vec<Entry> {
         self.release(user);
-        self.users.remove(user).unwrap_or_default()
+        self.take_out(user)
     }
 
     /// Has a user whose check has ended without an answer wait again, before all others.
@@ -103,7 +107,13 @@ impl Line {
 
     /// Takes out the orders of the first who waits; none if nobody does.
     pub(super) fn leave(&mut self) -> Vec<Entry> {
-        self.queue.pop_front().and_then(|user| self.users.remove(&user)).unwrap_or_default()
+        self.queue.pop_front().map(|user| self.take_out(&user)).unwrap_or_default()
+    }
+
+    fn take_out(&mut self, user: &UserId) -> Vec<Entry> {
+        let entries = self.users.remove(user).unwrap_or_default();
+        self.held -= entries.len();
+        entries
     }
 
     fn release(&mut self, user: &UserId) {
@@ -177,9 +187,9 @@ mod tests {
         line.enter(entry("d", "u", 1));
         assert_eq!(step(&mut line, 8, 9), "wait", "the user is being checked");
         assert_eq!(line.end(&user("u")).len(), 3);
-        assert!(!line.is_empty());
+        assert_eq!(line.len(), 1);
         assert_eq!(line.end(&user("v")).len(), 1);
-        assert!(line.is_empty());
+        assert_eq!(line.len(), 0);
     }
 
     #[test]

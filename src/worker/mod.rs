@@ -4,6 +4,7 @@
 //! acknowledge, runs for several batches at once, so that all servers work at the same time.
 
 mod batch;
+mod check;
 mod intake;
 mod line;
 mod propose;
@@ -44,8 +45,9 @@ pub use record::UNDECIDABLE;
 /// How often a busy worker says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// How often the workers on the queue are counted.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often the workers on the queue are counted: often enough that several which start together
+/// know of each other before the first checks come back.
+const COUNT_EVERY: Duration = Duration::from_millis(200);
 
 /// Tells the time, so that tests can have a worker whose clock is wrong.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;

@@ -18,18 +18,20 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Clock;
 use super::batch::{Batch, Entry, PutOff};
+use super::check::{Answer, Check, Checked};
 use super::line::{Line, Step};
 use super::propose::Unchecked;
 use crate::broker::Delay;
 use crate::config::{Settings, VerificationSettings};
 use crate::decision::Reason;
 use crate::fault::crash_point;
-use crate::order::{Clearance, Order, SaleId, UserId};
+use crate::order::{Clearance, SaleId};
 use crate::retry::Backoff;
-use crate::verification::{Breaker, Failed, Memory, Verdict, Verifier, VerifierError};
+use crate::verification::{Breaker, Memory, Verdict, Verifier};
 
 /// Through a pause of up to this, orders wait in the worker; through a longer one on a delay queue.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
@@ -55,6 +57,7 @@ pub(super) struct Verification {
     held: usize,
     memory: Memory,
     checking: JoinSet<Checked>,
+    ending: CancellationToken,
     /// No calls until then.
     pause_until: Option<Instant>,
     patience: Backoff,
@@ -62,23 +65,6 @@ pub(super) struct Verification {
     warned: bool,
     /// What needs no more waiting here.
     ready: Batch,
-}
-
-/// A check that has ended.
-struct Checked {
-    sale_id: SaleId,
-    user_id: UserId,
-    answer: Answer,
-}
-
-enum Answer {
-    Verdict(Verdict),
-    /// The user service wants to be left alone, for so long if it says so.
-    Busy(Option<Duration>),
-    /// None, however often it was asked.
-    Silence,
-    /// The breaker is open.
-    Shut,
 }
 
 impl Verification {
@@ -103,6 +89,7 @@ impl Verification {
             held: 0,
             memory: Memory::new(settings.verification.remember()),
             checking: JoinSet::new(),
+            ending: CancellationToken::new(),
             pause_until: None,
             patience: Backoff::step(),
             warned: false,
@@ -129,7 +116,7 @@ impl Verification {
                     tracing::warn!(%sale_id, "its users are to be checked, but verification.url is not set");
                 }
                 self.put_off(vec![entry], SHUT_DELAY);
-            } else if self.held >= self.max_waiting {
+            } else if self.is_full(&order.sale_id) {
                 self.put_off(vec![entry], Delay::OneSecond);
             } else {
                 self.enter(entry, &left);
@@ -159,8 +146,10 @@ impl Verification {
         }
     }
 
-    /// Lets go of the orders whose checks have not begun: they go back to the queue.
+    /// Lets go of the orders whose checks have not begun: they go back to the queue. Of those that
+    /// have begun none is tried again.
     pub(super) fn give_up(&mut self) {
+        self.ending.cancel();
         while let Some(sale) = self.turns.pop_front() {
             let Some(line) = self.lines.get_mut(&sale) else { continue };
             while line.is_waiting() {
@@ -174,10 +163,16 @@ impl Verification {
         !self.checking.is_empty() || !self.ready.is_empty()
     }
 
+    /// Whether the line of a sale has its share of the room: as much as it leaves to all others.
+    fn is_full(&self, sale: &SaleId) -> bool {
+        let held = self.lines.get(sale).map_or(0, Line::len);
+        held >= self.max_waiting.saturating_sub(self.held)
+    }
+
     fn enter(&mut self, entry: Entry, left: &HashMap<SaleId, u32>) {
         let sale = entry.candidate.order.sale_id.clone();
         if !self.lines.contains_key(&sale) && self.lines.len() >= MAX_IDLE_LINES {
-            self.lines.retain(|_, line| !line.is_empty());
+            self.lines.retain(|_, line| line.len() > 0);
         }
         let line = self.lines.entry(sale.clone()).or_insert_with(|| {
             let breaker = Breaker::new(self.settings.breaker_calls, self.settings.breaker_pause());
@@ -212,8 +207,13 @@ impl Verification {
             let put_off = match line.step(at_once, line.left.div_ceil(workers)) {
                 Step::Check(entry) => {
                     let order = entry.candidate.order.clone();
-                    let (breaker, attempts) = (line.breaker.clone(), self.settings.attempts);
-                    self.checking.spawn(check(verifier.clone(), breaker, order, attempts));
+                    let check = Check {
+                        verifier: verifier.clone(),
+                        breaker: line.breaker.clone(),
+                        attempts: self.settings.attempts,
+                        ending: self.ending.clone(),
+                    };
+                    self.checking.spawn(check.of(order));
                     fruitless = 0;
                     Vec::new()
                 }
@@ -255,14 +255,14 @@ impl Verification {
                 self.memory.note(sale_id, user_id, verdict);
                 self.patience.reset();
             }
-            Answer::Busy(retry_after) => {
+            Answer::Busy(retry_after) if !self.ending.is_cancelled() => {
                 if !line.is_waiting() {
                     self.turns.push_back(sale_id);
                 }
                 line.wait_again(user_id);
                 self.pause(retry_after);
             }
-            Answer::Silence | Answer::Shut => {
+            Answer::Busy(_) | Answer::Silence | Answer::Shut => {
                 if matches!(answer, Answer::Shut) && !std::mem::replace(&mut line.shut, true) {
                     tracing::warn!(%sale_id, "the user service fails: orders wait on delay queues");
                 }
@@ -333,37 +333,6 @@ fn clearance(verdict: Verdict) -> Clearance {
         Verdict::Allowed => Clearance::Given,
         Verdict::Denied => Clearance::Refused(Reason::UserDenied),
     }
-}
-
-/// Asks for the user of `order`, up to `attempts` times.
-async fn check(
-    verifier: Arc<dyn Verifier>,
-    breaker: Breaker,
-    order: Order,
-    attempts: u32,
-) -> Checked {
-    let answer = ask(verifier.as_ref(), &breaker, &order, attempts).await;
-    Checked { sale_id: order.sale_id, user_id: order.user_id, answer }
-}
-
-async fn ask(verifier: &dyn Verifier, breaker: &Breaker, order: &Order, attempts: u32) -> Answer {
-    let mut backoff = Backoff::step();
-    for attempt in 1..=attempts {
-        match breaker.call(verifier.verify(order)).await {
-            Ok(verdict) => return Answer::Verdict(verdict),
-            Err(Failed::Refused) => return Answer::Shut,
-            Err(Failed::Called(VerifierError::Busy { retry_after })) => {
-                return Answer::Busy(retry_after);
-            }
-            Err(Failed::Called(error)) => {
-                tracing::debug!(%error, order_id = %order.id, attempt, "no verdict");
-            }
-        }
-        if attempt < attempts {
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
-    }
-    Answer::Silence
 }
 
 /// A check that panicked leaves orders that nobody settles: the process ends, and the broker

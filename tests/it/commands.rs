@@ -1,6 +1,6 @@
 //! The command line, as a person or a script meets it.
 
-use crate::harness::process::{WorkerProcess, bare_floodgate, run};
+use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate, run};
 use crate::harness::{Stage, check, order, root};
 
 fn json(output: &std::process::Output) -> serde_json::Value {
@@ -66,6 +66,53 @@ async fn a_file_of_sales_is_opened_whole_or_not_at_all() {
     .expect("write");
     assert_eq!(json(&run(&stage, &["sale", "open", "--file", file, "--json"]))["opened"], 2);
     assert_eq!(json(&run(&stage, &["sale", "open", "--file", file, "--json"]))["unchanged"], 2);
+
+    std::fs::write(&path, "sale_id,stock,verification\nc,1,true\nd,1,false\ne,1,\nf,1,true\n")
+        .expect("write");
+    let opened = run(&stage, &["sale", "open", "--file", file, "--json"]);
+    assert_eq!(json(&opened)["opened"], 4, "{}", error(&opened));
+    assert!(error(&opened).contains("sale c and 1 more"), "{}", error(&opened));
+    let all = json(&run(&stage, &["sale", "list", "--json"]));
+    let checked: Vec<bool> = all.as_array().expect("sales")[2..]
+        .iter()
+        .map(|sale| sale["verification"].as_bool().expect("true or false"))
+        .collect();
+    assert_eq!(checked, [true, false, false, true]);
+    std::fs::write(&path, "sale_id,stock,verification\ng,1,yes\n").expect("write");
+    let refused = run(&stage, &["sale", "open", "--file", file]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(error(&refused).contains("line 2"), "{}", error(&refused));
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn verification_is_switched_and_a_missing_user_service_is_told_of() {
+    const HINT: &str = "FLOODGATE_VERIFICATION__URL";
+    let stage = Stage::new("switch").await;
+    let open = ["sale", "open", "--sale-id", "s", "--stock", "5", "--verification"];
+    let opened = run(&stage, &open);
+    assert_eq!(opened.status.code(), Some(0), "workers may have other settings");
+    assert!(error(&opened).contains(HINT), "{}", error(&opened));
+    let url = floodgate(&stage, &open).env(HINT, "http://127.0.0.1:1").output().expect("it runs");
+    assert!(!error(&url).contains(HINT), "{}", error(&url));
+
+    for (to, version) in [("off", 2), ("off", 2), ("on", 3)] {
+        let switched = run(&stage, &["sale", "verification", "s", to, "--json"]);
+        let shown = json(&switched);
+        assert_eq!(shown["verification"], to == "on", "{}", error(&switched));
+        assert_eq!(shown["version"], version);
+        assert_eq!(error(&switched).contains(HINT), to == "on", "{}", error(&switched));
+    }
+    let table = run(&stage, &["sale", "verification", "s", "off"]).stdout;
+    let shown = run(&stage, &["sale", "show", "s"]).stdout;
+    assert_eq!(String::from_utf8_lossy(&table), String::from_utf8_lossy(&shown));
+    let again = run(&stage, &open);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(error(&again).contains("users not checked"), "{}", error(&again));
+    assert_eq!(run(&stage, &["sale", "verification", "never", "off"]).status.code(), Some(1));
+    let bad = run(&stage, &["sale", "verification", "s", "maybe"]);
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(error(&bad).contains("[possible values: on, off]"), "{}", error(&bad));
     stage.remove().await;
 }
 
@@ -184,6 +231,9 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["worker"],
         &["sale", "open"],
         &["sale", "show"],
+        &["sale", "restock"],
+        &["sale", "verification"],
+        &["sale", "close"],
         &["sale", "list"],
         &["order", "show"],
         &["replay"],

@@ -95,6 +95,42 @@ async fn an_order_without_an_answer_is_sent_again_and_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sells_without_checks_while_the_user_service_is_away() {
+    let stage = Stage::with("page-checks", on_free_port).await;
+    // Nobody checks users here: verification.url is empty.
+    let served = Served::up(&stage.scratch.app).await;
+    let browser = Browser::open().await;
+
+    let checked = unique("checked");
+    browser.go(served.url()).await;
+    browser.fill("#open-id", &checked).await;
+    browser.fill("#open-stock", "5").await;
+    browser.click("#open-verification").await;
+    browser.click("#open-button").await;
+    browser.click(&format!("#open-sales a[href='#/sales/{checked}']")).await;
+    browser.sees("#users", "checked first").await;
+    browser.click("#buy").await;
+    browser.sees("#verification", "Sell without checks").await;
+    browser.click("#verification").await;
+    audit(&browser, "the question before selling without checks").await;
+    browser.click("#confirm-yes").await;
+    browser.sees("#operate-answer", "not checked any more").await;
+    browser.sees("#users", "not checked").await;
+    browser.sees("#answer", "Yours: 1 unit").await;
+    browser.sees("#verification", "Check users").await;
+    browser.click("#verification").await;
+    browser.click("#confirm-yes").await;
+    browser.sees("#users", "checked first").await;
+    let focus = "return document.activeElement.id";
+    assert_eq!(browser.run(focus).await, "verification", "the focus stays on the button");
+
+    assert_eq!(browser.complaints().await, Vec::<String>::new(), "on the console");
+    drop(browser);
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everybody_can_use_the_page() {
     let stage = Stage::with("page-audit", on_free_port).await;
     let served = Served::up(&stage.scratch.app).await;

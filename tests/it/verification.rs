@@ -6,6 +6,8 @@ mod crashes;
 mod http;
 #[path = "verification/outage.rs"]
 mod outage;
+#[path = "verification/switch.rs"]
+mod switch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-// What operators do: open a sale, add stock, close it. Every request may be repeated without harm.
+// What operators do: open a sale, add stock, have users checked or not, close it. Every request may be repeated without harm.
 
 import { insist, lacksToken, newId, on } from './client.js';
 import { confirmed, isBlocked, part, say, setBlocked, units } from './dom.js';
@@ -44,12 +44,18 @@ export function openForm(signal) {
       per_user_limit: part('open-limit').value ? Number(part('open-limit').value) : undefined,
       opens_at: time('open-from'),
       closes_at: time('open-until'),
+      verification: part('open-verification').checked,
     }, (sale) => `${sale.sale_id} is there, with ${units(sale.stock)}.`);
     if (sale) form.reset();
   });
 }
 
-export function saleForms(id, signal) {
+/** The button says what it will do. */
+export function showSwitch(sale) {
+  say(part('verification'), sale.verification ? 'Sell without checks' : 'Check users');
+}
+
+export function saleForms(id, signal, latest) {
   showFor(signal);
   let adjustment;
   part('restock-form').addEventListener('submit', async (event) => {
@@ -63,6 +69,17 @@ export function saleForms(id, signal) {
       (sale) => `${units(added)} added; the stock is now ${units(sale.stock)}.`);
     if (!problem?.passing) adjustment = undefined;
     if (sale) form.reset();
+  });
+  part('verification').addEventListener('click', async () => {
+    const [button, answer] = [part('verification'), part('operate-answer')];
+    // As it was on the button; the sale may change while the question is open.
+    const verification = !latest().verification;
+    const question = verification
+      ? [`Check the users of ${id}?`, 'Each is checked at the user service before they get a unit. While it is away, orders wait.', 'Check them']
+      : [`Sell ${id} without checks?`, 'Whoever orders may get a unit, also those whom the user service would deny.', 'Sell without checks'];
+    if (isBlocked(button) || !await confirmed(...question)) return;
+    act(button, answer, `/v1/sales/${id}/verification`, { verification },
+      (sale) => (sale.verification ? 'Users are checked from now on.' : 'Users are not checked any more.'));
   });
   part('close').addEventListener('click', async () => {
     const [button, answer] = [part('close'), part('operate-answer')];

@@ -2,7 +2,7 @@
 
 import { follow, lacksToken, on, serverTime } from './client.js';
 import { count, isBlocked, moment, part, say, setBlocked, showBar, showState, units } from './dom.js';
-import { saleForms } from './operator.js';
+import { saleForms, showSwitch } from './operator.js';
 import { buy, buyer, isSending, onOrder, ordersOf, setBuyer, tone, words } from './orders.js';
 
 export async function sale(id, signal) {
@@ -21,7 +21,7 @@ export async function sale(id, signal) {
     timer = atNextPhase(sale, () => !signal.aborted && update({ ...sale, state: phase(sale) }));
   };
   buyForm(id, signal);
-  saleForms(id, signal);
+  saleForms(id, signal, () => latest);
   showOrders(id);
   try {
     await follow(`/v1/sales/${id}/stream`, signal, update);
@@ -56,6 +56,8 @@ function showSale(sale) {
   say(part('limit'), sale.per_user_limit ? `up to ${count(sale.per_user_limit)}` : 'no limit');
   say(part('opens'), sale.opens_at ? moment(sale.opens_at) : 'no set time');
   say(part('closes'), sale.closes_at ? moment(sale.closes_at) : 'no set time');
+  say(part('users'), sale.verification ? 'checked first' : 'not checked');
+  showSwitch(sale);
   part('quantity').max = sale.per_user_limit ?? 1_000_000;
 }
 

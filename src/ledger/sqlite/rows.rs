@@ -315,3 +315,20 @@ pub(super) async fn close(
     .await
     .map(drop)
 }
+
+/// Says whether a sale's users are checked, unless that is so already.
+pub(super) async fn verify(
+    connection: &mut SqliteConnection,
+    sale: &SaleId,
+    on: bool,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update sales set verification = ?2, version = version + 1
+         where sale_id = ?1 and verification <> ?2",
+    )
+    .bind(sale.as_str())
+    .bind(on)
+    .execute(connection)
+    .await
+    .map(drop)
+}

@@ -25,7 +25,8 @@ async fn a_sale_is_opened_once_and_shown() {
         json!({
             "sale_id": "s", "stock": 5, "sold": 0, "remaining": 5, "state": "open",
             "per_user_limit": 2, "opens_at": "2026-01-01T07:00:00.000Z",
-            "closes_at": "2999-01-01T00:00:00.000Z", "sold_out_at": null, "version": 1,
+            "closes_at": "2999-01-01T00:00:00.000Z", "verification": false, "sold_out_at": null,
+            "version": 1,
         })
     );
     assert_eq!(answer(served.post("/v1/sales", &definition)).await, (200, shown.clone()));
@@ -120,6 +121,37 @@ async fn a_restock_adds_its_units_once() {
     assert_eq!(figures(&answer(served.get("/v1/sales/t")).await.1), (5.into(), 1.into()));
     let all = served.post("/v1/sales/s/orders", &wanted("u", 8)).header("prefer", "wait=30");
     assert_eq!(answer(all).await.1["outcome"], "created");
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn verification_is_switched_for_a_sale_that_runs() {
+    let stage = stage("switch").await;
+    let served = Served::up(&stage.scratch.app).await;
+    let checked = json!({ "sale_id": "s", "stock": 5, "verification": true });
+    let (status, opened) = answer(served.post("/v1/sales", &checked)).await;
+    assert_eq!((status, &opened["verification"]), (201, &true.into()));
+    let switch =
+        |sale: &str, body: Value| served.post(&format!("/v1/sales/{sale}/verification"), &body);
+    // Nobody checks users here, so with checks it would wait until it is too old.
+    let order = served.post("/v1/sales/s/orders", &wanted("u", 2)).header("prefer", "wait=30");
+    let (off, ordered) =
+        tokio::join!(answer(switch("s", json!({ "verification": false }))), answer(order));
+    assert_eq!((off.0, &off.1["verification"], &off.1["version"]), (200, &false.into(), &2.into()));
+    assert_eq!((ordered.0, &ordered.1["outcome"]), (200, &"created".into()), "{}", ordered.1);
+    let (status, again) = answer(switch("s", json!({ "verification": false }))).await;
+    assert_eq!((status, &again["version"]), (200, &2.into()), "repeating it changes nothing");
+    let (_, on) = answer(switch("s", json!({ "verification": true }))).await;
+    assert_eq!((&on["verification"], &on["version"]), (&true.into(), &3.into()));
+    assert_eq!(answer(served.get("/v1/sales/s")).await.1["verification"], true);
+    for bad in
+        [json!({}), json!({ "verification": "off" }), json!({ "verification": 0 }), json!([])]
+    {
+        refused(switch("s", bad), 422, "invalid-request").await;
+    }
+    refused(switch("s", json!({ "verification": true, "on": 1 })), 422, "invalid-request").await;
+    refused(switch("never", json!({ "verification": true })), 404, "unknown-sale").await;
     served.stop().await;
     stage.remove().await;
 }

@@ -108,7 +108,9 @@ async fn a_token_that_is_not_good_opens_nothing() {
     for path in ["/v1/orders/o", "/v1/decisions/stream"] {
         unauthorized(|| served.get(path), "Bearer").await;
     }
-    for path in ["/v1/sales", "/v1/sales/s/restock", "/v1/sales/s/close"] {
+    for path in
+        ["/v1/sales", "/v1/sales/s/restock", "/v1/sales/s/verification", "/v1/sales/s/close"]
+    {
         unauthorized(|| served.post(path, &json!({})), "Bearer").await;
     }
     let twice = served.post(ORDERS, &wanted("u", 1)).bearer_auth(&good).bearer_auth(&good);
@@ -154,10 +156,12 @@ async fn scopes_allow_what_they_say_and_no_more() {
     let token = |scope: &str| signer.sign(&claims("desk", scope));
     let restock = json!({ "adjustment_id": "a", "units": 1 });
     let open = json!({ "sale_id": "t", "stock": 1 });
+    let switch = json!({ "verification": true });
     let operations = || {
         [
             (served.post("/v1/sales", &open), 201),
             (served.post("/v1/sales/s/restock", &restock), 200),
+            (served.post("/v1/sales/t/verification", &switch), 200),
             (served.post("/v1/sales/t/close", &json!(null)), 200),
             (served.get("/v1/decisions/stream"), 200),
         ]

@@ -1,4 +1,4 @@
-//! The contract of `Ledger::change`: restocking and closing sales.
+//! The contract of `Ledger::change`: restocking and closing sales, and switching their verification.
 
 use chrono::TimeDelta;
 use floodgate::decision::{Outcome, Reason};
@@ -16,6 +16,7 @@ on_every_adapter!(
     a_restock_adds_its_units_once,
     an_adjustment_id_stands_for_one_restock,
     a_closed_sale_closes_no_later_and_not_before_it_opens,
+    verification_is_switched_and_what_is_decided_stays,
     restocks_and_orders_at_once_lose_no_unit,
 );
 
@@ -104,6 +105,26 @@ async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
     let answers = record_at(&ledger, &[created(order("a", "s", "u", 1))], opens).await;
     assert_eq!(outcome(&answers[0]), Outcome::Rejected(Reason::Closed));
     assert_eq!(change(&ledger, "nope", &Change::Close { at: opens }).await, Changed::UnknownSale);
+}
+
+async fn verification_is_switched_and_what_is_decided_stays(ledger: L) {
+    ledger.open(&[sale("s", 5)]).await.expect("open");
+    record(&ledger, &[created(order("a", "s", "u", 2))]).await;
+    for (on, version) in [(false, 1), (true, 2), (true, 2), (false, 3), (false, 3), (true, 4)] {
+        let Changed::Done { state, restock } = change(&ledger, "s", &Change::Verify { on }).await
+        else {
+            panic!("not done")
+        };
+        let switched = Sale { verification: on, ..sale("s", 5) };
+        let expected = SaleState { sold: 2, version, ..SaleState::opened(switched) };
+        assert_eq!((state, restock), (expected, None), "{on}, version {version}");
+    }
+    assert!(state(&ledger, "s").await.sale.verification);
+    // It says who is asked about, not who gets a unit: a proposal is recorded as before.
+    let answers = record(&ledger, &[created(order("b", "s", "u", 3))]).await;
+    assert_eq!(answers, [Recorded::AsProposed]);
+    let unknown = change(&ledger, "nope", &Change::Verify { on: true }).await;
+    assert_eq!(unknown, Changed::UnknownSale);
 }
 
 async fn restocks_and_orders_at_once_lose_no_unit(ledger: L) {

@@ -28,6 +28,7 @@ on_every_adapter!(
     a_correction_needs_the_count_to_stand_still,
     copies_at_once_are_deducted_once,
     a_later_version_adds_units_and_moves_the_window,
+    a_later_version_says_whether_users_are_checked,
 );
 
 type I = Arc<dyn Inventory>;
@@ -260,4 +261,23 @@ async fn a_later_version_adds_units_and_moves_the_window(inventory: I) {
     let more = SaleState { version: 2, ..SaleState::opened(sale("t", 6)) };
     inventory.prime(&[more]).await.expect("prime");
     assert!(left(&inventory, "t").await.is_some_and(|left| left >= 2));
+}
+
+async fn a_later_version_says_whether_users_are_checked(inventory: I) {
+    let version = |version, verification| SaleState {
+        version,
+        ..SaleState::opened(Sale { verification, ..sale("s", 3) })
+    };
+    let switch = async |state: SaleState| inventory.prime(&[state]).await.expect("prime");
+    let ask = async |id| propose(&inventory, [order(id, "s", "u", 1)]).await[0];
+    switch(version(1, true)).await;
+    assert_eq!(ask("a").await, Proposal::Unchecked);
+    switch(version(2, false)).await;
+    assert_eq!(ask("a").await, fresh(Outcome::Created), "the order that waited");
+    switch(version(1, true)).await;
+    assert_eq!(ask("b").await, fresh(Outcome::Created), "old news change nothing");
+    switch(version(3, true)).await;
+    assert_eq!(ask("c").await, Proposal::Unchecked);
+    assert_eq!(ask("a").await, known(Outcome::Created));
+    assert_eq!(left(&inventory, "s").await, Some(1), "no switch moves a unit");
 }

@@ -1,0 +1,67 @@
+//! A check: asking the user service about one user, as often as is worth while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::order::{Order, SaleId, UserId};
+use crate::retry::Backoff;
+use crate::verification::{Breaker, Failed, Verdict, Verifier, VerifierError};
+
+/// A check that has ended.
+pub(super) struct Checked {
+    pub sale_id: SaleId,
+    pub user_id: UserId,
+    pub answer: Answer,
+}
+
+pub(super) enum Answer {
+    Verdict(Verdict),
+    /// The user service wants to be left alone, for so long if it says so.
+    Busy(Option<Duration>),
+    /// None, however often it was asked.
+    Silence,
+    /// The breaker is open.
+    Shut,
+}
+
+/// What a check needs.
+pub(super) struct Check {
+    pub verifier: Arc<dyn Verifier>,
+    pub breaker: Breaker,
+    pub attempts: u32,
+    /// No more attempts.
+    pub ending: CancellationToken,
+}
+
+impl Check {
+    /// Asks for the user of `order`.
+    pub(super) async fn of(self, order: Order) -> Checked {
+        let answer = self.ask(&order).await;
+        Checked { sale_id: order.sale_id, user_id: order.user_id, answer }
+    }
+
+    async fn ask(&self, order: &Order) -> Answer {
+        let mut backoff = Backoff::step();
+        for attempt in 1..=self.attempts {
+            match self.breaker.call(self.verifier.verify(order)).await {
+                Ok(verdict) => return Answer::Verdict(verdict),
+                Err(Failed::Refused) => return Answer::Shut,
+                Err(Failed::Called(VerifierError::Busy { retry_after })) => {
+                    return Answer::Busy(retry_after);
+                }
+                Err(Failed::Called(error)) => {
+                    tracing::debug!(%error, order_id = %order.id, attempt, "no verdict");
+                }
+            }
+            if self.ending.is_cancelled() {
+                break;
+            }
+            if attempt < self.attempts {
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+        Answer::Silence
+    }
+}
