@@ -189,9 +189,9 @@ impl App {
     }
 }
 
-/// Listens on `address`, with room for everybody who connects when a sale opens. By default there is room
-/// for 128 who are not accepted yet; who comes after them tries again a second later (RFC 6298 section 2).
-/// Must be called within the runtime.
+/// Listens on `address`, with room for everybody who connects when a sale opens. The runtime's own way of
+/// listening leaves room for 128 who are not accepted yet; whoever comes then tries again a second later
+/// (RFC 6298 section 2). Must be called within the runtime.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // As TcpListener::bind does, so that a restart needs not wait for old connections to be forgotten.

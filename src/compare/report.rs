@@ -52,9 +52,7 @@ impl Scenario {
         match self {
             Self::Fast => "the user service answers in 2 ms",
             Self::Slow => "the user service answers in 50 ms",
-            Self::Incident => {
-                "user-service calls hang past the lock's lifetime, then all return at once"
-            }
+            Self::Incident => "user-service calls outlive the lock, then all return at once",
             Self::Kill => "kill -9 to one process when half of the stock is sold",
             Self::Added => "one process more when half of the stock is sold",
             Self::KillApi => "kill -9 to the API when half of the stock is sold, then a new one",

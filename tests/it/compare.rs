@@ -125,7 +125,7 @@ fn an_incident_is_saved_shown_and_drawn() {
     let shown = bare_floodgate(&["compare", "--from", &name(&saved)]).output().expect("runs");
     let table = String::from_utf8(shown.stdout).expect("UTF-8");
     assert!(table.contains("floodgate             0 of 2"), "{table}");
-    assert!(table.lines().all(|line| line.chars().count() <= 84), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
 }
 
 #[test]

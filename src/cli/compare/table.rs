@@ -20,7 +20,8 @@ left   the design's own counter afterwards
 lost   units neither sold nor left; negative: promised twice
 too slow: half of the stock was not sold in time, so that nothing happened
 With several runs: in how many of them more was sold than there was, and the
-fewest, median and most units; other figures are medians, lock is the longest.
+least, median and most units. Other figures are medians; over and lock are the
+most of any run.
 ";
 
 /// Prints everything.
