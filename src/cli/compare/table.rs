@@ -62,7 +62,7 @@ fn columns(scenario: Scenario, runs: usize) -> (&'static str, fn(&Summary) -> St
             one_run,
         ),
         Scenario::Fast | Scenario::Slow | Scenario::Incident => (
-            "design           oversold in  least  med most under wrong early  none    /s   lock",
+            "design           oversold in least  med most under wrong early  none    /s  lock",
             many_runs,
         ),
         Scenario::Kill | Scenario::Added | Scenario::KillApi => (
@@ -90,8 +90,8 @@ fn many_runs(summary: &Summary) -> String {
     let (median, lock) = (summary.median_oversold(), lock(summary));
     let most = summary.most_oversold();
     format!(
-        "{times:>11} {least:>6} {median:>4} {most:>4} {undersold:>5} {told_wrong:>5} \
-         {sold_out_too_early:>5} {unserved:>5} {answers_per_s:>5.0} {lock:>6}"
+        "{times:>11} {least:>5} {median:>4} {most:>4} {undersold:>5} {told_wrong:>5} \
+         {sold_out_too_early:>5} {unserved:>5} {answers_per_s:>5.0} {lock:>5}"
     )
 }
 
