@@ -1,6 +1,7 @@
 //! `floodgate bench`.
 
 mod api;
+mod buyers;
 mod load;
 mod relay;
 mod run;
@@ -49,6 +50,9 @@ pub(super) struct Bench {
     /// Workers that check users
     #[arg(long, default_value_t = 1, requires = "verification", value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
+    /// How long the user service is away, in seconds; orders expire after half as much again
+    #[arg(long, default_value_t = 10, requires = "verification", value_parser = clap::value_parser!(u32).range(2..=3600))]
+    outage_s: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -75,7 +79,7 @@ struct Report {
 enum Measured {
     Path(Report),
     Api(api::Report),
-    Verification(verification::Report),
+    Verification(Box<verification::Report>),
 }
 
 impl Bench {
@@ -105,9 +109,9 @@ impl Bench {
             let size = (self.orders, self.rounds, self.connections);
             Measured::Api(api::measure(scratch, config, size).await?)
         } else if self.verification {
-            let (orders, rounds, workers) = (self.orders, self.rounds, self.workers);
-            let measured = verification::measure(scratch, config, orders, rounds, workers);
-            Measured::Verification(measured.await?)
+            let Self { orders, rounds, workers, outage_s, .. } = *self;
+            let size = verification::Size { orders, rounds, workers, outage_s };
+            Measured::Verification(Box::new(verification::measure(scratch, config, size).await?))
         } else {
             Measured::Path(self.measure_path(scratch, config).await?)
         })

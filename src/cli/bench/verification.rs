@@ -7,21 +7,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::process::Child;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::load::CHUNK;
+use super::buyers::{Users, order, publish};
 use super::median;
 use super::run::{STALLED, SUBSCRIBER_PREFETCH};
 use crate::app::scratch::Scratch;
-use crate::broker::{Broker, Deliveries, Message, Queue};
+use crate::broker::{Broker, Delay, Deliveries, Queue};
 use crate::cli::{output, process};
-use crate::intent;
-use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::order::{Order, SaleId};
 use crate::sale::Sale;
-use crate::user_service::{Behaviour, Counts, Latency, UserService};
+use crate::user_service::{Behaviour, Latency};
 
 /// How long a check takes.
 const CHECK: Duration = Duration::from_millis(50);
@@ -36,9 +33,6 @@ const PLAIN: u32 = 60_000;
 const PER_HANGING: u32 = 10;
 /// Orders a second while the user service goes away and comes back.
 const PACE: u32 = 500;
-/// How long it is away, in place of 10 minutes; and the age at which orders expire, in place of 15.
-const AWAY: Duration = Duration::from_secs(10);
-const MAX_AGE_S: u32 = 15;
 
 /// What was measured.
 #[derive(Serialize)]
@@ -46,9 +40,9 @@ pub(super) struct Report {
     workers: u32,
     check_ms: u128,
     rush: Rush,
-    /// Decisions a second of a sale: alone, and beside one whose every check hangs.
-    checked_beside_hanging: Beside,
-    plain_beside_hanging: Beside,
+    /// Decisions a second of a sale, and what another sale whose every check hangs does to them.
+    checked_beside_hanging: Rates,
+    plain_beside_hanging: Rates,
     outage: Outage,
     /// The same, when orders expire before it ends.
     long_outage: Outage,
@@ -68,19 +62,41 @@ struct Rush {
 }
 
 #[derive(Serialize)]
-struct Beside {
-    alone_orders_per_s: Vec<f64>,
-    together_orders_per_s: Vec<f64>,
+struct Rates {
+    alone: Vec<f64>,
+    beside_healthy: Vec<f64>,
+    beside_hanging: Vec<f64>,
+    /// Beside one that hangs, over beside one that doesn't.
     ratio: f64,
+}
+
+/// How another sale fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    None,
+    Healthy,
+    Hanging,
 }
 
 #[derive(Serialize)]
 struct Outage {
     orders: u32,
-    away_s: u64,
+    away_s: u32,
     max_age_s: u32,
     outcomes: HashMap<String, usize>,
     dead_letters: u32,
+}
+
+/// How much is measured.
+pub(super) struct Size {
+    /// Orders in the rush.
+    pub orders: u32,
+    /// Rounds of what rates are taken of.
+    pub rounds: u16,
+    /// Workers on the queue.
+    pub workers: u32,
+    /// How long the user service is away, in seconds. Orders expire after half as much again.
+    pub outage_s: u32,
 }
 
 struct Setup<'a> {
@@ -91,34 +107,11 @@ struct Setup<'a> {
     events: Deliveries,
 }
 
-/// A user service, and where it is.
-struct Users {
-    service: Arc<UserService>,
-    url: String,
-    _serving: AbortOnDropHandle<std::io::Result<()>>,
-}
-
-impl Users {
-    async fn start(behaviour: Behaviour) -> anyhow::Result<Self> {
-        let service = Arc::new(UserService::new(behaviour));
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let serving = tokio::spawn(service.clone().serve(listener, CancellationToken::new()));
-        Ok(Self { service, url, _serving: AbortOnDropHandle::new(serving) })
-    }
-
-    fn counts(&self) -> Counts {
-        self.service.counts()
-    }
-}
-
-/// Takes all measurements, those of rates `rounds` times.
+/// Takes all measurements.
 pub(super) async fn measure(
     scratch: &Scratch,
     config: Option<PathBuf>,
-    orders: u32,
-    rounds: u16,
-    workers: u32,
+    Size { orders, rounds, workers, outage_s }: Size,
 ) -> anyhow::Result<Report> {
     let (broker, events) =
         (scratch.app.broker().await?, scratch.events(SUBSCRIBER_PREFETCH).await?);
@@ -128,9 +121,9 @@ pub(super) async fn measure(
     let checked_beside_hanging = setup.beside_hanging("checked", CHECKED, rounds).await?;
     let plain_beside_hanging = setup.beside_hanging("plain", PLAIN, rounds).await?;
     eprintln!("an outage");
-    let outage = setup.outage("outage", MAX_AGE_S).await?;
+    let outage = setup.outage("outage", outage_s, outage_s * 3 / 2).await?;
     eprintln!("an outage in which orders expire");
-    let long_outage = setup.outage("long-outage", MAX_AGE_S / 3).await?;
+    let long_outage = setup.outage("long-outage", outage_s, outage_s.div_ceil(2)).await?;
     setup.events.stop();
     setup.events.finished().await;
     let check_ms = CHECK.as_millis();
@@ -168,59 +161,89 @@ impl Setup<'_> {
         })
     }
 
-    /// How fast a sale of which every order is created gets on, alone, and beside one whose checks
-    /// hang.
+    /// How fast a sale of which every order is created gets on, alone and beside another one.
     async fn beside_hanging(
         &mut self,
         name: &str,
         orders: u32,
         rounds: u16,
-    ) -> anyhow::Result<Beside> {
-        let (mut alone_orders_per_s, mut together_orders_per_s) = (Vec::new(), Vec::new());
+    ) -> anyhow::Result<Rates> {
+        let (mut alone, mut beside_healthy, mut beside_hanging) = (vec![], vec![], vec![]);
         for round in 0..rounds {
-            eprintln!("a {name} sale beside one that hangs: round {} of {rounds}", round + 1);
-            let verification = name == "checked";
-            let hanging = self.open(&format!("{name}-hanging-{round}"), orders, true).await?;
-            for (hangs, rates) in
-                [(false, &mut alone_orders_per_s), (true, &mut together_orders_per_s)]
-            {
-                let sale =
-                    self.open(&format!("{name}-{round}-{hangs}"), orders, verification).await?;
-                let users = Users::start(Behaviour {
-                    latency: Latency::Fixed(CHECK),
-                    hanging_sales: [hanging.clone()].into(),
-                    hang: Duration::from_mins(5),
-                    ..Behaviour::default()
-                })
-                .await?;
-                let both = (0..orders).flat_map(|number| {
-                    let with_it = hangs && number % PER_HANGING == 0;
-                    let hanging = with_it.then(|| order(&hanging, number));
-                    hanging.into_iter().chain([order(&sale, number)])
-                });
-                self.fill(both).await?;
-                let workers = self.start(&users, &[])?;
-                rates.push(self.decided(&sale, orders).await?.0);
-                // Its orders would wait on delay queues until they expire; they are done with.
-                drop(users);
-                let allowing = Users::start(Behaviour::default()).await?;
-                end(workers).await?;
-                if hangs {
-                    let workers = self.start(&allowing, &[])?;
-                    self.decided(&hanging, orders.div_ceil(PER_HANGING)).await?;
-                    end(workers).await?;
-                }
+            eprintln!("a {name} sale beside another: round {} of {rounds}", round + 1);
+            for (other, rates) in [
+                (Other::None, &mut alone),
+                (Other::Healthy, &mut beside_healthy),
+                (Other::Hanging, &mut beside_hanging),
+            ] {
+                let name = format!("{name}-{round}-{other:?}");
+                rates.push(self.beside(&name, name.starts_with("checked"), orders, other).await?);
             }
         }
-        let ratio = median(&together_orders_per_s) / median(&alone_orders_per_s);
-        Ok(Beside { alone_orders_per_s, together_orders_per_s, ratio })
+        let ratio = median(&beside_hanging) / median(&beside_healthy);
+        Ok(Rates { alone, beside_healthy, beside_hanging, ratio })
+    }
+
+    /// How many orders a second of a sale are decided, while another one fares like that.
+    async fn beside(
+        &mut self,
+        name: &str,
+        verification: bool,
+        orders: u32,
+        other: Other,
+    ) -> anyhow::Result<f64> {
+        let sale = self.open(name, orders, verification).await?;
+        let beside = self.open(&format!("{name}-other"), orders, true).await?;
+        let hangs = other == Other::Hanging;
+        let users = Users::start(Behaviour {
+            latency: Latency::Fixed(CHECK),
+            hanging_sales: hangs.then(|| beside.clone()).into_iter().collect(),
+            hang: Duration::from_mins(5),
+            ..Behaviour::default()
+        })
+        .await?;
+        let both = (0..orders).flat_map(|number| {
+            let with_other = other != Other::None && number % PER_HANGING == 0;
+            let other = with_other.then(|| order(&beside, number));
+            other.into_iter().chain([order(&sale, number)])
+        });
+        self.fill(both).await?;
+        let workers = self.start(&users, &[])?;
+        let (rate, _) = self.decided(&sale, orders).await?;
+        end(workers).await?;
+        if other != Other::None {
+            // What is left of the other sale is not to be in the way of the next measurement.
+            let allowing = Users::start(Behaviour::default()).await?;
+            let workers = self.start(&allowing, &[("FLOODGATE_INTENT__MAX_AGE_S", "1")])?;
+            self.empty().await?;
+            end(workers).await?;
+        }
+        Ok(rate)
+    }
+
+    /// Waits until no intent has been waiting for longer than any of them is put off.
+    async fn empty(&mut self) -> anyhow::Result<()> {
+        let longest = Duration::from_millis(Delay::FiveSeconds.ms().into()) * 2;
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < longest {
+            if self.broker.depth(Queue::Intents).await?.messages > 0 {
+                quiet_since = Instant::now();
+            }
+            while let Ok(Some(event)) =
+                tokio::time::timeout(Duration::from_millis(50), self.events.next()).await
+            {
+                event.ack();
+                quiet_since = Instant::now();
+            }
+        }
+        Ok(())
     }
 
     /// Orders come at a steady pace; after a third of the time the user service hangs, then answers
     /// with failures, and after two thirds it is back.
-    async fn outage(&mut self, name: &str, max_age_s: u32) -> anyhow::Result<Outage> {
-        let seconds = u32::try_from(AWAY.as_secs())? * 3;
-        let orders = PACE * seconds;
+    async fn outage(&mut self, name: &str, away_s: u32, max_age_s: u32) -> anyhow::Result<Outage> {
+        let away = Duration::from_secs(away_s.into());
+        let orders = PACE * away_s * 3;
         let sale = self.open(name, orders / 2, true).await?;
         let latency = Latency::Fixed(CHECK);
         let users = Users::start(Behaviour { latency, ..Behaviour::default() }).await?;
@@ -228,12 +251,12 @@ impl Setup<'_> {
         let workers = self.start(&users, &[("FLOODGATE_INTENT__MAX_AGE_S", &max_age)])?;
         let service = users.service.clone();
         let failing = AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::time::sleep(AWAY).await;
+            tokio::time::sleep(away).await;
             service.hold();
-            tokio::time::sleep(AWAY / 2).await;
+            tokio::time::sleep(away / 2).await;
             service.set_failing(true);
             service.release();
-            tokio::time::sleep(AWAY / 2).await;
+            tokio::time::sleep(away / 2).await;
             service.set_failing(false);
         }));
         let (broker, ordered) = (self.broker.clone(), sale.clone());
@@ -251,7 +274,7 @@ impl Setup<'_> {
         failing.await?;
         end(workers).await?;
         let dead_letters = self.broker.depth(Queue::DeadLetters).await?.messages;
-        Ok(Outage { orders, away_s: AWAY.as_secs(), max_age_s, outcomes, dead_letters })
+        Ok(Outage { orders, away_s, max_age_s, outcomes, dead_letters })
     }
 
     async fn open(&self, name: &str, stock: u32, verification: bool) -> anyhow::Result<SaleId> {
@@ -322,37 +345,11 @@ async fn end(workers: Vec<Child>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn publish(broker: &dyn Broker, orders: impl Iterator<Item = Order>) -> anyhow::Result<()> {
-    let now = chrono::Utc::now();
-    let orders: Vec<Order> = orders.collect();
-    for chunk in orders.chunks(CHUNK) {
-        let bodies: Vec<Vec<u8>> = chunk.iter().map(|order| intent::to_json(order, now)).collect();
-        let messages: Vec<Message<'_>> = chunk
-            .iter()
-            .zip(&bodies)
-            .map(|(order, body)| Message::intent(order.sale_id.as_str(), body))
-            .collect();
-        broker.publish(&messages).await?;
-    }
-    Ok(())
-}
-
-/// One unit for a user who orders nothing else.
-fn order(sale: &SaleId, number: u32) -> Order {
-    let parts = (
-        OrderId::parse(format!("{sale}:{number:08}")),
-        UserId::parse(format!("user-{number:08}")),
-        Quantity::new(1),
-    );
-    let (Ok(id), Ok(user_id), Some(quantity)) = parts else { unreachable!("fixed form") };
-    Order { id, sale_id: sale.clone(), user_id, quantity }
-}
-
 pub(super) fn print(report: &Report) -> anyhow::Result<()> {
     let Rush { stock, orders, orders_per_s, sold, calls, denied, calls_per_unit } = &report.rush;
-    let beside = |Beside { alone_orders_per_s, together_orders_per_s, ratio }: &Beside| {
-        let (alone, beside) = (median(alone_orders_per_s), median(together_orders_per_s));
-        format!("{alone:.0} alone, {beside:.0} beside it: {ratio:.2}")
+    let beside = |Rates { alone, beside_healthy, beside_hanging, ratio }: &Rates| {
+        let [alone, healthy, hanging] = [alone, beside_healthy, beside_hanging].map(|r| median(r));
+        format!("{alone:.0} alone, {healthy:.0} beside one, {hanging:.0} as that hangs: {ratio:.2}")
     };
     let outage = |Outage { orders, away_s, max_age_s, outcomes, dead_letters }: &Outage| {
         let mut counts: Vec<_> = outcomes.iter().collect();
@@ -376,8 +373,8 @@ pub(super) fn print(report: &Report) -> anyhow::Result<()> {
                 "calls".into(),
                 format!("{calls}, {denied} denied: {calls_per_unit:.2} others a unit"),
             ],
-            ["checked sale, another hangs".into(), beside(&report.checked_beside_hanging)],
-            ["plain sale, another hangs".into(), beside(&report.plain_beside_hanging)],
+            ["checked, orders/s".into(), beside(&report.checked_beside_hanging)],
+            ["plain, orders/s".into(), beside(&report.plain_beside_hanging)],
             ["outage".into(), outage(&report.outage)],
             ["long outage".into(), outage(&report.long_outage)],
         ],
