@@ -13,6 +13,7 @@ mod reconcile;
 mod record;
 mod tally;
 mod verify;
+mod wait;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

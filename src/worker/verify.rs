@@ -25,7 +25,7 @@ use super::batch::{Batch, Entry, PutOff};
 use super::check::{Answer, Check, Checked};
 use super::line::{Line, Step};
 use super::propose::Unchecked;
-use crate::broker::Delay;
+use super::wait::Wait;
 use crate::config::{Settings, VerificationSettings};
 use crate::decision::Reason;
 use crate::fault::crash_point;
@@ -37,8 +37,6 @@ use crate::verification::{Breaker, Memory, Verdict, Verifier};
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause granted to a user service that asks for patience.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Who has waited longer than this can wait longer.
-const LONG_WAIT: Duration = Duration::from_mins(1);
 /// Lines kept although nobody is in them, for what their breakers know.
 const MAX_IDLE_LINES: usize = 10_000;
 
@@ -338,33 +336,6 @@ impl Verification {
             let delay = wait.delay(age(&entry, now));
             PutOff { entry, delay }
         }));
-    }
-}
-
-/// What an order on a delay queue waits for.
-#[derive(Clone, Copy)]
-enum Wait {
-    /// Others of its sale are being checked.
-    ForRoom,
-    /// The end of a pause.
-    Pause(Duration),
-    /// The user service is away.
-    Outage,
-}
-
-impl Wait {
-    /// How long an order waits that is `age` old.
-    fn delay(self, age: Duration) -> Delay {
-        let (short, long) = match self {
-            Self::ForRoom => (Delay::OneSecond, Delay::FiveSeconds),
-            Self::Pause(pause) => {
-                let ends = |delay: &Delay| pause.as_millis() <= u128::from(delay.ms());
-                let delay = Delay::ALL.into_iter().find(ends).unwrap_or(Delay::ThirtySeconds);
-                (delay, delay)
-            }
-            Self::Outage => (Delay::FiveSeconds, Delay::ThirtySeconds),
-        };
-        if age < LONG_WAIT { short } else { long }
     }
 }
 

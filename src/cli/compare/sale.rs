@@ -180,6 +180,10 @@ impl Stage<'_> {
         let has_event = !matches!(scenario, Scenario::Fast | Scenario::Slow | Scenario::Incident);
         let wave = self.conditions.stock.div_ceil(WAVES);
         let at_once = if has_event { at_once.min(wave) } else { at_once };
+        // Starting it takes longer than a quick design takes to sell everything.
+        if let (Scenario::Added, Sellers::Shops(shops)) = (scenario, &mut *sellers) {
+            shops.prepare_one().await?;
+        }
         let crowd = Crowd { gateway, buyers, at_once, limit, bar };
         let event = async |mut bought: watch::Receiver<u32>| {
             if !has_event {
@@ -188,7 +192,10 @@ impl Stage<'_> {
             bought.wait_for(|&bought| bought >= half).await.context("nobody buys any more")?;
             match (scenario, sellers) {
                 (Scenario::Kill, Sellers::Shops(shops)) => shops.kill_one().await,
-                (Scenario::Added, Sellers::Shops(shops)) => shops.add_one().await,
+                (Scenario::Added, Sellers::Shops(shops)) => {
+                    shops.add_one();
+                    Ok(())
+                }
                 (Scenario::Kill, Sellers::Floodgate(intake)) => intake.kill_worker().await,
                 (Scenario::KillApi, Sellers::Floodgate(intake)) => intake.kill_api().await,
                 _ => Ok(()),

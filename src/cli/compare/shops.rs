@@ -125,12 +125,17 @@ impl Shops {
         Ok(())
     }
 
-    /// One more. It has no share of a stock that is split already.
-    pub(super) async fn add_one(&mut self) -> anyhow::Result<()> {
-        let process = Process::start(&self.surroundings, 0).await?;
-        self.gateway.add(process.address);
-        self.running.push(process);
+    /// Starts one more, to which nobody is sent yet. It has no share of a stock that is split already.
+    pub(super) async fn prepare_one(&mut self) -> anyhow::Result<()> {
+        self.running.push(Process::start(&self.surroundings, 0).await?);
         Ok(())
+    }
+
+    /// Sends buyers to the one that was started last, too.
+    pub(super) fn add_one(&self) {
+        if let Some(process) = self.running.last() {
+            self.gateway.add(process.address);
+        }
     }
 
     /// Waits until every purchase has ended, and then ends them all.
