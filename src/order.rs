@@ -68,7 +68,7 @@ macro_rules! id {
 }
 
 id!(
-    /// Names an order, chosen by the producer; the key of idempotency.
+    /// Names an order within its sale; the key of idempotency.
     OrderId,
     "order_id",
     "A-Z a-z 0-9 . _ : -",
@@ -136,6 +136,29 @@ pub struct Order {
     pub user_id: UserId,
     /// How many units.
     pub quantity: Quantity,
+}
+
+impl Order {
+    /// What the order is known by.
+    pub fn key(&self) -> OrderKey {
+        OrderKey { sale_id: self.sale_id.clone(), order_id: self.id.clone() }
+    }
+}
+
+/// Identifies an order: an order id means something only within its sale, so the same id in another
+/// sale is another order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OrderKey {
+    /// The sale.
+    pub sale_id: SaleId,
+    /// The order's id within the sale.
+    pub order_id: OrderId,
+}
+
+impl fmt::Display for OrderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sale_id, self.order_id)
+    }
 }
 
 /// A request to buy, as a producer posted it.
