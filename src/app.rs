@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use chrono::Utc;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
 
 use crate::api::Api;
 use crate::api::auth::{Gate, Key};
 use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
+use crate::clock;
 use crate::config::{Server, Settings};
-use crate::inventory::{Inventory, LocalInventory, RedisInventory};
+use crate::inventory::{Inventory, RedisInventory};
 use crate::ledger::{Ledger, PostgresLedger, SqliteLedger};
 use crate::operations::Operations;
 use crate::sqlite::SqliteFile;
@@ -22,7 +22,7 @@ use crate::verification::{HttpVerifier, Verifier};
 use crate::watch::SaleWatch;
 use crate::worker::Worker;
 
-/// Connections to Redis besides one for each batch in flight: one to propose, one to reconcile.
+/// Connections to Redis besides one for each batch in flight: one to propose, and one to spare.
 const SPARE_REDIS_CONNECTIONS: usize = 2;
 /// Connections that may wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
 const BACKLOG: u32 = 4096;
@@ -33,10 +33,10 @@ pub struct App {
     embedded: OnceCell<Embedded>,
 }
 
-/// The parts of an embedded deployment: one of each for the whole process.
+/// The parts of an embedded deployment: one of each for the whole process. There is no inventory: with
+/// one writer on one file a hint saves nothing.
 struct Embedded {
     broker: Arc<EmbeddedBroker>,
-    inventory: Arc<LocalInventory>,
     ledger: Arc<SqliteLedger>,
 }
 
@@ -61,8 +61,7 @@ impl App {
             let limit = settings.intent.delivery_limit;
             Ok(Embedded {
                 broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, limit)),
-                inventory: Arc::new(LocalInventory::new()),
-                ledger: Arc::new(SqliteLedger::new(file)),
+                ledger: Arc::new(SqliteLedger::new(file, clock::system())),
             })
         };
         self.embedded.get_or_try_init(opening).await
@@ -103,10 +102,10 @@ impl App {
         Ok(Arc::new(broker))
     }
 
-    /// The inventory. It may be away: the worker knows what to do then.
-    pub async fn inventory(&self) -> Result<Arc<dyn Inventory>> {
+    /// The inventory, if there is one. It may be unavailable: the worker knows what to do then.
+    pub fn inventory(&self) -> Result<Option<Arc<dyn Inventory>>> {
         if self.settings.is_embedded() {
-            return Ok(self.embedded().await?.inventory.clone());
+            return Ok(None);
         }
         self.settings.require(&[Server::Redis])?;
         let settings = &self.settings;
@@ -114,7 +113,7 @@ impl App {
         let (url, namespace) = (&settings.redis_url, &settings.namespace);
         let inventory = RedisInventory::new(url, namespace, &settings.inventory, connections)
             .context("Redis (FLOODGATE_REDIS_URL)")?;
-        Ok(Arc::new(inventory))
+        Ok(Some(Arc::new(inventory)))
     }
 
     /// All servers, or none.
@@ -129,8 +128,8 @@ impl App {
     pub async fn parts(&self) -> Result<Parts> {
         self.require_all()?;
         let (broker, inventory, ledger) =
-            (self.broker().await?, self.inventory().await?, self.ledger().await?);
-        let watch = SaleWatch::start(ledger.clone(), inventory.clone(), broker.as_ref()).await?;
+            (self.broker().await?, self.inventory()?, self.ledger().await?);
+        let watch = SaleWatch::start(ledger.clone(), broker.as_ref()).await?;
         Ok(Parts { broker, inventory, ledger, verifier: self.verifier()?, watch: Arc::new(watch) })
     }
 
@@ -146,14 +145,14 @@ impl App {
 
     /// A worker.
     pub fn worker(&self, parts: &Parts) -> Worker {
-        let Parts { broker, inventory, ledger, verifier, watch } = parts.clone();
+        let Parts { broker, inventory, ledger, verifier, watch: _ } = parts.clone();
         let settings = self.settings.clone();
-        Worker { broker, inventory, ledger, verifier, watch, clock: Arc::new(Utc::now), settings }
+        Worker { broker, inventory, ledger, verifier, clock: clock::system(), settings }
     }
 
     /// The HTTP API.
     pub fn api(&self, parts: &Parts) -> Result<Api> {
-        let Parts { broker, inventory, ledger, watch, verifier: _ } = parts.clone();
+        let Parts { broker, ledger, watch, .. } = parts.clone();
         let settings = self.settings.clone();
         let claims = &settings.api;
         let key = Key::from_settings(&claims.jwt_secret, &claims.jwt_public_key)
@@ -161,16 +160,14 @@ impl App {
         let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());
         let (issuer, audience) = (wanted(&claims.jwt_issuer), wanted(&claims.jwt_audience));
         let gate = key.map(|key| Gate::new(&key, issuer, audience));
-        let operations = Operations { ledger: ledger.clone(), inventory, broker: broker.clone() };
+        let operations = Operations { ledger: ledger.clone(), broker: broker.clone() };
         Ok(Api { settings, gate, broker, ledger, watch, operations })
     }
 
     /// What operators may do to sales.
     pub async fn operations(&self) -> Result<Operations> {
         self.require_all()?;
-        let (ledger, inventory, broker) =
-            (self.ledger().await?, self.inventory().await?, self.broker().await?);
-        Ok(Operations { ledger, inventory, broker })
+        Ok(Operations { ledger: self.ledger().await?, broker: self.broker().await? })
     }
 
     /// Where the API is to listen. Without a key it answers everybody, so then it must be where only
@@ -205,7 +202,7 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 #[allow(missing_docs)]
 pub struct Parts {
     pub broker: Arc<dyn Broker>,
-    pub inventory: Arc<dyn Inventory>,
+    pub inventory: Option<Arc<dyn Inventory>>,
     pub ledger: Arc<dyn Ledger>,
     pub verifier: Option<Arc<dyn Verifier>>,
     pub watch: Arc<SaleWatch>,

@@ -76,14 +76,13 @@ pub struct InventorySettings {
     timeout_ms: u64,
     retry_after_ms: u64,
     keep_after_close_s: u32,
-    pub reconcile_every_ms: u64,
 }
 
 /// What a worker does while the inventory can't be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenUnavailable {
-    /// Propose `created` for every order and let the ledger decide.
+    /// Go on without hints.
     Ledger,
     /// Pause.
     Wait,
@@ -275,11 +274,6 @@ impl InventorySettings {
     /// Life of a closed sale's counters.
     pub fn keep_after_close(&self) -> Duration {
         Duration::from_secs(self.keep_after_close_s.into())
-    }
-
-    /// Interval of the comparison with the ledger.
-    pub fn reconcile_every(&self) -> Duration {
-        Duration::from_millis(self.reconcile_every_ms)
     }
 }
 

@@ -65,16 +65,20 @@ impl Outcome {
         }
     }
 
-    /// Reads back what [`Outcome::name`] and [`Reason::name`] wrote.
-    pub fn from_names(outcome: &str, reason: Option<&str>) -> Option<Self> {
-        match (outcome, reason) {
-            ("created", None) => Some(Self::Created),
-            ("sold_out", None) => Some(Self::SoldOut),
-            ("rejected", Some(name)) => {
-                let reason = Reason::ALL.into_iter().find(|reason| reason.name() == name)?;
-                Some(Self::Rejected(reason))
-            }
-            _ => None,
+    /// The word that the ledger stores: the reason of a rejection, else [`Outcome::name`].
+    pub fn code(self) -> &'static str {
+        self.reason().map_or(self.name(), Reason::name)
+    }
+
+    /// Reads back what [`Outcome::code`] wrote.
+    pub fn from_code(code: &str) -> Option<Self> {
+        match code {
+            "created" => Some(Self::Created),
+            "sold_out" => Some(Self::SoldOut),
+            reason => Reason::ALL
+                .into_iter()
+                .find(|known| known.name() == reason)
+                .map(Self::Rejected),
         }
     }
 }
@@ -86,8 +90,24 @@ pub struct Decision {
     pub order: Order,
     /// The answer.
     pub outcome: Outcome,
+    /// The order's time: when it counts as submitted, in whole milliseconds.
+    pub submitted_at: DateTime<Utc>,
     /// When it was decided, in whole milliseconds, so that every store gives back what it got.
     pub decided_at: DateTime<Utc>,
+    /// The sale's version at the order's turn, by which a refusal can be checked later.
+    pub version: u32,
+    /// Units that the sale had sold before the order's turn, likewise.
+    pub sold: u32,
+}
+
+/// What the inventory expects the decision on an order to be. It saves the ledger work and never
+/// changes a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// Probably created: its units are deducted.
+    Granted,
+    /// Probably refused, or not to be decided before its user is verified.
+    Refused,
 }
 
 #[cfg(test)]
@@ -95,14 +115,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_survives_its_names() {
+    fn every_outcome_survives_its_code() {
         let mut all = vec![Outcome::Created, Outcome::SoldOut];
         all.extend(Reason::ALL.map(Outcome::Rejected));
         for outcome in all {
-            let back = Outcome::from_names(outcome.name(), outcome.reason().map(Reason::name));
-            assert_eq!(back, Some(outcome));
+            assert_eq!(Outcome::from_code(outcome.code()), Some(outcome));
         }
-        assert_eq!(Outcome::from_names("rejected", None), None);
-        assert_eq!(Outcome::from_names("created", Some("closed")), None);
+        assert_eq!(Outcome::from_code("rejected"), None);
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::decision::{Decision, Reason};
 use crate::order::{Order, SaleId};
-use crate::sale::{Restock, SoldOut};
+use crate::sale::{Announcement, Restock, SoldOut};
 
 /// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
 ///
@@ -57,6 +57,14 @@ impl Event {
             time: decision.decided_at,
             routing_key: format!("order.{}.{}", decision.outcome.name(), order.sale_id),
             data: decision_json(decision),
+        }
+    }
+
+    /// The event that tells of `announcement`.
+    pub fn announcing(announcement: &Announcement) -> Self {
+        match announcement {
+            Announcement::SoldOut(sold_out) => Self::sold_out(sold_out),
+            Announcement::Restocked(restock) => Self::restocked(restock),
         }
     }
 

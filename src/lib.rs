@@ -19,10 +19,12 @@
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod announce;
 pub mod api;
 pub mod app;
 pub mod broker;
 pub mod cli;
+pub mod clock;
 pub mod compare;
 pub mod config;
 pub mod decision;
@@ -34,6 +36,7 @@ pub mod ledger;
 pub mod operations;
 pub mod order;
 pub mod retry;
+pub mod rules;
 pub mod sale;
 pub mod shutdown;
 pub mod sqlite;

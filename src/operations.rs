@@ -4,20 +4,18 @@ use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use crate::broker::{Broker, BrokerError, Message};
-use crate::event::Event;
-use crate::inventory::Inventory;
+use crate::announce::{AnnounceError, announce};
+use crate::broker::Broker;
 use crate::ledger::{Change, Changed, Ledger, LedgerError};
 use crate::order::{AdjustmentId, Quantity, SaleId};
 
-/// Changes sales: first in the ledger, then in the inventory, then subscribers are told.
+/// Changes sales in the ledger, and tells subscribers. The inventory learns of a change by the first hint
+/// that the ledger overrules.
 #[derive(Clone)]
 pub struct Operations {
-    /// What has the final word.
+    /// Where sales are changed.
     pub ledger: Arc<dyn Ledger>,
-    /// What proposes.
-    pub inventory: Arc<dyn Inventory>,
-    /// What tells subscribers.
+    /// Where subscribers are told.
     pub broker: Arc<dyn Broker>,
 }
 
@@ -27,11 +25,9 @@ pub enum OperationError {
     /// The ledger didn't take it.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// It is in the ledger and holds, but subscribers may not know.
-    #[error(
-        "it is recorded, but subscribers could not be told; repeat it with the same adjustment id: {0}"
-    )]
-    NotTold(#[source] BrokerError),
+    /// It is in the ledger and holds, but subscribers may not know yet.
+    #[error("it is stored, but subscribers could not be told yet; a running worker will: {0}")]
+    NotTold(#[source] AnnounceError),
 }
 
 impl Operations {
@@ -67,16 +63,9 @@ impl Operations {
 
     async fn change(&self, sale: &SaleId, change: Change) -> Result<Changed, OperationError> {
         let changed = self.ledger.change(sale, &change).await?;
-        if let Changed::Done { state, restock } = &changed {
-            if let Err(error) = self.inventory.prime(std::slice::from_ref(state)).await {
-                // Whoever watches the sale tries again every second.
-                tracing::warn!(%error, sale_id = %sale, "the inventory doesn't know of the change yet");
-            }
-            if let Some(restock) = restock {
-                let event = Event::restocked(restock);
-                let told = self.broker.publish(&[Message::Event(&event)]).await;
-                told.map_err(OperationError::NotTold)?;
-            }
+        if let Changed::Done { restock: Some(_), .. } = &changed {
+            let announced = announce(self.ledger.as_ref(), self.broker.as_ref()).await;
+            announced.map_err(OperationError::NotTold)?;
         }
         Ok(changed)
     }

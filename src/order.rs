@@ -5,8 +5,6 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use crate::decision::Reason;
-
 /// The longest order id, sale id or user id accepted, in bytes.
 pub const MAX_ID_BYTES: usize = 64;
 
@@ -97,7 +95,7 @@ id!(
 );
 
 /// Units wanted by one order: 1 to [`Quantity::MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity(u32);
 
 impl Quantity {
@@ -123,9 +121,9 @@ impl Serialize for Quantity {
     }
 }
 
-/// What an order asks for. Two messages with the same id and the same contents are one order; the
-/// same id with other contents is a conflict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What an order asks for. Two messages of a sale with the same order id and the same contents are one
+/// order; the same order id with other contents is a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Order {
     /// The order's id.
     #[serde(rename = "order_id")]
@@ -170,29 +168,29 @@ pub struct Intent {
     pub submitted_at: Option<DateTime<Utc>>,
 }
 
-/// An order on its way to a decision: when it counts as submitted, and what is known of it before
-/// stock is looked at.
+/// An order that asks for its decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// What is asked for.
     pub order: Order,
-    /// When it was submitted. Never in the future of the worker that took it, so that a forged
-    /// time can't get an order in before the sale opens.
-    pub at: DateTime<Utc>,
-    /// Whether it may get units. An order that is already decided keeps its decision all the same.
-    pub clearance: Clearance,
+    /// When the buyer asked, as far as the message says. The ledger takes its own time where this is
+    /// missing or later, so that neither a forged time nor a worker's clock gets an order in before
+    /// the sale opens.
+    pub submitted_at: Option<DateTime<Utc>>,
+    /// What is known of its user.
+    pub eligibility: Eligibility,
 }
 
-/// Whether an order may get units, as far as stock has nothing to do with it.
+/// Whether a user may buy, as far as is known. Matters only where the sale wants its users verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Clearance {
-    /// Nobody was asked. It gets none where the sale wants its users checked.
+pub enum Eligibility {
+    /// The user was not verified.
     #[default]
     Unchecked,
-    /// Its user may buy.
-    Given,
-    /// It is to be rejected.
-    Refused(Reason),
+    /// The user service allows the purchase.
+    Eligible,
+    /// The user service denies the purchase.
+    Denied,
 }
 
 #[cfg(test)]

@@ -5,6 +5,14 @@ use serde::Serialize;
 
 use crate::order::{AdjustmentId, Quantity, SaleId};
 
+/// The most units one sale may have on offer, 2^31 - 1: what four bytes of the ledger hold.
+pub const MAX_STOCK: u32 = i32::MAX.cast_unsigned();
+
+/// More units than [`MAX_STOCK`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sale would have more units on offer than a sale can have; accepted: up to {MAX_STOCK}")]
+pub struct StockTooLarge;
+
 /// A sale as its operator defined it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sale {
@@ -26,6 +34,9 @@ pub struct Sale {
 impl Sale {
     /// Says what is wrong with a definition, if anything is.
     pub fn check(&self) -> Result<(), InvalidSale> {
+        if self.stock > MAX_STOCK {
+            return Err(InvalidSale::Stock(StockTooLarge));
+        }
         if self.per_user_limit == Some(0) {
             return Err(InvalidSale::NoUnitsPerUser);
         }
@@ -41,6 +52,9 @@ impl Sale {
 /// Why a definition is no sale.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSale {
+    /// Too many units.
+    #[error(transparent)]
+    Stock(StockTooLarge),
     /// A limit of zero would reject every order.
     #[error("the limit per user is 0, so nobody could buy; give 1 or more, or leave it out")]
     NoUnitsPerUser,
@@ -93,6 +107,41 @@ impl SaleState {
         }
     }
 
+    /// Puts `units` more on offer, which makes a new version.
+    pub fn restock(&mut self, units: Quantity) -> Result<(), StockTooLarge> {
+        self.sale.stock = self
+            .sale
+            .stock
+            .checked_add(units.get())
+            .filter(|stock| *stock <= MAX_STOCK)
+            .ok_or(StockTooLarge)?;
+        self.version += 1;
+        self.sold_out_at = None;
+        Ok(())
+    }
+
+    /// Ends the sale for orders submitted at `at` or later; never later than it ended before, nor
+    /// before it opens. Says whether that changed anything.
+    pub fn close(&mut self, at: DateTime<Utc>) -> bool {
+        let at = self.sale.opens_at.map_or(at, |opens| at.max(opens));
+        let changes = self.sale.closes_at.is_none_or(|closes| at < closes);
+        if changes {
+            self.sale.closes_at = Some(at);
+            self.version += 1;
+        }
+        changes
+    }
+
+    /// Switches the verification of users. Says whether that changed anything.
+    pub fn set_verification(&mut self, on: bool) -> bool {
+        let changes = self.sale.verification != on;
+        if changes {
+            self.sale.verification = on;
+            self.version += 1;
+        }
+        changes
+    }
+
     /// Whether this tells more than `other` of the same sale. Within a version units are only
     /// ever sold, so news that come out of order can be told apart.
     pub fn is_newer_than(&self, other: &Self) -> bool {
@@ -124,6 +173,28 @@ impl Phase {
             Self::Open => "open",
             Self::SoldOut => "sold_out",
             Self::Closed => "closed",
+        }
+    }
+}
+
+/// News of a sale that subscribers are owed. The ledger keeps it until it is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announcement {
+    /// No unit is left.
+    SoldOut(SoldOut),
+    /// More units are on offer.
+    Restocked(Restock),
+}
+
+impl Announcement {
+    /// What it is known by: the sale, its version, and the adjustment id, empty for a sale that sold
+    /// out.
+    pub fn key(&self) -> (&SaleId, u32, &str) {
+        match self {
+            Self::SoldOut(SoldOut { sale_id, version, .. }) => (sale_id, *version, ""),
+            Self::Restocked(Restock { sale_id, version, adjustment_id, .. }) => {
+                (sale_id, *version, adjustment_id.as_str())
+            }
         }
     }
 }

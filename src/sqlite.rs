@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -20,6 +20,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
+/// What a file of version 0.1 has to be told.
+const OTHER_VERSION: &str = "it was made by floodgate 0.1, which knows orders by their order id \
+    alone; drain 0.1 and let this version begin with a new file (see CHANGELOG.md)";
 /// How long to wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that read: the consumer, the ledger's lookups, and one to spare.
@@ -150,7 +153,10 @@ async fn migrated(
     let turn = File::create(turn)?;
     turn.lock()?;
     let mut connection = options.connect().await?;
-    MIGRATIONS.run(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
+        MigrateError::VersionMismatch(_) => OTHER_VERSION.into(),
+        other => Box::<dyn std::error::Error + Send + Sync>::from(other),
+    })?;
     drop(turn);
     Ok(connection)
 }

@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Deliveries, Delivery, Queue};
 use crate::event::sale_version_of;
-use crate::inventory::Inventory;
 use crate::ledger::{Ledger, LedgerError};
 use crate::order::SaleId;
 use crate::sale::SaleState;
@@ -39,7 +38,6 @@ pub struct SaleWatch {
 
 struct Known {
     ledger: Arc<dyn Ledger>,
-    inventory: Arc<dyn Inventory>,
     sales: Mutex<HashMap<SaleId, Watched>>,
     read_at: Mutex<Instant>,
 }
@@ -47,8 +45,6 @@ struct Known {
 /// One sale, or that there is none by its name.
 struct Watched {
     state: watch::Sender<Option<SaleState>>,
-    /// It was looked for in the ledger at least once.
-    read: bool,
     used_at: Instant,
     /// When the state was learnt. What was read from the ledger counts from the question.
     learnt_at: Instant,
@@ -58,13 +54,12 @@ impl SaleWatch {
     /// Starts watching; nothing is known yet. Fails when the broker can't be reached.
     pub async fn start(
         ledger: Arc<dyn Ledger>,
-        inventory: Arc<dyn Inventory>,
         broker: &dyn Broker,
     ) -> Result<Self, BrokerError> {
         let queue = Queue::Private(format!("sales.{}", Uuid::now_v7()));
         let events = broker.subscribe(queue, &["sale.#"], PREFETCH).await?;
         let (sales, read_at) = (Mutex::default(), Mutex::new(Instant::now()));
-        let known = Arc::new(Known { ledger, inventory, sales, read_at });
+        let known = Arc::new(Known { ledger, sales, read_at });
         let watching = AbortOnDropHandle::new(tokio::spawn(keep_up(known.clone(), events)));
         Ok(Self { known, _watching: watching })
     }
@@ -72,7 +67,7 @@ impl SaleWatch {
     /// What is known of a sale; asks the ledger only when it isn't in use yet. `None`: there is no
     /// such sale.
     pub async fn sale(&self, id: &SaleId) -> Result<Option<SaleState>, LedgerError> {
-        if let Some(watched) = self.known.lock().get_mut(id).filter(|watched| watched.read) {
+        if let Some(watched) = self.known.lock().get_mut(id) {
             watched.used_at = Instant::now();
             return Ok(watched.state.borrow().clone());
         }
@@ -96,18 +91,6 @@ impl SaleWatch {
         Ok(self.known.lock().get(id).map(|watched| watched.state.subscribe()))
     }
 
-    /// Says that `sales` are in use.
-    pub fn note<'a>(&self, sales: impl Iterator<Item = &'a SaleId>) {
-        let mut known = self.known.lock();
-        for id in sales {
-            if let Some(watched) = known.get_mut(id) {
-                watched.used_at = Instant::now();
-            } else if known.len() < MAX_SALES {
-                known.insert(id.clone(), Watched::new());
-            }
-        }
-    }
-
     /// How long ago the ledger was last read.
     pub fn age(&self) -> Duration {
         self.known.read_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
@@ -120,24 +103,14 @@ impl SaleWatch {
 }
 
 impl Known {
-    /// Reads `ids` from the ledger. What the inventory doesn't know of yet it is told first, so that
-    /// nobody is sent to buy what the inventory would still refuse.
+    /// Reads `ids` from the ledger.
     async fn read(&self, ids: &[SaleId]) -> Result<(), LedgerError> {
         let asked_at = Instant::now();
         let states = self.ledger.sales(Some(ids)).await?;
-        // Each time, because the inventory may have forgotten what it was told.
-        let changed: Vec<SaleState> =
-            states.iter().filter(|state| state.version > 1).cloned().collect();
-        if let Err(error) = self.inventory.prime(&changed).await {
-            tracing::debug!(%error, "can't tell the inventory of changed sales yet");
-        }
         let mut sales = self.lock();
         for id in ids {
             if sales.len() < MAX_SALES {
                 sales.entry(id.clone()).or_insert_with(Watched::new);
-            }
-            if let Some(watched) = sales.get_mut(id) {
-                watched.read = true;
             }
         }
         for state in states {
@@ -190,7 +163,7 @@ impl Known {
 impl Watched {
     fn new() -> Self {
         let (state, now) = (watch::Sender::new(None), Instant::now());
-        Self { state, read: false, used_at: now, learnt_at: now }
+        Self { state, used_at: now, learnt_at: now }
     }
 
     /// Takes `news` in, as they were at `at`, unless what is known is newer.

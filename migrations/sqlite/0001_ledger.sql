@@ -1,6 +1,5 @@
--- The ledger: the final word on every order. See docs/adr/0001-the-ledger-has-the-final-word.md.
--- The same tables as PostgreSQL's, with times as milliseconds since 1970. What PostgreSQL's
--- functions do is in src/ledger/sqlite.rs: only one transaction writes at a time here.
+-- The ledger: the final word on every order. See docs/adr/0007-the-ledger-decides.md.
+-- The same tables as PostgreSQL's, with times as milliseconds since 1970.
 
 create table sales (
     sale_id        text    primary key,
@@ -15,22 +14,24 @@ create table sales (
     -- When the last unit was sold, while none is left.
     sold_out_at_ms integer,
     constraint sales_never_oversold check (sold between 0 and stock),
-    constraint sales_stock_bounded check (stock <= 4294967295),
     constraint sales_limit_positive check (per_user_limit > 0),
     -- Equal when a sale was closed before it opened.
     constraint sales_window_ordered check (opens_at_ms <= closes_at_ms)
 ) strict, without rowid;
 
 create table decisions (
-    order_id      text    primary key,
-    sale_id       text    not null,
-    user_id       text    not null,
-    quantity      integer not null,
-    outcome       text    not null,
-    reason        text,
-    decided_at_ms integer not null,
-    constraint decisions_outcome_known check (outcome in ('created', 'sold_out', 'rejected')),
-    constraint decisions_reason_for_rejected check ((outcome = 'rejected') = (reason is not null))
+    sale_id         text    not null,
+    order_id        text    not null,
+    user_id         text    not null,
+    quantity        integer not null,
+    -- created, sold_out, or the reason it was rejected for.
+    outcome         text    not null,
+    submitted_at_ms integer not null,
+    decided_at_ms   integer not null,
+    -- The sale's version and units sold at the order's turn: by them a refusal can be checked.
+    version         integer not null,
+    sold            integer not null,
+    primary key (sale_id, order_id)
 ) strict, without rowid;
 
 -- Units by buyer, kept only for sales with a limit per user. The limit stands in the row, so that
@@ -46,11 +47,24 @@ create table buyers (
 
 -- Restocks, with the version and the stock that the sale has got by each.
 create table stock_adjustments (
-    adjustment_id  text    primary key,
-    sale_id        text    not null references sales,
+    sale_id        text    not null,
+    adjustment_id  text    not null,
     units          integer not null,
     version        integer not null,
     stock          integer not null,
     adjusted_at_ms integer not null,
+    primary key (sale_id, adjustment_id),
     constraint stock_adjustments_add_units check (units > 0)
+) strict, without rowid;
+
+-- What subscribers are owed of a sale, until it is published: that it sold out (no adjustment), or
+-- that an adjustment has restocked it.
+create table announcements (
+    sale_id       text    not null,
+    version       integer not null,
+    adjustment_id text    not null default '',
+    units         integer,
+    stock         integer not null,
+    at_ms         integer not null,
+    primary key (sale_id, version, adjustment_id)
 ) strict, without rowid;

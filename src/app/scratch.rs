@@ -77,14 +77,17 @@ impl Scratch {
         Ok(self.app.broker().await?.subscribe(queue, &["order.#"], prefetch).await?)
     }
 
-    /// Bytes of Redis's memory for the decisions of `sales`; nothing when there is no Redis.
-    pub async fn redis_bytes(&self, sales: &[SaleId]) -> Result<Option<u64>> {
+    /// Bytes of Redis's memory for `sales`, and the orders that it has deducted for; nothing when there is
+    /// no Redis.
+    pub async fn redis_usage(&self, sales: &[SaleId]) -> Result<Option<(u64, u64)>> {
         let Place::Servers(servers) = &self.place else { return Ok(None) };
-        let mut bytes = 0;
+        let (mut bytes, mut orders) = (0, 0);
         for sale in sales {
-            bytes += servers.inventory.usage(sale).await?;
+            let used = servers.inventory.usage(sale).await?;
+            bytes += used.0;
+            orders += used.1;
         }
-        Ok(Some(bytes))
+        Ok(Some((bytes, orders)))
     }
 
     /// Bytes on the ledger's disk for all decisions, and how many there are. Embedded, the queues

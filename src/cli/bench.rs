@@ -70,7 +70,9 @@ struct Report {
     ratio: f64,
     latency: Latency,
     worker_peak_bytes: u64,
-    /// Of Redis's memory; embedded, the inventory is within the worker's.
+    /// Of Redis's memory, for each order that it has deducted for, and for each decision; embedded there
+    /// is no Redis.
+    redis_bytes_per_deducted_order: Option<f64>,
     redis_bytes_per_decision: Option<f64>,
     ledger_bytes_per_decision: f64,
 }
@@ -138,7 +140,7 @@ impl Bench {
             sales.push(load.sale_id());
         }
         let ratio = median(&whole) / median(&relay);
-        let redis = scratch.redis_bytes(&sales).await?;
+        let redis = scratch.redis_usage(&sales).await?;
         let (bytes, decisions) = scratch.ledger_bytes().await?;
         let last = Load::new(2 * self.rounds, self.orders);
         last.open_sale(scratch).await?;
@@ -152,7 +154,9 @@ impl Bench {
             ratio,
             latency,
             worker_peak_bytes: peak,
-            redis_bytes_per_decision: redis.map(|bytes| bytes as f64 / decisions as f64),
+            redis_bytes_per_deducted_order: redis
+                .map(|(bytes, orders)| bytes as f64 / orders.max(1) as f64),
+            redis_bytes_per_decision: redis.map(|(bytes, _)| bytes as f64 / decisions as f64),
             ledger_bytes_per_decision: bytes as f64 / decisions as f64,
         })
     }
@@ -168,6 +172,10 @@ fn median(values: &[f64]) -> f64 {
 fn rates(rates: &[f64]) -> String {
     let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
     format!("{:.0} orders/s (rounds: {})", median(rates), each.join(", "))
+}
+
+fn bytes(size: Option<f64>) -> String {
+    size.map_or("-".into(), |size| format!("{size:.0} bytes"))
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {
@@ -186,12 +194,8 @@ fn print(report: &Report) -> anyhow::Result<()> {
                 format!("p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms at {at_orders_per_s:.0} orders/s"),
             ],
             ["worker peak memory".into(), format!("{mib:.1} MiB")],
-            [
-                "Redis a decision".into(),
-                report
-                    .redis_bytes_per_decision
-                    .map_or("-".into(), |size| format!("{size:.0} bytes")),
-            ],
+            ["Redis a deducted order".into(), bytes(report.redis_bytes_per_deducted_order)],
+            ["Redis a decision".into(), bytes(report.redis_bytes_per_decision)],
             ["ledger a decision".into(), format!("{:.0} bytes", report.ledger_bytes_per_decision)],
         ],
     )

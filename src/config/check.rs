@@ -67,12 +67,6 @@ impl Settings {
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
         in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;
         in_range("inventory.retry_after_ms", self.inventory.retry_after_ms, ms.clone(), hour)?;
-        in_range(
-            "inventory.reconcile_every_ms",
-            self.inventory.reconcile_every_ms,
-            ms.clone(),
-            hour,
-        )?;
         in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
         in_range("ledger.timeout_ms", self.ledger.timeout_ms, ms, hour)?;
         in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;

@@ -4,44 +4,36 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use chrono::{DateTime, Utc};
 use deadpool_redis::{Connection, Manager, Pool, Runtime};
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisResult, Script, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisError, RedisResult, Script, Value,
+};
 use secrecy::{ExposeSecret, SecretString};
+use xxhash_rust::xxh3::Xxh3;
 
-use super::{Amendment, Correction, Inventory, InventoryError, Proposal, Proposals};
+use super::{Amendment, Inventory, InventoryError};
 use crate::config::InventorySettings;
-use crate::decision::{Decision, Outcome, Reason};
-use crate::order::{Candidate, Clearance, Order, SaleId};
+use crate::decision::Hint;
+use crate::order::{Candidate, Eligibility, Order, SaleId};
 use crate::sale::SaleState;
-
-/// The one-letter answers of `decide.lua`.
-const ANSWERS: [(char, Outcome); 7] = [
-    ('c', Outcome::Created),
-    ('s', Outcome::SoldOut),
-    ('d', Outcome::Rejected(Reason::UserDenied)),
-    ('l', Outcome::Rejected(Reason::PurchaseLimit)),
-    ('n', Outcome::Rejected(Reason::NotOpen)),
-    ('x', Outcome::Rejected(Reason::Closed)),
-    ('e', Outcome::Rejected(Reason::Expired)),
-];
 
 /// [`Inventory`] on Redis 6.2 or newer. Redis must not evict keys (`maxmemory-policy noeviction`).
 pub struct RedisInventory {
     pool: Pool,
     namespace: String,
     keep_after_close: Duration,
-    decide: Script,
+    deduct: Script,
     amend: Script,
-    prime: Script,
-    correct: Script,
 }
 
 /// The keys of one sale. The sale is their hash tag, so that they live in one slot of a cluster.
 struct Keys {
     sale: String,
-    decisions: String,
+    deducted: String,
     buyers: String,
 }
 
@@ -74,25 +66,26 @@ impl RedisInventory {
             pool,
             namespace: namespace.to_owned(),
             keep_after_close: settings.keep_after_close(),
-            decide: Script::new(include_str!("lua/decide.lua")),
+            deduct: Script::new(include_str!("lua/deduct.lua")),
             amend: Script::new(include_str!("lua/amend.lua")),
-            prime: Script::new(include_str!("lua/prime.lua")),
-            correct: Script::new(include_str!("lua/correct.lua")),
         })
     }
 
-    /// Bytes of Redis's memory that a sale takes.
-    pub async fn usage(&self, sale: &SaleId) -> Result<u64, InventoryError> {
-        let mut connection = self.pool.get().await.map_err(unavailable)?;
-        let Keys { sale, decisions, buyers } = self.keys(sale);
+    /// Bytes of Redis's memory that a sale takes, and the orders that it has deducted for.
+    pub async fn usage(&self, sale: &SaleId) -> Result<(u64, u64), InventoryError> {
+        let mut connection = self.connection().await?;
+        let keys = self.keys(sale);
         let mut pipe = redis::pipe();
-        for key in [sale, decisions, buyers] {
+        for key in keys.all() {
             // Of every entry, not of a sample.
             pipe.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0);
         }
-        let bytes: Vec<Option<u64>> =
+        pipe.scard(&keys.deducted);
+        let answers: Vec<Option<u64>> =
             pipe.query_async(&mut connection).await.map_err(unavailable)?;
-        Ok(bytes.into_iter().flatten().sum())
+        let orders = answers.last().copied().flatten().unwrap_or(0);
+        let bytes = answers.iter().rev().skip(1).flatten().sum();
+        Ok((bytes, orders))
     }
 
     /// Deletes every key of the namespace.
@@ -121,29 +114,80 @@ impl RedisInventory {
         let prefix = format!("{}:{{{sale}}}", self.namespace);
         Keys {
             sale: format!("{prefix}:sale"),
-            decisions: format!("{prefix}:decisions"),
+            deducted: format!("{prefix}:deducted"),
             buyers: format!("{prefix}:buyers"),
         }
     }
 
-    /// Calls `script` once for each of `calls` in one pipeline. A script the server doesn't have
-    /// is loaded, and the calls that missed it, which did nothing, are repeated.
-    async fn call(&self, script: &Script, calls: &[Cmd]) -> Result<Vec<Value>, InventoryError> {
+    async fn connection(&self) -> Result<Connection, InventoryError> {
+        self.pool.get().await.map_err(unavailable)
+    }
+
+    /// Calls `script` once for each of `calls` in one pipeline. A script that the server does not have
+    /// is loaded, and the calls that missed it, which did nothing, are repeated. Fails as a whole when
+    /// the server cannot do its work; what is wrong with the keys of one sale is that call's error.
+    async fn call(
+        &self,
+        script: &Script,
+        calls: &[Cmd],
+    ) -> Result<Vec<RedisResult<Value>>, InventoryError> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        let mut connection = self.pool.get().await.map_err(unavailable)?;
-        let mut results = pipeline(&mut connection, calls.iter()).await?;
-        let missed: Vec<usize> =
-            (0..results.len()).filter(|&i| is_no_script(&results[i])).collect();
-        if !missed.is_empty() {
-            script.load_async(&mut connection).await.map_err(unavailable)?;
-            let again = pipeline(&mut connection, missed.iter().map(|&i| &calls[i])).await?;
-            for (place, result) in missed.into_iter().zip(again) {
-                results[place] = result;
+        let mut connection = self.connection().await?;
+        let results = call_on(&mut connection, script, calls).await;
+        let results = results.and_then(|results| {
+            match results.iter().filter_map(|result| result.as_ref().err()).find(|e| !is_of_keys(e)) {
+                Some(error) => Err(error.clone()),
+                None => Ok(results),
             }
+        });
+        results.map_err(|error| {
+            // A connection that has failed is not used again, nor are the others when the server has
+            // become a replica: its name or address may stand for another server by now.
+            drop(Connection::take(connection));
+            if error.to_string().contains("READONLY") {
+                self.pool.retain(|_, _| false);
+            }
+            unavailable(error)
+        })
+    }
+
+    /// Deletes what is held of sales whose keys are damaged, so that they are loaded again.
+    async fn forget(&self, sales: &[&SaleId]) -> Result<(), InventoryError> {
+        if sales.is_empty() {
+            return Ok(());
         }
-        results.into_iter().collect::<RedisResult<_>>().map_err(unavailable)
+        let mut connection = self.connection().await?;
+        let mut pipe = redis::pipe();
+        for sale in sales {
+            pipe.unlink(self.keys(sale).all().to_vec()).ignore();
+        }
+        pipe.query_async(&mut connection).await.map_err(unavailable)
+    }
+
+    /// The amendment of a sale, or its loading when it is not held.
+    fn amend_call(&self, amendment: &Amendment<'_>, load: bool) -> Cmd {
+        let Amendment { state, buyers, orders } = amendment;
+        let sale = &state.sale;
+        let mut call = evalsha(&self.amend, &self.keys(&sale.id));
+        call.arg(if load { "1" } else { "" })
+            .arg(state.version)
+            .arg(state.sold)
+            .arg(sale.stock)
+            .arg(sale.per_user_limit.map(|limit| limit.to_string()).unwrap_or_default())
+            .arg(ms(sale.opens_at))
+            .arg(ms(sale.closes_at))
+            .arg(if sale.verification { "1" } else { "" })
+            .arg(self.expires_at(sale.closes_at))
+            .arg(buyers.len());
+        for (user, units) in buyers {
+            call.arg(user.as_str()).arg(units);
+        }
+        for (order, granted) in orders {
+            call.arg(if *granted { "1" } else { "" }).arg(digest(order));
+        }
+        call
     }
 
     /// When the keys of a sale may go: a while after it closes, or never.
@@ -153,25 +197,58 @@ impl RedisInventory {
     }
 }
 
-async fn pipeline<'c>(
+impl Keys {
+    fn all(&self) -> [&str; 3] {
+        [&self.sale, &self.deducted, &self.buyers]
+    }
+}
+
+async fn call_on(
     connection: &mut Connection,
-    calls: impl Iterator<Item = &'c Cmd>,
-) -> Result<Vec<RedisResult<Value>>, InventoryError> {
+    script: &Script,
+    calls: &[Cmd],
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    let mut results = pipeline(connection, calls.iter()).await?;
+    let missed: Vec<usize> = (0..results.len()).filter(|&i| is_no_script(&results[i])).collect();
+    if !missed.is_empty() {
+        script.load_async(connection).await?;
+        let again = pipeline(connection, missed.iter().map(|&i| &calls[i])).await?;
+        for (place, result) in missed.into_iter().zip(again) {
+            results[place] = result;
+        }
+    }
+    Ok(results)
+}
+
+async fn pipeline(
+    connection: &mut Connection,
+    calls: impl Iterator<Item = &Cmd>,
+) -> RedisResult<Vec<RedisResult<Value>>> {
     let mut pipe = redis::pipe();
     pipe.ignore_errors();
     for call in calls {
         pipe.add_command(call.clone());
     }
-    pipe.query_async(connection).await.map_err(unavailable)
+    pipe.query_async(connection).await
 }
 
 fn is_no_script(result: &RedisResult<Value>) -> bool {
     result.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT"))
 }
 
-fn evalsha(script: &Script, keys: &[&str]) -> Cmd {
+/// Whether an error is about what a sale's keys hold, a wrong type or no number, and not about the
+/// server. Redis 6.2 reports every error within a script as `ERR`, with the original in its text.
+fn is_of_keys(error: &RedisError) -> bool {
+    const OF_THE_SERVER: [&str; 6] =
+        ["READONLY", "OOM", "LOADING", "MISCONF", "MASTERDOWN", "NOREPLICAS"];
+    let text = error.to_string();
+    matches!(error.code(), Some("WRONGTYPE" | "ERR"))
+        && !OF_THE_SERVER.iter().any(|code| text.contains(code))
+}
+
+fn evalsha(script: &Script, keys: &Keys) -> Cmd {
     let mut call = redis::cmd("EVALSHA");
-    call.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    call.arg(script.get_hash()).arg(keys.all().len()).arg(&keys.all());
     call
 }
 
@@ -179,38 +256,28 @@ fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> In
     InventoryError(error.into())
 }
 
-fn unexpected(what: &str, got: &dyn std::fmt::Debug) -> InventoryError {
-    unavailable(format!("{what} answered {got:?}"))
+fn ms(time: Option<DateTime<Utc>>) -> String {
+    time.map(|time| time.timestamp_millis().to_string()).unwrap_or_default()
 }
 
-/// What makes two orders with one id the same order, within a sale.
-fn contents(order: &Order) -> String {
-    format!("{}:{}", order.quantity.get(), order.user_id)
-}
-
-fn letter(outcome: Outcome) -> char {
-    ANSWERS.iter().find(|(_, known)| *known == outcome).map_or('?', |(letter, _)| *letter)
-}
-
-fn proposal(answer: char) -> Result<Proposal, InventoryError> {
-    match answer {
-        '!' => return Ok(Proposal::Conflict),
-        '?' => return Ok(Proposal::Unchecked),
-        _ => {}
+/// What Redis knows an order by: 64 bits of its id and contents in eleven characters, so that an order
+/// takes no more memory for a long id. Should two orders of a sale ever share it, a hint is wrong.
+fn digest(order: &Order) -> String {
+    let mut hash = Xxh3::new();
+    for part in [order.id.as_str(), order.user_id.as_str()] {
+        hash.update(part.as_bytes());
+        hash.update(&[0]);
     }
-    let fresh = answer.is_ascii_lowercase();
-    ANSWERS
-        .iter()
-        .find(|(letter, _)| letter.eq_ignore_ascii_case(&answer))
-        .map(|&(_, outcome)| Proposal::Decided { outcome, fresh })
-        .ok_or_else(|| unexpected("decide.lua", &answer))
+    hash.update(&order.quantity.get().to_be_bytes());
+    BASE64_STANDARD_NO_PAD.encode(hash.digest().to_be_bytes())
 }
 
-/// Groups `items` by sale, keeping their order within each: the sales, and the places of each.
-fn by_sale<'a>(sales: impl Iterator<Item = &'a SaleId>) -> Vec<(&'a SaleId, Vec<usize>)> {
+/// Groups orders by sale, keeping their order within each: the sales, and the places of each.
+fn by_sale<'a>(orders: &[&'a Candidate]) -> Vec<(&'a SaleId, Vec<usize>)> {
     let mut groups: Vec<(&SaleId, Vec<usize>)> = Vec::new();
     let mut found: HashMap<&SaleId, usize> = HashMap::new();
-    for (place, sale) in sales.enumerate() {
+    for (place, candidate) in orders.iter().enumerate() {
+        let sale = &candidate.order.sale_id;
         let group = *found.entry(sale).or_insert_with(|| {
             groups.push((sale, Vec::new()));
             groups.len() - 1
@@ -220,117 +287,98 @@ fn by_sale<'a>(sales: impl Iterator<Item = &'a SaleId>) -> Vec<(&'a SaleId, Vec<
     groups
 }
 
-fn decide_call(script: &Script, keys: &Keys, orders: &[Candidate], places: &[usize]) -> Cmd {
-    let mut call = evalsha(script, &[&keys.sale, &keys.decisions, &keys.buyers]);
+fn deduct_call(
+    script: &Script,
+    keys: &Keys,
+    orders: &[&Candidate],
+    places: &[usize],
+    max_age: Duration,
+) -> Cmd {
+    let mut call = evalsha(script, keys);
+    call.arg(u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX));
     for &place in places {
-        let Candidate { order, at, clearance } = &orders[place];
-        let clearance = match clearance {
-            Clearance::Unchecked => String::new(),
-            Clearance::Given => "+".to_owned(),
-            Clearance::Refused(reason) => letter(Outcome::Rejected(*reason)).to_string(),
+        let Candidate { order, submitted_at, eligibility } = orders[place];
+        let eligibility = match eligibility {
+            Eligibility::Unchecked => "",
+            Eligibility::Eligible => "+",
+            Eligibility::Denied => "-",
         };
-        call.arg(order.id.as_str()).arg(contents(order)).arg(at.timestamp_millis()).arg(clearance);
+        call.arg(digest(order))
+            .arg(order.user_id.as_str())
+            .arg(order.quantity.get())
+            .arg(ms(*submitted_at))
+            .arg(eligibility);
     }
     call
 }
 
+/// The answer of `deduct.lua` for `orders` orders; nothing when the sale is not held.
+fn hints(answer: Value, orders: usize) -> Result<Option<Vec<Hint>>, InventoryError> {
+    let Some(letters) = redis::from_redis_value::<Option<String>>(answer).map_err(unavailable)?
+    else {
+        return Ok(None);
+    };
+    let hints = letters.bytes().map(|letter| match letter {
+        b'g' => Some(Hint::Granted),
+        b'r' => Some(Hint::Refused),
+        _ => None,
+    });
+    match hints.collect::<Option<Vec<_>>>() {
+        Some(hints) if hints.len() == orders => Ok(Some(hints)),
+        _ => Err(unavailable(format!("deduct.lua answered {letters:?} for {orders} orders"))),
+    }
+}
+
 #[async_trait]
 impl Inventory for RedisInventory {
-    async fn propose(&self, orders: &[Candidate]) -> Result<Proposals, InventoryError> {
-        let groups = by_sale(orders.iter().map(|candidate| &candidate.order.sale_id));
+    async fn propose(
+        &self,
+        orders: &[&Candidate],
+        max_age: Duration,
+    ) -> Result<Vec<Option<Hint>>, InventoryError> {
+        let groups = by_sale(orders);
         let calls: Vec<Cmd> = groups
             .iter()
-            .map(|(sale, places)| decide_call(&self.decide, &self.keys(sale), orders, places))
-            .collect();
-        let results = self.call(&self.decide, &calls).await?;
-        let mut answers = vec![Proposal::Absent; orders.len()];
-        let mut left = HashMap::with_capacity(groups.len());
-        for ((sale, places), answer) in groups.into_iter().zip(results) {
-            if answer == Value::Nil {
-                continue;
-            }
-            let (stock, letters): (i64, String) =
-                redis::from_redis_value(answer).map_err(unavailable)?;
-            if letters.len() != places.len() {
-                return Err(unexpected("decide.lua", &letters));
-            }
-            for (place, letter) in places.into_iter().zip(letters.chars()) {
-                answers[place] = proposal(letter)?;
-            }
-            left.insert(sale.clone(), u32::try_from(stock).unwrap_or(0));
-        }
-        Ok(Proposals { answers, left })
-    }
-
-    async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {
-        let calls: Vec<Cmd> = by_sale(amendments.iter().map(|entry| &entry.proposed.sale_id))
-            .iter()
             .map(|(sale, places)| {
-                let keys = self.keys(sale);
-                let mut call = evalsha(&self.amend, &[&keys.sale, &keys.decisions, &keys.buyers]);
-                let sold = places.iter().filter_map(|&place| amendments[place].sold).max();
-                call.arg(sold.map(|units| units.to_string()).unwrap_or_default());
-                for &place in places {
-                    let Amendment { proposed, answer, .. } = &amendments[place];
-                    let answer = answer.as_ref().map(|Decision { order, outcome, .. }| {
-                        format!("{}{}", letter(*outcome), contents(order))
-                    });
-                    call.arg(proposed.id.as_str())
-                        .arg(contents(proposed))
-                        .arg(answer.unwrap_or_default());
-                }
-                call
+                deduct_call(&self.deduct, &self.keys(sale), orders, places, max_age)
             })
             .collect();
-        self.call(&self.amend, &calls).await.map(drop)
+        let results = self.call(&self.deduct, &calls).await?;
+        let mut answers = vec![None; orders.len()];
+        let mut damaged = Vec::new();
+        for ((sale, places), result) in groups.into_iter().zip(results) {
+            match result {
+                Ok(answer) => {
+                    for (place, hint) in
+                        places.iter().zip(hints(answer, places.len())?.into_iter().flatten())
+                    {
+                        answers[*place] = Some(hint);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%sale, %error, "the sale's keys in Redis are damaged: loading it again");
+                    damaged.push(sale);
+                }
+            }
+        }
+        self.forget(&damaged).await?;
+        Ok(answers)
+    }
+
+    async fn amend(&self, amendments: &[Amendment<'_>]) -> Result<(), InventoryError> {
+        let calls: Vec<Cmd> =
+            amendments.iter().map(|amendment| self.amend_call(amendment, false)).collect();
+        let results = self.call(&self.amend, &calls).await?;
+        results.into_iter().collect::<RedisResult<Vec<_>>>().map(drop).map_err(unavailable)
     }
 
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
-        let ms = |time: Option<DateTime<Utc>>| {
-            time.map(|time| time.timestamp_millis().to_string()).unwrap_or_default()
-        };
         let calls: Vec<Cmd> = sales
             .iter()
-            .map(|state| {
-                let sale = &state.sale;
-                let mut call = evalsha(&self.prime, &[&self.keys(&sale.id).sale]);
-                call.arg(sale.stock)
-                    .arg(state.sold)
-                    .arg(state.version)
-                    .arg(sale.per_user_limit.map(|limit| limit.to_string()).unwrap_or_default())
-                    .arg(ms(sale.opens_at))
-                    .arg(ms(sale.closes_at))
-                    .arg(if sale.verification { "1" } else { "" })
-                    .arg(self.expires_at(sale.closes_at));
-                call
-            })
+            .map(|state| Amendment { state, buyers: Vec::new(), orders: Vec::new() })
+            .map(|amendment| self.amend_call(&amendment, true))
             .collect();
-        self.call(&self.prime, &calls).await.map(drop)
-    }
-
-    async fn remaining(&self, sales: &[SaleId]) -> Result<Vec<Option<u32>>, InventoryError> {
-        if sales.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut connection = self.pool.get().await.map_err(unavailable)?;
-        let mut pipe = redis::pipe();
-        for sale in sales {
-            pipe.hget(self.keys(sale).sale, "stock");
-        }
-        pipe.query_async(&mut connection).await.map_err(unavailable)
-    }
-
-    async fn correct(&self, corrections: &[Correction]) -> Result<Vec<bool>, InventoryError> {
-        let calls: Vec<Cmd> = corrections
-            .iter()
-            .map(|correction| {
-                let keys = self.keys(&correction.sale_id);
-                let mut call = evalsha(&self.correct, &[&keys.sale]);
-                call.arg(correction.seen).arg(correction.actual);
-                call
-            })
-            .collect();
-        let answers = self.call(&self.correct, &calls).await?;
-        Ok(answers.into_iter().map(|answer| answer == Value::Int(1)).collect())
+        let results = self.call(&self.amend, &calls).await?;
+        results.into_iter().collect::<RedisResult<Vec<_>>>().map(drop).map_err(unavailable)
     }
 }

@@ -1,21 +1,27 @@
 //! The ledger's port: where decisions become final.
 
+mod batch;
+mod changes;
 mod postgres;
 mod sqlite;
+
+use std::collections::HashMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::decision::Decision;
-use crate::order::{AdjustmentId, OrderId, Quantity, SaleId};
-use crate::sale::{Restock, Sale, SaleState, SoldOut};
+use crate::decision::{Decision, Hint};
+use crate::order::{AdjustmentId, Candidate, OrderKey, Quantity, SaleId, UserId};
+use crate::rules::Answer;
+use crate::sale::{Announcement, Restock, Sale, SaleState};
 
 pub use postgres::PostgresLedger;
 pub use sqlite::SqliteLedger;
 
-/// The store with the final word on every order.
+/// The store that makes every decision final.
 #[async_trait]
-pub trait Ledger: Send + Sync {
+pub trait Ledger: Outbox {
     /// Opens sales. A sale that is open already keeps its stock and what it has sold, whatever the
     /// definition says. Gives one answer for each sale, in order.
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError>;
@@ -26,16 +32,33 @@ pub trait Ledger: Send + Sync {
     /// The named sales that exist, or all of them, by sale id.
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError>;
 
-    /// Records a batch of proposed decisions, given in queue order, all or none of them. Recording
-    /// a batch again gives the same answers.
-    ///
-    /// The order ids of a batch must be distinct, and its sales must exist: a proposed `created`
-    /// for a sale that does not is a permanent error.
-    async fn record(&self, proposals: &[Proposed<'_>]) -> Result<Recording, LedgerError>;
+    /// Decides a batch of orders, given in queue order, by the [rule](crate::rules), and stores the
+    /// new decisions, all or none of them. The hints change how long that takes and never an answer.
+    /// Deciding a batch again gives the same decisions.
+    async fn decide(
+        &self,
+        orders: &[Proposed<'_>],
+        max_age: Duration,
+    ) -> Result<Decided, LedgerError>;
 
-    /// The decisions of orders, one answer for each id, in order.
-    async fn decisions(&self, ids: &[OrderId]) -> Result<Vec<Option<Decision>>, LedgerError>;
+    /// The decisions of orders, one answer for each key, in order.
+    async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError>;
 }
+
+/// What subscribers are owed: stored with the change of the sale that it tells of, so that a crash
+/// between the two cannot lose it.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Announcements that are not published as far as is known, oldest first, at most
+    /// [`MAX_ANNOUNCEMENTS`].
+    async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError>;
+
+    /// Forgets announcements, which are published.
+    async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError>;
+}
+
+/// The most announcements read at once.
+pub const MAX_ANNOUNCEMENTS: u32 = 1000;
 
 /// What an operator may do to a sale.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,23 +93,13 @@ pub enum Changed {
     Done {
         /// The sale as it is now.
         state: SaleState,
-        /// The restock as it was first recorded, if it was one.
+        /// The restock as it was first stored, if it was one.
         restock: Option<Restock>,
     },
-    /// The adjustment id was used before, for this other restock.
+    /// The adjustment id was used before in this sale, for this other restock.
     Conflict(Restock),
     /// The ledger has no such sale.
     UnknownSale,
-}
-
-/// What became of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recording {
-    /// One answer for each proposal, in order.
-    pub answers: Vec<Recorded>,
-    /// Sales that the batch proposes created orders for and that have no unit left now. A sale that
-    /// sells out is in the answer to the batch that did it, and to every repeat of that batch.
-    pub sold_out: Vec<SoldOut>,
 }
 
 /// What became of a request to open a sale.
@@ -100,32 +113,26 @@ pub enum Opening {
     Differs(SaleState),
 }
 
-/// A decision to be recorded.
+/// An order to be decided.
 #[derive(Debug, Clone, Copy)]
 pub struct Proposed<'a> {
-    /// The proposal.
-    pub decision: &'a Decision,
-    /// When the order counts as submitted; decides whether the sale was open.
-    pub submitted_at: DateTime<Utc>,
-    /// The order was probably recorded before. Only a hint: it changes the cost, not the answer.
-    pub repeat: bool,
+    /// The order.
+    pub candidate: &'a Candidate,
+    /// What the inventory expects, if it was asked.
+    pub hint: Option<Hint>,
+    /// Its message was delivered before, so it is probably decided.
+    pub redelivered: bool,
 }
 
-/// The ledger's answer to one proposal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recorded {
-    /// The proposal was new and is now final.
-    AsProposed,
-    /// Another decision stands.
-    Instead {
-        /// The decision that is final. Its contents differ from the proposal's when the order id
-        /// was used before for something else.
-        decision: Decision,
-        /// It was recorded by an earlier call, not refused by this one.
-        known: bool,
-        /// Units that the sale of the proposal has sold.
-        sold: u32,
-    },
+/// What became of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct Decided {
+    /// One answer for each order, in order.
+    pub answers: Vec<Answer>,
+    /// The sales that exist, of those that the orders name, as the batch has left them.
+    pub sales: HashMap<SaleId, SaleState>,
+    /// Units of the buyers of sales with a limit, likewise.
+    pub units: HashMap<(SaleId, UserId), u32>,
 }
 
 /// Why the ledger gave no answer.

@@ -1,67 +1,71 @@
 //! The ledger on PostgreSQL.
 //!
-//! Every call is one statement, so that it needs no transaction to be begun, and giving up on it
-//! half way leaves no connection in the middle of one.
+//! Every call is one transaction of the same form; see [`transaction`]. Behind PgBouncer it needs
+//! version 1.21 or later in transaction mode with `max_prepared_statements` set; migrations connect
+//! directly.
 
+mod decide;
 mod rows;
+mod transaction;
 
-use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::Migrator;
-use sqlx::pool::PoolConnection;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
-use tokio::time::error::Elapsed;
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use super::{Change, Changed, Ledger, LedgerError, Opening, Proposed, Recording};
+use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::config::LedgerSettings;
 use crate::decision::Decision;
-use crate::order::{OrderId, SaleId};
-use crate::sale::{Sale, SaleState};
+use crate::order::{OrderKey, SaleId};
+use crate::sale::{Announcement, Sale, SaleState};
+use decide::{Attempt, LookUp};
+use transaction::{Begin, Transaction};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
-
-const RECORD: &str = "select * from record_decisions($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// [`Ledger`] on PostgreSQL 14 or newer.
 #[derive(Debug)]
 pub struct PostgresLedger {
     pool: PgPool,
     timeout: Duration,
+    begin: Begin,
+    /// The latest batch had orders that were decided before, so the next one probably has some too.
+    has_repeats: AtomicBool,
 }
 
 impl PostgresLedger {
     /// A ledger at `url`. Connects when it is first used.
     pub fn new(url: &SecretString, settings: &LedgerSettings) -> Result<Self, LedgerError> {
         let timeout = settings.timeout();
-        // The server gives up a little before the client does, so that a statement that waits for
-        // a lock is not left behind.
-        let server_ms = (timeout.as_millis() * 9 / 10).max(1).to_string();
         let options = url
             .expose_secret()
             .parse::<PgConnectOptions>()
             .map_err(permanent)?
             .application_name("floodgate")
-            .options([
-                ("statement_timeout", server_ms.as_str()),
-                ("lock_timeout", server_ms.as_str()),
-            ]);
+            // A setting at start-up, which a pooler would refuse; floodgate reads no floats.
+            .extra_float_digits(None);
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(timeout)
             .connect_lazy_with(options);
-        Ok(Self { pool, timeout })
+        // The server gives up a little before the client does, so that the client learns why.
+        let begin = Begin::new(timeout * 9 / 10);
+        Ok(Self { pool, timeout, begin, has_repeats: AtomicBool::new(false) })
     }
 
     /// Brings the database at `url` to this version's schema. Running it again changes nothing.
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
         let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
-        let mut connection = PgConnection::connect_with(&options).await.map_err(sorted)?;
-        MIGRATIONS.run(&mut connection).await.map_err(permanent)?;
-        connection.close().await.map_err(sorted)
+        let mut connection = PgConnection::connect_with(&options).await.map_err(classify)?;
+        MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
+            MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
+            other => permanent(other),
+        })?;
+        connection.close().await.map_err(classify)
     }
 
     /// Makes database `name` on the server of `url`, and returns its URL.
@@ -82,205 +86,219 @@ impl PostgresLedger {
 
     /// Bytes that the decisions take, with their index, and how many there are.
     pub async fn usage(&self) -> Result<(u64, u64), LedgerError> {
-        let mut connection = self.connection().await?;
-        let query =
-            sqlx::query_as("select pg_total_relation_size('decisions'), count(*) from decisions");
-        let query = query.fetch_one(&mut *connection);
-        let (bytes, count): (i64, i64) =
-            settle(tokio::time::timeout(self.timeout, query).await, connection)?;
+        let (bytes, count): (i64, i64) = self
+            .within(async {
+                let mut transaction = self.transaction().await?;
+                let usage = sqlx::query_as(
+                    "select pg_total_relation_size('decisions'), count(*) from decisions",
+                );
+                let usage = usage.fetch_one(transaction.connection()).await?;
+                transaction.commit().await?;
+                Ok(usage)
+            })
+            .await?;
         Ok((bytes.cast_unsigned(), count.cast_unsigned()))
     }
 
-    /// Fails unless the database can be reached and has this version's schema.
+    /// Fails unless the database can be reached, has this version's schema, and keeps what it has
+    /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        let mut connection = self.connection().await?;
-        let query = sqlx::query_scalar("select to_regproc('record_decisions') is not null");
-        let query = query.fetch_one(&mut *connection);
-        let migrated: bool = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        if migrated {
-            Ok(())
-        } else {
-            Err(LedgerError::Permanent(
-                "the database has no ledger yet; run: floodgate migrate".into(),
-            ))
+        let (tables, columns, fsync, synchronous): (i64, i64, String, String) = self
+            .within(async {
+                let mut transaction = self.transaction().await?;
+                let found = sqlx::query_as(
+                    "select count(*) filter (where a.attname = 'sale_id'),
+                            count(*) filter (where a.attname = 'version'),
+                            current_setting('fsync'), current_setting('synchronous_commit')
+                     from pg_attribute a where a.attrelid = to_regclass('decisions')",
+                );
+                let found = found.fetch_one(transaction.connection()).await?;
+                transaction.commit().await?;
+                Ok(found)
+            })
+            .await?;
+        if tables == 0 {
+            return Err(permanent("the database has no ledger yet; run: floodgate migrate"));
         }
+        if columns == 0 {
+            return Err(permanent(OTHER_VERSION));
+        }
+        for (setting, value) in [("fsync", fsync), ("synchronous_commit", synchronous)] {
+            if value == "off" {
+                let problem = format!(
+                    "{setting} is off: PostgreSQL would lose decisions in a crash that it had \
+                     confirmed; turn it on for this database"
+                );
+                return Err(permanent(problem));
+            }
+        }
+        Ok(())
     }
 
-    async fn connection(&self) -> Result<PoolConnection<Postgres>, LedgerError> {
-        self.pool.acquire().await.map_err(sorted)
+    async fn transaction(&self) -> Result<Transaction, sqlx::Error> {
+        Transaction::begin(&self.pool, &self.begin).await
+    }
+
+    /// Waits for `work`, but no longer than the time limit. Work that is given up closes its
+    /// connection.
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, LedgerError> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(result) => result.map_err(classify),
+            Err(elapsed) => Err(LedgerError::Transient(Box::new(elapsed))),
+        }
     }
 }
+
+/// What a ledger of version 0.1 has to be told.
+const OTHER_VERSION: &str = "the database has the ledger of floodgate 0.1, which knows orders by \
+    their order id alone; drain 0.1 and give this version a database of its own (see CHANGELOG.md)";
 
 /// Runs one statement, with a name in it that can't be bound, on a connection of its own.
 async fn execute(options: &PgConnectOptions, statement: String) -> Result<(), LedgerError> {
-    let mut connection = PgConnection::connect_with(options).await.map_err(sorted)?;
+    let mut connection = PgConnection::connect_with(options).await.map_err(classify)?;
     let run = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await;
-    run.map_err(sorted)?;
-    connection.close().await.map_err(sorted)
-}
-
-/// Takes the result of a statement and its connection. A connection whose answer didn't come in
-/// time is closed: what it says later is of no use.
-fn settle<T>(
-    result: Result<Result<T, sqlx::Error>, Elapsed>,
-    connection: PoolConnection<Postgres>,
-) -> Result<T, LedgerError> {
-    match result {
-        Ok(result) => result.map_err(sorted),
-        Err(elapsed) => {
-            drop(connection.detach());
-            Err(LedgerError::Transient(Box::new(elapsed)))
-        }
-    }
+    run.map_err(classify)?;
+    connection.close().await.map_err(classify)
 }
 
 #[async_trait]
 impl Ledger for PostgresLedger {
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError> {
-        let mut connection = self.connection().await?;
-        let ids: Vec<&str> = sales.iter().map(|sale| sale.id.as_str()).collect();
-        let stocks: Vec<i64> = sales.iter().map(|sale| sale.stock.into()).collect();
-        let limits: Vec<Option<i64>> =
-            sales.iter().map(|sale| sale.per_user_limit.map(i64::from)).collect();
-        let opens: Vec<_> = sales.iter().map(|sale| sale.opens_at).collect();
-        let closes: Vec<_> = sales.iter().map(|sale| sale.closes_at).collect();
-        let verification: Vec<bool> = sales.iter().map(|sale| sale.verification).collect();
-        let query = sqlx::query_scalar(
-            "insert into sales (sale_id, stock, per_user_limit, opens_at, closes_at, verification)
-             select * from unnest($1, $2, $3, $4, $5, $6)
-                 as i (sale_id, stock, lim, opens, closes, verification)
-             order by sale_id
-             on conflict (sale_id) do nothing returning sale_id",
-        )
-        .bind(&ids)
-        .bind(stocks)
-        .bind(limits)
-        .bind(opens)
-        .bind(closes)
-        .bind(verification)
-        .fetch_all(&mut *connection);
-        let opened: Vec<String> =
-            settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        let mut opened: HashSet<String> = opened.into_iter().collect();
-        let ids: Vec<SaleId> = sales.iter().map(|sale| sale.id.clone()).collect();
-        let states = self.sales(Some(&ids)).await?;
-        let states: HashMap<&str, &SaleState> =
-            states.iter().map(|state| (state.sale.id.as_str(), state)).collect();
-        sales
-            .iter()
-            .map(|sale| match states.get(sale.id.as_str()) {
-                // Only its first mention opened it, should the same sale be asked for twice.
-                _ if opened.remove(sale.id.as_str()) => Ok(Opening::Opened),
-                Some(state) if state.sale == *sale => Ok(Opening::Unchanged),
-                Some(state) => Ok(Opening::Differs((*state).clone())),
-                None => Err(LedgerError::Permanent(format!("sale {} is gone", sale.id).into())),
-            })
-            .collect()
+        let opening = async {
+            let mut transaction = self.transaction().await?;
+            let connection = transaction.connection();
+            let new = rows::insert_sales(connection, sales).await?;
+            let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
+            let states = rows::sales(connection, &ids).await?;
+            transaction.commit().await?;
+            Ok((new, states))
+        };
+        let (new, states) = self.within(opening).await?;
+        Opening::all(sales, new, &states)
     }
 
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
-        let restock = match change {
-            Change::Restock { adjustment_id, units, at } => {
-                let mut connection = self.connection().await?;
-                let query = sqlx::query("select * from restock_sale($1, $2, $3, $4)")
-                    .bind(adjustment_id.as_str())
-                    .bind(sale.as_str())
-                    .bind(i64::from(units.get()))
-                    .bind(at)
-                    .fetch_optional(&mut *connection);
-                let row = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-                let Some(row) = row else { return Ok(Changed::UnknownSale) };
-                let restock = rows::restock(&row, adjustment_id).map_err(permanent)?;
-                if restock.sale_id != *sale || restock.units != *units {
-                    return Ok(Changed::Conflict(restock));
+        self.within(async {
+            let mut transaction = self.transaction().await?;
+            let connection = transaction.connection();
+            let Some(mut state) = rows::lock_sales(connection, &[sale]).await?.remove(sale) else {
+                transaction.commit().await?;
+                return Ok(Ok(Changed::UnknownSale));
+            };
+            let first = match change {
+                Change::Restock { adjustment_id, .. } => {
+                    rows::restock(connection, sale, adjustment_id).await?
                 }
-                Some(restock)
+                Change::Close { .. } | Change::Verify { .. } => None,
+            };
+            let (changed, is_new) = match change.apply(&mut state, first) {
+                Ok(applied) => applied,
+                Err(refused) => {
+                    transaction.roll_back().await?;
+                    return Ok(Err(permanent(refused)));
+                }
+            };
+            if is_new {
+                rows::update_sale(connection, &state).await?;
+                if let Changed::Done { restock: Some(restock), .. } = &changed {
+                    rows::insert_restock(connection, restock).await?;
+                    let owed = Announcement::Restocked(restock.clone());
+                    rows::announce(connection, &[owed]).await?;
+                }
             }
-            Change::Close { at } => {
-                let mut connection = self.connection().await?;
-                let query = sqlx::query(
-                    "update sales set closes_at = greatest($2, opens_at), version = version + 1
-                     where sale_id = $1 and (closes_at is null or closes_at > greatest($2, opens_at))",
-                )
-                .bind(sale.as_str())
-                .bind(at)
-                .execute(&mut *connection);
-                settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-                None
-            }
-            Change::Verify { on } => {
-                let mut connection = self.connection().await?;
-                let query = sqlx::query(
-                    "update sales set verification = $2, version = version + 1
-                     where sale_id = $1 and verification <> $2",
-                )
-                .bind(sale.as_str())
-                .bind(on)
-                .execute(&mut *connection);
-                settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-                None
-            }
-        };
-        let states = self.sales(Some(std::slice::from_ref(sale))).await?;
-        Ok(match states.into_iter().next() {
-            Some(state) => Changed::Done { state, restock },
-            None => Changed::UnknownSale,
+            transaction.commit().await?;
+            Ok(Ok(changed))
         })
+        .await?
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
-        let mut connection = self.connection().await?;
-        let ids: Option<Vec<&str>> = ids.map(|ids| ids.iter().map(SaleId::as_str).collect());
-        let query = sqlx::query(
-            "select sale_id, stock, sold, per_user_limit, opens_at, closes_at, version,
-                    sold_out_at, verification
-             from sales where $1::text[] is null or sale_id = any ($1) order by sale_id",
-        )
-        .bind(ids)
-        .fetch_all(&mut *connection);
-        let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        rows.iter().map(rows::sale_state).collect::<Result<_, _>>().map_err(permanent)
+        self.within(async {
+            let mut transaction = self.transaction().await?;
+            let connection = transaction.connection();
+            let sales = match ids {
+                None => rows::all_sales(connection).await?,
+                Some(ids) => {
+                    let ids: Vec<&SaleId> = ids.iter().collect();
+                    let sales = rows::sales(connection, &ids).await?;
+                    let mut sales: Vec<SaleState> = sales.into_values().collect();
+                    sales.sort_unstable_by(|a, b| a.sale.id.cmp(&b.sale.id));
+                    sales
+                }
+            };
+            transaction.commit().await?;
+            Ok(sales)
+        })
+        .await
     }
 
-    async fn record(&self, proposals: &[Proposed<'_>]) -> Result<Recording, LedgerError> {
-        let Some(first) = proposals.first() else {
-            return Ok(Recording { answers: Vec::new(), sold_out: Vec::new() });
-        };
-        let mut columns = rows::Columns::default();
-        for proposal in proposals {
-            columns.push(proposal);
+    async fn decide(
+        &self,
+        orders: &[Proposed<'_>],
+        max_age: Duration,
+    ) -> Result<Decided, LedgerError> {
+        if orders.is_empty() {
+            return Ok(Decided::default());
         }
-        let mut connection = self.connection().await?;
-        let query = sqlx::query(RECORD)
-            .bind(columns.order_ids)
-            .bind(columns.sale_ids)
-            .bind(columns.user_ids)
-            .bind(columns.quantities)
-            .bind(columns.submitted_at)
-            .bind(columns.outcomes)
-            .bind(columns.reasons)
-            .bind(first.decision.decided_at)
-            .bind(columns.expected)
-            .fetch_all(&mut *connection);
-        let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        rows::recording(&rows, proposals).map_err(permanent)
+        let expects_repeats = self.has_repeats.load(Ordering::Relaxed)
+            || orders.iter().any(|proposed| proposed.redelivered);
+        let mut look_up = if expects_repeats { LookUp::All } else { LookUp::Few };
+        self.within(async {
+            loop {
+                let attempt =
+                    decide::attempt(&self.pool, &self.begin, orders, max_age, look_up).await;
+                match attempt {
+                    Ok(Attempt::Stored { decided, has_repeats }) => {
+                        self.has_repeats.store(has_repeats, Ordering::Relaxed);
+                        return Ok(decided);
+                    }
+                    Ok(Attempt::Repeats) => look_up = LookUp::All,
+                    Err(error) if lost_to_another(&error) => {
+                        tracing::debug!(%error, "deciding the batch again");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+        .await
     }
 
-    async fn decisions(&self, ids: &[OrderId]) -> Result<Vec<Option<Decision>>, LedgerError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut connection = self.connection().await?;
-        let query = sqlx::query(
-            "select order_id as r_order_id, sale_id as r_sale_id, user_id as r_user_id,
-                    quantity as r_quantity, outcome as r_outcome, reason as r_reason,
-                    decided_at as r_decided_at
-             from decisions where order_id = any ($1)",
-        )
-        .bind(ids.iter().map(OrderId::as_str).collect::<Vec<_>>())
-        .fetch_all(&mut *connection);
-        let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        rows::decisions(&rows, ids).map_err(permanent)
+    async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
+        let keys: Vec<_> = orders.iter().map(|key| (&key.sale_id, &key.order_id)).collect();
+        let found = self
+            .within(async {
+                let mut transaction = self.transaction().await?;
+                let found = rows::decisions(transaction.connection(), &keys).await?;
+                transaction.commit().await?;
+                Ok(found)
+            })
+            .await?;
+        Ok(orders.iter().map(|key| found.get(key).cloned()).collect())
+    }
+}
+
+#[async_trait]
+impl Outbox for PostgresLedger {
+    async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
+        self.within(async {
+            let mut transaction = self.transaction().await?;
+            let announcements = rows::announcements(transaction.connection()).await?;
+            transaction.commit().await?;
+            Ok(announcements)
+        })
+        .await
+    }
+
+    async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
+        self.within(async {
+            let mut transaction = self.transaction().await?;
+            rows::forget_announcements(transaction.connection(), announcements).await?;
+            transaction.commit().await
+        })
+        .await
     }
 }
 
@@ -288,13 +306,22 @@ fn permanent(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ledg
     LedgerError::Permanent(error.into())
 }
 
+fn sqlstate(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+/// Whether the server has ended this transaction so that another could go on: a serialization
+/// failure (40001) or a deadlock (40P01), PostgreSQL's appendix A. The same again works.
+fn lost_to_another(error: &sqlx::Error) -> bool {
+    sqlstate(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
+}
+
 /// Tells errors that pass from those that stay. SQLSTATE classes, from PostgreSQL's appendix A:
-/// 22 data exception, 23 integrity constraint violation, P0 raised by a function.
-fn sorted(error: sqlx::Error) -> LedgerError {
+/// 22 data exception, 23 integrity constraint violation.
+fn classify(error: sqlx::Error) -> LedgerError {
     let stays = match &error {
-        sqlx::Error::Database(database) => database
-            .code()
-            .is_some_and(|code| ["22", "23", "P0"].iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Database(_) => sqlstate(&error)
+            .is_some_and(|code| ["22", "23"].iter().any(|class| code.starts_with(class))),
         sqlx::Error::Configuration(_)
         | sqlx::Error::Decode(_)
         | sqlx::Error::ColumnDecode { .. } => true,

@@ -1,57 +1,73 @@
-//! Parse: from a delivery to orders and dead letters.
+//! Intake: what the worker takes up next.
 
 use std::collections::VecDeque;
 
-use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use super::batch::{Entry, Item, Parked, Ticket};
+use super::batch::{Batch, Batcher, Item};
+use super::decide::Seen;
+use super::sources::Sources;
+use super::verify::Verification;
 use crate::broker::Delivery;
-use crate::fault::crash_point;
-use crate::intent::{self, Fault, Limits, Refusal};
-use crate::order::{Candidate, Clearance, Intent};
 
-/// Takes a message apart. Its items come in the order of its elements; there is at least one.
-pub(super) fn take_apart(delivery: Delivery, limits: Limits, now: DateTime<Utc>) -> VecDeque<Item> {
-    let ticket = Ticket::new(delivery);
-    let sent_at = ticket
-        .properties()
-        .timestamp_s
-        .and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
-    let body = ticket.body();
-    let items = match unsupported_encoding(&ticket) {
-        Some(detail) => {
-            let name = Fault::UnsupportedEncoding.name();
-            VecDeque::from([Item::Parked(Parked::new(ticket.share(), 0..body.len(), name, detail))])
-        }
-        None => intent::parse(body, limits)
-            .into_iter()
-            .map(|element| {
-                let start = element.bytes.as_ptr() as usize - body.as_ptr() as usize;
-                let place = start..start + element.bytes.len();
-                let ticket = ticket.share();
-                match element.intent {
-                    Ok(Intent { order, submitted_at }) => {
-                        let told = submitted_at.or(sent_at);
-                        let at = told.unwrap_or(now).min(now);
-                        let candidate = Candidate { order, at, clearance: Clearance::Unchecked };
-                        Item::Entry(Entry { candidate, ticket, place, dated: told.is_some() })
-                    }
-                    Err(Refusal { fault, detail }) => {
-                        Item::Parked(Parked::new(ticket, place, fault.name(), detail))
-                    }
-                }
-            })
-            .collect(),
-    };
-    // Every item has its share; this one was only for looking.
-    ticket.done();
-    crash_point("parsed");
-    items
+/// What is to be done next.
+pub(super) enum Next {
+    /// Propose these orders: they have just arrived, or need no more verification.
+    Propose(Batch),
+    /// Go on: the ledger has seen a batch, and verification was told.
+    Seen,
+    /// Nothing will come any more.
+    End,
 }
 
-/// A body that is compressed would only be called bad JSON; this says what to do about it.
-fn unsupported_encoding(ticket: &Ticket) -> Option<String> {
-    let encoding = ticket.properties().content_encoding.as_deref()?;
-    let plain = ["", "identity", "utf-8"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
-    (!plain).then(|| format!("content_encoding is {encoding:?}; accepted: none, or utf-8"))
+/// Where the orders come from that are to be proposed.
+pub(super) struct Intake<F> {
+    pub sources: Sources,
+    pub batcher: Batcher<F>,
+    pub verification: Verification,
+    /// What the ledger has seen.
+    pub seen: mpsc::UnboundedReceiver<Seen>,
+    /// Batches that were proposed and that the ledger has not seen yet.
+    pub unseen: usize,
+    /// The worker takes no more deliveries.
+    pub stopping: bool,
+    /// Every delivery is taken.
+    pub exhausted: bool,
+}
+
+impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
+    /// Waits until the ledger has seen a batch, or, if there is room for one more, until there is one to
+    /// propose. After `stop` the deliveries that were handed over still come, and the orders whose check
+    /// is under way. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self, has_room: bool, stop: &CancellationToken) -> Next {
+        if self.exhausted && self.unseen == 0 && !self.verification.is_working() {
+            return Next::End;
+        }
+        tokio::select! {
+            biased;
+            Some(seen) = self.seen.recv() => {
+                self.unseen -= 1;
+                self.verification.take(seen);
+                if self.exhausted {
+                    self.verification.give_up();
+                }
+            }
+            () = stop.cancelled(), if !self.stopping => {
+                self.stopping = true;
+                self.sources.stop();
+            }
+            verified = self.verification.next(), if has_room => return Next::Propose(verified),
+            arrived = self.batcher.next(&mut self.sources), if has_room && !self.exhausted => {
+                match arrived {
+                    Some(batch) => return Next::Propose(batch),
+                    None => {
+                        self.exhausted = true;
+                        self.verification.give_up();
+                    }
+                }
+            }
+        }
+        Next::Seen
+    }
 }

@@ -11,7 +11,7 @@ use crate::verification::Breaker;
 /// Users who wait for their check, or are being checked. Each is checked once for all orders that
 /// come until the verdict is there.
 pub(super) struct Line {
-    /// Units left by the latest answer of the inventory.
+    /// Units left by the latest answer of the ledger.
     pub left: u32,
     /// Refuses calls for this sale while most of them fail.
     pub breaker: Breaker,
@@ -26,8 +26,11 @@ pub(super) struct Line {
     /// Users whose check has not begun, first come first.
     queue: VecDeque<UserId>,
     checking: usize,
-    /// Units wanted by those who are being checked.
+    /// Units wanted by those who are being checked, and by those whose verdict is there and whose order
+    /// is not decided yet.
     units: u64,
+    /// The units of the latter.
+    deciding: HashMap<UserId, u32>,
 }
 
 /// What becomes of the first who waits.
@@ -37,7 +40,7 @@ pub(super) enum Step<'a> {
     /// Fewer units are left than are wanted, so a check would be for nothing.
     Propose(Vec<Entry>),
     /// The user service is away.
-    PutOff(Vec<Entry>),
+    Defer(Vec<Entry>),
     /// Goes on waiting, or nobody waits.
     Wait,
 }
@@ -54,12 +57,18 @@ impl Line {
             queue: VecDeque::new(),
             checking: 0,
             units: 0,
+            deciding: HashMap::new(),
         }
     }
 
     /// Orders in it.
     pub(super) fn len(&self) -> usize {
         self.held
+    }
+
+    /// Whether it has nothing to do with any order now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.held == 0 && self.deciding.is_empty()
     }
 
     /// Whether anybody's check has not begun.
@@ -87,7 +96,7 @@ impl Line {
             return Step::Propose(self.leave());
         }
         if self.shut.is_some() && self.checking > 0 {
-            return Step::PutOff(self.leave());
+            return Step::Defer(self.leave());
         }
         if self.checking >= at_once || self.units >= u64::from(share) {
             return Step::Wait;
@@ -98,7 +107,20 @@ impl Line {
         self.users.get(&user).and_then(|entries| entries.first()).map_or(Step::Wait, Step::Check)
     }
 
-    /// Takes out the orders of a user whose check has ended.
+    /// Takes out the orders of a user who has a verdict. The units they want stay counted until
+    /// [`Line::settle`].
+    pub(super) fn pass(&mut self, user: &UserId) -> Vec<Entry> {
+        self.checking -= 1;
+        *self.deciding.entry(user.clone()).or_default() += self.units_of(user);
+        self.take_out(user)
+    }
+
+    /// The order of a user who had a verdict is decided.
+    pub(super) fn settle(&mut self, user: &UserId) {
+        self.units -= u64::from(self.deciding.remove(user).unwrap_or(0));
+    }
+
+    /// Takes out the orders of a user whose check has ended without a verdict.
     pub(super) fn end(&mut self, user: &UserId) -> Vec<Entry> {
         self.release(user);
         self.take_out(user)
@@ -137,11 +159,9 @@ impl Line {
 mod tests {
     use std::time::Duration;
 
-    use chrono::Utc;
-
     use super::*;
     use crate::broker::{Delivery, Properties};
-    use crate::order::{Candidate, Clearance, Order, OrderId, Quantity, SaleId};
+    use crate::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId};
     use crate::worker::batch::Ticket;
 
     fn entry(id: &str, user: &str, quantity: i64) -> Entry {
@@ -153,10 +173,10 @@ mod tests {
         };
         let delivery = Delivery::new(Vec::new(), Properties::default(), Box::new(|_| ()));
         Entry {
-            candidate: Candidate { order, at: Utc::now(), clearance: Clearance::Unchecked },
+            candidate: Candidate { order, submitted_at: None, eligibility: Eligibility::Unchecked },
             ticket: Ticket::new(delivery),
             place: 0..0,
-            dated: true,
+            has_ledger_time: false,
         }
     }
 
@@ -178,7 +198,7 @@ mod tests {
         match line.step(at_once, share) {
             Step::Check(entry) => entry.candidate.order.id.to_string(),
             Step::Propose(entries) => format!("propose {}", entries.len()),
-            Step::PutOff(entries) => format!("put off {}", entries.len()),
+            Step::Defer(entries) => format!("defer {}", entries.len()),
             Step::Wait => "wait".to_owned(),
         }
     }
@@ -191,10 +211,12 @@ mod tests {
         assert_eq!(step(&mut line, 8, 9), "wait");
         line.enter(entry("d", "u", 1));
         assert_eq!(step(&mut line, 8, 9), "wait", "the user is being checked");
-        assert_eq!(line.end(&user("u")).len(), 3);
+        assert_eq!(line.pass(&user("u")).len(), 3);
         assert_eq!(line.len(), 1);
         assert_eq!(line.end(&user("v")).len(), 1);
-        assert_eq!(line.len(), 0);
+        assert!(line.len() == 0 && !line.is_idle(), "not decided yet");
+        line.settle(&user("u"));
+        assert!(line.is_idle());
     }
 
     #[test]
@@ -205,8 +227,10 @@ mod tests {
         assert_eq!(step(&mut line, 8, 2), "wait", "another worker's units");
         assert_eq!(step(&mut line, 8, 3), "b");
         assert_eq!(step(&mut line, 8, 3), "wait", "no unit");
-        line.end(&user("u"));
-        assert_eq!(step(&mut line, 8, 3), "c", "a denial makes room");
+        line.pass(&user("u"));
+        assert_eq!(step(&mut line, 8, 3), "wait", "its units may go to u");
+        line.settle(&user("u"));
+        assert_eq!(step(&mut line, 8, 3), "c", "u was denied");
         line.left = 0;
         assert_eq!(step(&mut line, 8, 0), "propose 1", "a check would be for nothing");
     }
@@ -223,8 +247,8 @@ mod tests {
         let mut line = line(9, &[("a", "u", 1), ("b", "v", 1), ("c", "w", 1)]);
         line.shut = Some(Instant::now());
         assert_eq!(step(&mut line, 8, 9), "a");
-        assert_eq!(step(&mut line, 8, 9), "put off 1");
-        assert_eq!(step(&mut line, 8, 9), "put off 1");
+        assert_eq!(step(&mut line, 8, 9), "defer 1");
+        assert_eq!(step(&mut line, 8, 9), "defer 1");
         assert_eq!(step(&mut line, 8, 9), "wait");
     }
 

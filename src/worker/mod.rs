@@ -1,48 +1,51 @@
 //! The worker: takes intents through the stages of an order, from the queue to its decision.
 //!
-//! Proposing goes batch by batch in queue order. What follows, record, amend, publish and
-//! acknowledge, runs for several batches at once, so that all servers work at the same time.
+//! Proposing and deciding each go batch by batch in queue order; while the ledger decides a batch the
+//! next one grows and is proposed. What follows, amending, publishing and acknowledging, runs for several
+//! batches at once, so that all servers work at the same time.
 
+mod amend;
 mod batch;
 mod check;
+mod decide;
 mod intake;
 mod line;
+mod parse;
 mod propose;
 mod publish;
-mod reconcile;
-mod record;
+mod sources;
 mod tally;
 mod verify;
 mod wait;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, Utc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::broker::{Broker, BrokerError, Deliveries, Queue};
+use crate::announce::announce;
+use crate::broker::{Broker, BrokerError, Queue};
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::verification::Verifier;
-use crate::watch::SaleWatch;
+use amend::Amender;
 use batch::Batcher;
-use propose::{ProposedBatch, Proposer, Source};
+use decide::{DecidedBatch, Decider, Seen};
+use intake::{Intake, Next};
+use propose::{ProposedBatch, Proposer};
 use publish::Outlet;
-use reconcile::{Reconciler, Touched};
-use record::Recorder;
+use sources::Sources;
 use tally::Tally;
-use verify::{Verification, expire};
+use verify::Verification;
 
-pub use propose::{ORDER_ID_CONFLICT, UNKNOWN_SALE};
-pub use record::UNDECIDABLE;
+pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
 /// How often a busy worker says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -52,22 +55,20 @@ const LOOK_OFTEN: Duration = Duration::from_millis(50);
 const FIRST_LOOKS: u64 = 100;
 const LOOK_SELDOM: Duration = Duration::from_secs(2);
 
-/// Tells the time, so that tests can have a worker whose clock is wrong.
-pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+/// How often a worker looks for announcements that another one has left unpublished.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(5);
 
-/// A worker and what it works with.
+/// A worker and its dependencies.
 pub struct Worker {
     /// Where intents come from and decisions go.
     pub broker: Arc<dyn Broker>,
-    /// What proposes.
-    pub inventory: Arc<dyn Inventory>,
-    /// What decides.
+    /// Gives hints; without it the ledger decides without any.
+    pub inventory: Option<Arc<dyn Inventory>>,
+    /// Decides.
     pub ledger: Arc<dyn Ledger>,
-    /// What checks users; without it, orders of sales that want it wait until they are too old.
+    /// Checks users; without it, orders of sales that want it wait until they are too old.
     pub verifier: Option<Arc<dyn Verifier>>,
-    /// What is known of sales without asking.
-    pub watch: Arc<SaleWatch>,
-    /// What time it is.
+    /// The time, for delays only: orders are decided by the ledger's clock.
     pub clock: Clock,
     /// All settings.
     pub settings: Settings,
@@ -84,20 +85,21 @@ pub enum WorkerError {
     NotDrained(Duration),
 }
 
-/// Finishes batches that are proposed.
+/// Finishes batches that are decided.
 struct Finisher {
-    recorder: Recorder,
+    amender: Amender,
     outlet: Outlet,
 }
 
 impl Worker {
-    /// Works until `stop`, then takes no more deliveries, finishes those in hand and leaves.
+    /// Works until `stop`, then takes no more deliveries, finishes those in flight and leaves.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let deadline = self.settings.worker.drain_deadline();
         let tally = Arc::new(Tally::default());
-        let touched = Touched::default();
-        let _reconciler = AbortOnDropHandle::new(tokio::spawn(self.reconciler(&touched).run()));
         let _reporter = AbortOnDropHandle::new(tokio::spawn(report(tally.clone())));
+        let sold_out = Arc::new(Notify::new());
+        let announcing = keep_announcing(self.ledger.clone(), self.broker.clone(), sold_out.clone());
+        let _announcer = AbortOnDropHandle::new(tokio::spawn(announcing));
         let too_late = async {
             stop.cancelled().await;
             tokio::time::sleep(deadline).await;
@@ -106,7 +108,8 @@ impl Worker {
         let counting = count_workers(self.broker.clone(), workers.clone());
         let _counter = AbortOnDropHandle::new(tokio::spawn(counting));
         let ended = tokio::select! {
-            worked = self.work(touched, tally.clone(), workers, &stop) => worked.map_err(WorkerError::from),
+            biased;
+            worked = self.work(tally.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
         tally.log(if ended.is_ok() { "drained" } else { "ended" });
@@ -115,148 +118,152 @@ impl Worker {
 
     async fn work(
         &self,
-        touched: Touched,
         tally: Arc<Tally>,
         workers: Arc<AtomicU32>,
+        sold_out: Arc<Notify>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let settings = &self.settings;
-        let mut deliveries = self.broker.consume(Queue::Intents, settings.broker.prefetch).await?;
-        let (limits, clock) = (settings.intent.limits(), self.clock.clone());
-        let mut batcher = Batcher::new(settings.worker.max_batch, move |delivery| {
-            intake::take_apart(delivery, limits, clock())
-        });
-        let (verifier, clock) = (self.verifier.clone(), self.clock.clone());
-        let mut verification = Verification::new(verifier, settings, clock, workers);
-        let mut proposer = self.proposer(touched);
-        let finisher = Arc::new(self.finisher(tally));
-        let in_flight = u32::try_from(settings.worker.batches_in_flight).unwrap_or(u32::MAX);
-        let slots = Arc::new(Semaphore::new(settings.worker.batches_in_flight));
-        let mut finishing = JoinSet::new();
+        let sources = Sources::consume(self.broker.as_ref(), settings.broker.prefetch).await?;
+        let limits = settings.intent.limits();
+        let take_apart = move |delivery| parse::take_apart(delivery, limits);
+        let (tell, seen) = mpsc::unbounded_channel();
+        let mut intake = Intake {
+            sources,
+            batcher: Batcher::new(settings.worker.max_batch, take_apart),
+            verification: Verification::new(
+                self.verifier.clone(),
+                settings,
+                self.clock.clone(),
+                workers,
+            ),
+            seen,
+            unseen: 0,
+            stopping: false,
+            exhausted: false,
+        };
+        let mut proposer = self.proposer();
+        // One batch waits, proposed, while another one is decided.
+        let (to_decide, proposed) = mpsc::channel(1);
+        let deciding = self.decide_all(tally, sold_out, proposed, tell);
+        let deciding = AbortOnDropHandle::new(tokio::spawn(deciding));
         tracing::info!("consuming");
+        let mut room = None;
         loop {
-            // Waiting for a slot before taking a batch lets the batch grow meanwhile.
-            let slot = slot(&slots, 1).await;
-            let next = next(&mut batcher, &mut deliveries, &mut verification, stop).await;
-            let now = (self.clock)().trunc_subsecs(3);
-            let batch = match next {
-                Next::Arrived(mut batch) => {
-                    expire(&mut batch, now, settings.intent.max_age());
-                    batch
-                }
-                Next::Verified(batch) => batch,
-                Next::End => break,
-            };
-            let (batch, unchecked) = proposer.propose(batch, now).await;
-            verification.take(unchecked);
-            if batch.is_empty() {
-                continue;
-            }
-            let slot = match batch.source {
-                Source::Inventory => slot,
-                Source::LedgerAlone => {
-                    drop(slot);
-                    self::slot(&slots, in_flight).await
-                }
-            };
-            finishing.spawn(finisher.clone().finish(batch, slot));
-            while let Some(finished) = finishing.try_join_next() {
-                propagate(finished);
+            // Waiting for room before taking a batch lets the batch grow meanwhile.
+            tokio::select! {
+                biased;
+                reserved = to_decide.reserve(), if room.is_none() => match reserved {
+                    Ok(permit) => room = Some(permit),
+                    Err(_) => break,
+                },
+                // Deciding ends by itself only in a panic.
+                () = to_decide.closed() => break,
+                next = intake.next(room.is_some(), stop) => match next {
+                    Next::Seen => {}
+                    Next::End => break,
+                    Next::Propose(batch) => {
+                        let proposed = proposer.propose(batch).await;
+                        intake.unseen += 1;
+                        if let Some(permit) = room.take() {
+                            permit.send(proposed);
+                        }
+                    }
+                },
             }
         }
-        while let Some(finished) = finishing.join_next().await {
-            propagate(finished);
-        }
-        deliveries.finished().await;
+        drop(room);
+        drop(to_decide);
+        propagate(deciding.await);
+        intake.sources.finished().await;
         Ok(())
     }
 
-    fn proposer(&self, touched: Touched) -> Proposer {
+    /// Decides batch after batch, and finishes up to `batches_in_flight` of them at the same time. Ends
+    /// when no more come and all are finished.
+    fn decide_all(
+        &self,
+        tally: Arc<Tally>,
+        sold_out: Arc<Notify>,
+        mut proposed: mpsc::Receiver<ProposedBatch>,
+        tell: mpsc::UnboundedSender<Seen>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let max_age = self.settings.intent.max_age();
+        let decider = Decider { ledger: self.ledger.clone(), max_age, tally: tally.clone() };
+        let finisher = Arc::new(Finisher {
+            amender: Amender { inventory: self.inventory.clone() },
+            outlet: Outlet { broker: self.broker.clone(), tally },
+        });
+        let slots = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
+        async move {
+            let mut finishing = JoinSet::new();
+            while let Some(batch) = proposed.recv().await {
+                let (decided, seen) = decider.decide(batch).await;
+                if seen.sold_out {
+                    sold_out.notify_one();
+                }
+                // Without a receiver the worker is ending.
+                let _ = tell.send(seen);
+                if !decided.is_empty() {
+                    let slot = slot(&slots).await;
+                    finishing.spawn(finisher.clone().finish(decided, slot));
+                }
+                while let Some(finished) = finishing.try_join_next() {
+                    propagate(finished);
+                }
+            }
+            while let Some(finished) = finishing.join_next().await {
+                propagate(finished);
+            }
+        }
+    }
+
+    fn proposer(&self) -> Proposer {
         Proposer {
             inventory: self.inventory.clone(),
             ledger: self.ledger.clone(),
-            watch: self.watch.clone(),
             when_unavailable: self.settings.inventory.when_unavailable,
             retry_after: self.settings.inventory.retry_after(),
-            touched,
-            away_until: None,
-        }
-    }
-
-    fn finisher(&self, tally: Arc<Tally>) -> Finisher {
-        let (ledger, inventory) = (self.ledger.clone(), self.inventory.clone());
-        Finisher {
-            recorder: Recorder { ledger, inventory, tally: tally.clone() },
-            outlet: Outlet { broker: self.broker.clone(), tally },
-        }
-    }
-
-    fn reconciler(&self, touched: &Touched) -> Reconciler {
-        Reconciler {
-            inventory: self.inventory.clone(),
-            ledger: self.ledger.clone(),
-            touched: touched.clone(),
-            every: self.settings.inventory.reconcile_every(),
+            max_age: self.settings.intent.max_age(),
+            unavailable_until: None,
         }
     }
 }
 
 impl Finisher {
-    async fn finish(self: Arc<Self>, batch: ProposedBatch, _slot: OwnedSemaphorePermit) {
-        let decided = self.recorder.record(batch).await;
-        self.outlet.publish(decided).await;
+    async fn finish(self: Arc<Self>, mut batch: DecidedBatch, _slot: OwnedSemaphorePermit) {
+        let corrections = std::mem::take(&mut batch.corrections);
+        // Subscribers do not wait for the inventory.
+        tokio::join!(self.outlet.publish(batch), self.amender.amend(&corrections));
     }
 }
 
-/// Places for `count` more batches in flight.
-async fn slot(slots: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
-    match slots.clone().acquire_many_owned(count).await {
+/// A place for one more batch in flight.
+async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match slots.clone().acquire_owned().await {
         Ok(slot) => slot,
         Err(_) => unreachable!("the semaphore is never closed"),
     }
 }
 
-/// What is to be worked on next.
-enum Next {
-    /// Fresh from the queue.
-    Arrived(batch::Batch),
-    /// Whose users were checked, or are not to be checked now.
-    Verified(batch::Batch),
-    /// Nothing will come any more.
-    End,
-}
-
-/// The next batch. After `stop` those that were handed over still come, and those whose check is
-/// under way.
-async fn next<F>(
-    batcher: &mut Batcher<F>,
-    deliveries: &mut Deliveries,
-    verification: &mut Verification,
-    stop: &CancellationToken,
-) -> Next
-where
-    F: Fn(crate::broker::Delivery) -> VecDeque<batch::Item>,
-{
-    if !stop.is_cancelled() {
+/// Publishes what is owed to subscribers when a sale has sold out here, and now and then what another
+/// process has left, for as long as it is polled.
+async fn keep_announcing(ledger: Arc<dyn Ledger>, broker: Arc<dyn Broker>, sold_out: Arc<Notify>) {
+    loop {
+        if let Err(error) = announce(ledger.as_ref(), broker.as_ref()).await {
+            tracing::debug!(%error, "cannot announce yet");
+        }
         tokio::select! {
-            verified = verification.next() => return Next::Verified(verified),
-            arrived = batcher.next(deliveries) => if let Some(batch) = arrived {
-                return Next::Arrived(batch);
-            },
-            () = stop.cancelled() => {}
+            biased;
+            () = sold_out.notified() => {}
+            () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
         }
     }
-    deliveries.stop();
-    if let Some(batch) = batcher.next(deliveries).await {
-        return Next::Arrived(batch);
-    }
-    verification.give_up();
-    if verification.is_working() { Next::Verified(verification.next().await) } else { Next::End }
 }
 
 /// A batch that panicked holds deliveries that nobody settles; better to end here and now, and let
 /// the broker deliver them to somebody else.
-fn propagate(finished: Result<(), tokio::task::JoinError>) {
+fn propagate(finished: Result<(), JoinError>) {
     if let Err(error) = finished
         && let Ok(panic) = error.try_into_panic()
     {

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::batch::{Entry, PutOff};
-use super::record::DecidedBatch;
+use super::batch::{Deferred, Entry};
+use super::decide::DecidedBatch;
 use super::tally::Tally;
 use crate::broker::{Broker, Delay, Message};
 use crate::event::Event;
@@ -20,15 +20,12 @@ pub(super) struct Outlet {
 
 impl Outlet {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
-    /// long the broker is away.
+    /// long the broker is unavailable.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
-        let DecidedBatch { decided, sold_out, parked, put_off } = batch;
+        let DecidedBatch { decided, parked, deferred, corrections: _ } = batch;
         let (entries, events): (Vec<Entry>, Vec<Event>) =
             decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
-        // Before the intents are acknowledged, so that a crash can't keep a sale's end from being told.
-        let sold_out: Vec<Event> = sold_out.iter().map(Event::sold_out).collect();
-        let mut messages: Vec<Message<'_>> =
-            events.iter().chain(&sold_out).map(Message::Event).collect();
+        let mut messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
         messages
             .extend(entries.iter().zip(&events).filter_map(|(entry, event)| reply(entry, event)));
         self.until_confirmed(&messages).await;
@@ -44,14 +41,14 @@ impl Outlet {
             self.tally.parked(parked.letter.reason);
             parked.ticket.done();
         }
-        self.put_off(put_off).await;
+        self.defer(deferred).await;
         crash_point("acked");
     }
 
     /// Publishes orders once more, to wait on a delay queue.
-    async fn put_off(&self, put_off: Vec<PutOff>) {
+    async fn defer(&self, deferred: Vec<Deferred>) {
         let (entries, delays): (Vec<Entry>, Vec<Delay>) =
-            put_off.into_iter().map(|put_off| (put_off.entry, put_off.delay)).unzip();
+            deferred.into_iter().map(|deferred| (deferred.entry, deferred.delay)).unzip();
         let bodies: Vec<Cow<'_, [u8]>> = entries.iter().map(body).collect();
         let messages: Vec<Message<'_>> = entries
             .iter()
@@ -66,9 +63,9 @@ impl Outlet {
             .collect();
         self.until_confirmed(&messages).await;
         if !messages.is_empty() {
-            crash_point("put_off");
+            crash_point("deferred");
         }
-        self.tally.put_off(messages.len());
+        self.tally.deferred(messages.len());
         drop(messages);
         drop(bodies);
         for entry in entries {
@@ -94,13 +91,14 @@ impl Outlet {
     }
 }
 
-/// The bytes an order came in. One that came without a time of submission gets it, or it would never
-/// be too old.
+/// The bytes an order came in. One whose time was given by the ledger gets that written in, or it would
+/// never expire.
 fn body(entry: &Entry) -> Cow<'_, [u8]> {
-    if entry.dated {
-        Cow::Borrowed(&entry.ticket.body()[entry.place.clone()])
-    } else {
-        Cow::Owned(intent::to_json(&entry.candidate.order, entry.candidate.at))
+    match entry.candidate.submitted_at {
+        Some(submitted_at) if entry.has_ledger_time => {
+            Cow::Owned(intent::to_json(&entry.candidate.order, submitted_at))
+        }
+        _ => Cow::Borrowed(&entry.ticket.body()[entry.place.clone()]),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::propose::ORDER_ID_CONFLICT;
+use super::decide::ORDER_ID_CONFLICT;
 use crate::decision::{Decision, Outcome, Reason};
 
 /// Counts since the worker started.
@@ -15,7 +15,7 @@ pub(super) struct Tally {
     repeats: AtomicU64,
     conflicts: AtomicU64,
     dead_letters: AtomicU64,
-    put_off: AtomicU64,
+    deferred: AtomicU64,
     unrouted: AtomicU64,
 }
 
@@ -36,8 +36,8 @@ impl Tally {
         count.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn put_off(&self, orders: usize) {
-        self.put_off.fetch_add(orders as u64, Relaxed);
+    pub(super) fn deferred(&self, orders: usize) {
+        self.deferred.fetch_add(orders as u64, Relaxed);
     }
 
     pub(super) fn unrouted(&self, events: usize) {
@@ -54,7 +54,7 @@ impl Tally {
             &self.repeats,
             &self.conflicts,
             &self.dead_letters,
-            &self.put_off,
+            &self.deferred,
         ]
         .iter()
         .map(|count| count.load(Relaxed))
@@ -70,7 +70,7 @@ impl Tally {
             repeats = self.repeats.load(Relaxed),
             conflicts = self.conflicts.load(Relaxed),
             dead_letters = self.dead_letters.load(Relaxed),
-            put_off = self.put_off.load(Relaxed),
+            deferred = self.deferred.load(Relaxed),
             events_without_subscriber = self.unrouted.load(Relaxed),
             "{what}"
         );

@@ -1,11 +1,12 @@
 //! Verify: have the users checked of those sales that want it, before they get anything.
 //!
-//! Only orders come here that the inventory would create: nobody is asked about who has a decision
-//! already, comes too late or too early, or has bought enough. Checks run beside the path of the
-//! other orders, which wait for none of them, and orders go on as their checks come back.
+//! Only orders come here that the ledger answered "unchecked": it would create them. No call is made
+//! for an order that is decided already, comes too late or too early, or whose buyer has bought enough.
+//! Checks run beside the path of the other orders, which wait for none of them, and orders go on as
+//! their checks come back.
 //!
-//! - No more users of a sale are checked at a time than units are left for them. With several
-//!   workers, each takes its share.
+//! - No more users of a sale are under check at a time than the ledger said units are left, until their
+//!   orders are decided. With several workers, each takes its share.
 //! - That nobody answers is no verdict. While the user service is away, or slower than orders come,
 //!   they wait on the broker's delay queues, where they keep no other order out of the prefetch
 //!   window, and are taken up again each time they come back, until they are too old.
@@ -20,16 +21,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Clock;
-use super::batch::{Batch, Entry, PutOff};
+use super::batch::{Batch, Deferred, Entry};
 use super::check::{Answer, Check, Checked};
+use super::decide::Seen;
 use super::line::{Line, Step};
-use super::propose::Unchecked;
 use super::wait::Wait;
+use crate::clock::Clock;
 use crate::config::{Settings, VerificationSettings};
-use crate::decision::Reason;
 use crate::fault::crash_point;
-use crate::order::{Clearance, SaleId};
+use crate::order::{Eligibility, SaleId};
 use crate::retry::Backoff;
 use crate::verification::{Breaker, Memory, Verdict, Verifier};
 
@@ -98,27 +98,32 @@ impl Verification {
         }
     }
 
-    /// Takes over the orders whose users are to be checked, and begins checks. To be called after
-    /// each proposal, even if there are none: it brings what is left of the sales.
-    pub(super) fn take(&mut self, Unchecked { entries, left }: Unchecked) {
+    /// Takes over the orders whose users are to be checked, and begins checks. To be called after each
+    /// batch that the ledger has seen, even if there are none: it brings what is left of the sales.
+    pub(super) fn take(&mut self, Seen { unchecked, left, settled, .. }: Seen) {
+        for (sale, user) in settled {
+            if let Some(line) = self.lines.get_mut(&sale) {
+                line.settle(&user);
+            }
+        }
         for (sale, units) in &left {
             if let Some(line) = self.lines.get_mut(sale) {
                 line.left = *units;
             }
         }
-        for mut entry in entries {
+        for mut entry in unchecked {
             let order = &entry.candidate.order;
             if let Some(verdict) = self.memory.of(order) {
-                entry.candidate.clearance = clearance(verdict);
+                entry.candidate.eligibility = eligibility(verdict);
                 self.ready.entries.push(entry);
             } else if self.verifier.is_none() {
                 if !std::mem::replace(&mut self.warned, true) {
                     let sale_id = &order.sale_id;
                     tracing::warn!(%sale_id, "its users are to be checked, but verification.url is not set");
                 }
-                self.put_off(vec![entry], Wait::Outage);
+                self.defer(vec![entry], Wait::Outage);
             } else if self.is_full(&order.sale_id) {
-                self.put_off(vec![entry], Wait::ForRoom);
+                self.defer(vec![entry], Wait::ForRoom);
             } else {
                 self.enter(entry, &left);
             }
@@ -139,6 +144,7 @@ impl Verification {
             }
             let pause = self.pause_until;
             tokio::select! {
+                biased;
                 Some(checked) = self.checking.join_next() => self.end(unwrapped(checked)),
                 () = async { tokio::time::sleep_until(pause.unwrap_or_else(Instant::now)).await },
                     if pause.is_some() => self.start(),
@@ -176,7 +182,7 @@ impl Verification {
     fn enter(&mut self, entry: Entry, left: &HashMap<SaleId, u32>) {
         let sale = entry.candidate.order.sale_id.clone();
         if !self.lines.contains_key(&sale) && self.lines.len() >= MAX_IDLE_LINES {
-            self.lines.retain(|_, line| line.len() > 0);
+            self.lines.retain(|_, line| !line.is_idle());
         }
         let line = self.lines.entry(sale.clone()).or_insert_with(|| {
             let breaker = Breaker::new(self.settings.breaker_calls, self.settings.breaker_pause());
@@ -195,7 +201,7 @@ impl Verification {
     fn start(&mut self) {
         let Some(verifier) = self.verifier.clone() else { return };
         match self.pause_left() {
-            pause if pause >= SHORT_PAUSE => return self.put_all_off(pause),
+            pause if pause >= SHORT_PAUSE => return self.defer_all(pause),
             pause if !pause.is_zero() => return,
             _ => self.pause_until = None,
         }
@@ -208,7 +214,7 @@ impl Verification {
             let has_room = self.checking.len() < most;
             let at_once = if has_room { self.settings.max_in_flight_per_sale } else { 0 };
             fruitless += 1;
-            let put_off = match line.step(at_once, line.left.div_ceil(workers)) {
+            let deferred = match line.step(at_once, line.left.div_ceil(workers)) {
                 Step::Check(entry) => {
                     let order = entry.candidate.order.clone();
                     let check = Check {
@@ -227,7 +233,7 @@ impl Verification {
                     fruitless = 0;
                     Vec::new()
                 }
-                Step::PutOff(entries) => {
+                Step::Defer(entries) => {
                     self.held -= entries.len();
                     fruitless = 0;
                     entries
@@ -237,7 +243,7 @@ impl Verification {
             if line.is_waiting() {
                 self.turns.push_back(sale);
             }
-            self.put_off(put_off, Wait::Outage);
+            self.defer(deferred, Wait::Outage);
         }
     }
 
@@ -256,10 +262,10 @@ impl Verification {
                     self.patience.reset();
                     tracing::info!("the user service takes calls again");
                 }
-                let mut entries = line.end(&user_id);
+                let mut entries = line.pass(&user_id);
                 self.held -= entries.len();
                 for entry in &mut entries {
-                    entry.candidate.clearance = clearance(verdict);
+                    entry.candidate.eligibility = eligibility(verdict);
                 }
                 self.ready.entries.extend(entries);
                 crash_point("verified");
@@ -272,13 +278,13 @@ impl Verification {
                 line.wait_again(user_id);
                 let pause = self.pause(wanted);
                 if pause >= SHORT_PAUSE || self.ending.is_cancelled() {
-                    self.put_all_off(pause);
+                    self.defer_all(pause);
                 }
             }
             Answer::Unanswerable => {
                 let entries = line.end(&user_id);
                 self.held -= entries.len();
-                self.put_off(entries, Wait::Outage);
+                self.defer(entries, Wait::Outage);
             }
             Answer::Silence(_) | Answer::Shut(_) => {
                 let (away, error) = match answer {
@@ -295,7 +301,7 @@ impl Verification {
                 }
                 let entries = line.end(&user_id);
                 self.held -= entries.len();
-                self.put_off(entries, Wait::Outage);
+                self.defer(entries, Wait::Outage);
             }
         }
     }
@@ -317,7 +323,7 @@ impl Verification {
         self.pause_until.map_or(Duration::ZERO, |until| until.duration_since(Instant::now()))
     }
 
-    fn put_all_off(&mut self, pause: Duration) {
+    fn defer_all(&mut self, pause: Duration) {
         while let Some(sale) = self.turns.pop_front() {
             let Some(line) = self.lines.get_mut(&sale) else { continue };
             let mut entries = Vec::new();
@@ -325,37 +331,30 @@ impl Verification {
                 entries.extend(line.leave());
             }
             self.held -= entries.len();
-            self.put_off(entries, Wait::Pause(pause));
+            self.defer(entries, Wait::Pause(pause));
         }
     }
 
-    /// Has orders wait on a delay queue.
-    fn put_off(&mut self, entries: Vec<Entry>, wait: Wait) {
+    /// Defers orders: they wait on a delay queue.
+    fn defer(&mut self, entries: Vec<Entry>, wait: Wait) {
         let now = (self.clock)();
-        self.ready.put_off.extend(entries.into_iter().map(|entry| {
+        self.ready.deferred.extend(entries.into_iter().map(|entry| {
             let delay = wait.delay(age(&entry, now));
-            PutOff { entry, delay }
+            Deferred { entry, delay }
         }));
     }
 }
 
-/// Refuses the orders of `batch` that are older than `max_age`.
-pub(super) fn expire(batch: &mut Batch, now: DateTime<Utc>, max_age: Duration) {
-    for entry in &mut batch.entries {
-        if age(entry, now) > max_age {
-            entry.candidate.clearance = Clearance::Refused(Reason::Expired);
-        }
-    }
-}
-
+/// How long ago an order was submitted, by the clock of this worker: it only chooses a delay.
 fn age(entry: &Entry, now: DateTime<Utc>) -> Duration {
-    now.signed_duration_since(entry.candidate.at).to_std().unwrap_or_default()
+    let submitted_at = entry.candidate.submitted_at.unwrap_or(now);
+    now.signed_duration_since(submitted_at).to_std().unwrap_or_default()
 }
 
-fn clearance(verdict: Verdict) -> Clearance {
+fn eligibility(verdict: Verdict) -> Eligibility {
     match verdict {
-        Verdict::Allowed => Clearance::Given,
-        Verdict::Denied => Clearance::Refused(Reason::UserDenied),
+        Verdict::Allowed => Eligibility::Eligible,
+        Verdict::Denied => Eligibility::Denied,
     }
 }
 

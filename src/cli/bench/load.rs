@@ -117,7 +117,8 @@ impl Load {
             user_id: UserId::parse("user-00000000")?,
             quantity: Quantity::new(1).ok_or_else(|| anyhow::anyhow!("one is a quantity"))?,
         };
-        let decided_at = chrono::Utc::now();
-        Ok(Event::of(&Decision { order, outcome: Outcome::SoldOut, decided_at }))
+        let (submitted_at, decided_at) = (chrono::Utc::now(), chrono::Utc::now());
+        let (outcome, version, sold) = (Outcome::SoldOut, 1, 0);
+        Ok(Event::of(&Decision { order, outcome, submitted_at, decided_at, version, sold }))
     }
 }

@@ -1,33 +1,38 @@
--- Writes the ledger's answers over recorded ones, and gives back what was deducted for them.
+-- Overwrites what is held of a sale with what the ledger has said. Safe to repeat and to come late: the
+-- definition, stock and buyers of an older state are not taken over.
 --
--- KEYS[1]  sale, KEYS[2] decisions, KEYS[3] buyers: as in decide.lua
--- ARGV[1]  units the ledger says are sold, or '' when it was not asked
--- ARGV     then three for each order: order id, the contents it was proposed with, and the whole
---          answer to hold from now on, or '' to forget the order id
--- Returns  the stock left, or false when the sale is not held.
---
--- Run twice, it may give back twice; what the ledger says is sold bounds that.
+-- KEYS     as in deduct.lua
+-- ARGV[1]  '1' to load a sale that is not held, '' to leave it alone
+-- ARGV     then of the sale: version, sold, stock (units on offer), limit, opens_at, closes_at,
+--          verification, expires_at, as in deduct.lua
+-- ARGV     then the number of buyers, and two for each: user id, units
+-- ARGV     then two for each order: '1' granted or '' refused, digest
+-- Returns  1 when the state was taken over, 0 when it was not
 
-local sale = redis.call('HMGET', KEYS[1], 'stock', 'offered')
-if not sale[1] then return false end
-local stock, offered = tonumber(sale[1]), tonumber(sale[2])
+local version, sold, stock = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local held = redis.call('HMGET', KEYS[1], 'stock', 'version', 'sold')
+if not held[1] then
+  if ARGV[1] == '' then return 0 end
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+end
+local held_version, held_sold = tonumber(held[2]) or 0, tonumber(held[3]) or 0
+local taken = version > held_version or version == held_version and sold >= held_sold
 
-for i = 2, #ARGV, 3 do
-  local id, contents, answer = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if redis.call('HGET', KEYS[2], id) == 'c' .. contents then
-    local quantity, user = string.match(contents, '^(%d+):(.*)')
-    stock = stock + tonumber(quantity)
-    if redis.call('HEXISTS', KEYS[3], user) == 1 then
-      redis.call('HINCRBY', KEYS[3], user, -quantity)
-    end
-  end
-  if answer == '' then
-    redis.call('HDEL', KEYS[2], id)
+local first = 11 + 2 * tonumber(ARGV[10])
+if taken then
+  redis.call('HSET', KEYS[1], 'stock', stock - sold, 'version', version, 'sold', sold,
+    'limit', ARGV[5], 'opens_at', ARGV[6], 'closes_at', ARGV[7], 'verification', ARGV[8],
+    'expires_at', ARGV[9])
+  for i = 11, first - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+end
+for i = first, #ARGV, 2 do
+  if ARGV[i] == '1' then
+    redis.call('SADD', KEYS[2], ARGV[i + 1])
   else
-    redis.call('HSET', KEYS[2], id, answer)
+    redis.call('SREM', KEYS[2], ARGV[i + 1])
   end
 end
-
-if ARGV[1] ~= '' then stock = math.min(stock, math.max(offered - tonumber(ARGV[1]), 0)) end
-redis.call('HSET', KEYS[1], 'stock', stock)
-return stock
+for _, key in ipairs(KEYS) do
+  if tonumber(ARGV[9]) > 0 then redis.call('PEXPIREAT', key, ARGV[9]) else redis.call('PERSIST', key) end
+end
+return taken and 1 or 0

@@ -8,10 +8,10 @@ use serde::Serialize;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row, Sqlite, SqliteExecutor};
 
-use super::judge::Bought;
-use crate::decision::{Decision, Outcome, Reason};
-use crate::order::{AdjustmentId, Order, OrderId, Quantity, SaleId, UserId};
-use crate::sale::{Restock, Sale, SaleState};
+use crate::decision::{Decision, Outcome};
+use crate::ledger::MAX_ANNOUNCEMENTS;
+use crate::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
+use crate::sale::{Announcement, Restock, Sale, SaleState, SoldOut};
 
 fn json(set: &impl Serialize) -> String {
     serde_json::to_string(set).unwrap_or_else(|error| unreachable!("strings and numbers: {error}"))
@@ -22,7 +22,7 @@ fn unexpected(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the ledger holds {what} that is not valid").into())
 }
 
-fn units(units: i64) -> Result<u32, sqlx::Error> {
+fn units_of(units: i64) -> Result<u32, sqlx::Error> {
     u32::try_from(units).map_err(|_| unexpected("a number of units"))
 }
 
@@ -34,12 +34,16 @@ fn ms(time: Option<DateTime<Utc>>) -> Option<i64> {
     time.map(|time| time.timestamp_millis())
 }
 
+/// A time as the tables can hold it.
+pub(super) fn whole_ms(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(3)
+}
+
 /// A definition as the tables can hold it.
 pub(super) fn in_whole_ms(sale: &Sale) -> Sale {
-    let whole = |time: DateTime<Utc>| time.trunc_subsecs(3);
     Sale {
-        opens_at: sale.opens_at.map(whole),
-        closes_at: sale.closes_at.map(whole),
+        opens_at: sale.opens_at.map(whole_ms),
+        closes_at: sale.closes_at.map(whole_ms),
         ..sale.clone()
     }
 }
@@ -111,16 +115,16 @@ fn sale_state(row: &SqliteRow) -> Result<SaleState, sqlx::Error> {
     let sold_out: Option<i64> = row.try_get(7)?;
     let sale = Sale {
         id: sale_id(row, 0)?,
-        stock: units(row.try_get(1)?)?,
-        per_user_limit: limit.map(units).transpose()?,
+        stock: units_of(row.try_get(1)?)?,
+        per_user_limit: limit.map(units_of).transpose()?,
         opens_at: opens.map(time).transpose()?,
         closes_at: closes.map(time).transpose()?,
         verification: row.try_get(8)?,
     };
     Ok(SaleState {
         sale,
-        sold: units(row.try_get(2)?)?,
-        version: units(row.try_get(6)?)?,
+        sold: units_of(row.try_get(2)?)?,
+        version: units_of(row.try_get(6)?)?,
         sold_out_at: sold_out.map(time).transpose()?,
     })
 }
@@ -133,76 +137,90 @@ fn user_id(row: &SqliteRow, column: usize) -> Result<UserId, sqlx::Error> {
     UserId::parse(row.try_get::<String, _>(column)?).map_err(|_| unexpected("a user id"))
 }
 
-/// The decisions that are recorded for `ids`.
+fn order_id(row: &SqliteRow, column: usize) -> Result<OrderId, sqlx::Error> {
+    OrderId::parse(row.try_get::<String, _>(column)?).map_err(|_| unexpected("an order id"))
+}
+
+fn adjustment_id(row: &SqliteRow, column: usize) -> Result<AdjustmentId, sqlx::Error> {
+    let id: String = row.try_get(column)?;
+    AdjustmentId::parse(id).map_err(|_| unexpected("an adjustment id"))
+}
+
+/// The decisions that are stored for `orders`.
 pub(super) async fn decisions(
     executor: impl SqliteExecutor<'_>,
-    ids: &[&OrderId],
-) -> Result<HashMap<OrderId, Decision>, sqlx::Error> {
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<HashMap<OrderKey, Decision>, sqlx::Error> {
     let rows = sqlx::query(
-        "select order_id, sale_id, user_id, quantity, outcome, reason, decided_at_ms
-         from json_each(?1) cross join decisions on order_id = value",
+        "select sale_id, order_id, user_id, quantity, outcome, submitted_at_ms, decided_at_ms,
+                version, sold
+         from json_each(?1) cross join decisions
+             on sale_id = value ->> 0 and order_id = value ->> 1",
     )
-    .bind(json(&ids))
+    .bind(json(&orders))
     .fetch_all(executor)
     .await?;
     let decisions = rows.iter().map(|row| {
         let decision = decision(row)?;
-        Ok((decision.order.id.clone(), decision))
+        Ok((decision.order.key(), decision))
     });
     decisions.collect()
 }
 
 fn decision(row: &SqliteRow) -> Result<Decision, sqlx::Error> {
-    let id = OrderId::parse(row.try_get::<String, _>(0)?).map_err(|_| unexpected("an order id"))?;
-    let (outcome, reason): (&str, Option<&str>) = (row.try_get(4)?, row.try_get(5)?);
+    let outcome: &str = row.try_get(4)?;
     Ok(Decision {
         order: Order {
-            id,
-            sale_id: sale_id(row, 1)?,
+            sale_id: sale_id(row, 0)?,
+            id: order_id(row, 1)?,
             user_id: user_id(row, 2)?,
             quantity: Quantity::new(row.try_get(3)?).ok_or_else(|| unexpected("a quantity"))?,
         },
-        outcome: Outcome::from_names(outcome, reason).ok_or_else(|| unexpected("an outcome"))?,
+        outcome: Outcome::from_code(outcome).ok_or_else(|| unexpected("an outcome"))?,
+        submitted_at: time(row.try_get(5)?)?,
         decided_at: time(row.try_get(6)?)?,
+        version: units_of(row.try_get(7)?)?,
+        sold: units_of(row.try_get(8)?)?,
     })
 }
 
-/// The units of those of `buyers` who have any.
-pub(super) async fn bought(
+/// The units of `buyers`, 0 for those who have none.
+pub(super) async fn units(
     connection: &mut SqliteConnection,
-    buyers: impl IntoIterator<Item = (&SaleId, &UserId)>,
-) -> Result<Bought, sqlx::Error> {
-    let buyers: Vec<_> = buyers.into_iter().collect();
+    buyers: &[(&SaleId, &UserId)],
+) -> Result<HashMap<(SaleId, UserId), u32>, sqlx::Error> {
     if buyers.is_empty() {
-        return Ok(Bought::new());
+        return Ok(HashMap::new());
     }
     let rows = sqlx::query(
-        "select sale_id, user_id, units from json_each(?1)
-         cross join buyers on sale_id = value ->> 0 and user_id = value ->> 1",
+        "select value ->> 0, value ->> 1, coalesce(units, 0) from json_each(?1)
+         left join buyers on sale_id = value ->> 0 and user_id = value ->> 1",
     )
     .bind(json(&buyers))
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Ok(((sale_id(row, 0)?, user_id(row, 1)?), row.try_get(2)?))).collect()
+    let units = rows.iter();
+    let units =
+        units.map(|row| Ok(((sale_id(row, 0)?, user_id(row, 1)?), units_of(row.try_get(2)?)?)));
+    units.collect()
 }
 
 pub(super) async fn insert_decisions(
     connection: &mut SqliteConnection,
-    decisions: &[Decision],
+    decisions: &[&Decision],
 ) -> Result<(), sqlx::Error> {
-    let set: Vec<_> = decisions
-        .iter()
-        .map(|Decision { order, outcome, decided_at }| {
-            let reason = outcome.reason().map(Reason::name);
-            let at = decided_at.timestamp_millis();
-            (&order.id, &order.sale_id, &order.user_id, order.quantity, outcome.name(), reason, at)
-        })
-        .collect();
+    let rows = decisions.iter().map(|decision| {
+        let Decision { order, outcome, submitted_at, decided_at, version, sold } = decision;
+        let at = (submitted_at.timestamp_millis(), decided_at.timestamp_millis());
+        let order = (&order.sale_id, &order.id, &order.user_id, order.quantity);
+        (order.0, order.1, order.2, order.3, outcome.code(), at.0, at.1, version, sold)
+    });
+    let set: Vec<_> = rows.collect();
     let insert = sqlx::query(
-        "insert into decisions
-             (order_id, sale_id, user_id, quantity, outcome, reason, decided_at_ms)
+        "insert into decisions (sale_id, order_id, user_id, quantity, outcome, submitted_at_ms,
+                decided_at_ms, version, sold)
          select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-                value ->> 6
+                value ->> 6, value ->> 7, value ->> 8
          from json_each(?1)",
     );
     write(connection, insert, &set).await
@@ -211,7 +229,7 @@ pub(super) async fn insert_decisions(
 /// Writes how much of `sales` is sold.
 pub(super) async fn update_sold(
     connection: &mut SqliteConnection,
-    sales: &[SaleState],
+    sales: &[&SaleState],
 ) -> Result<(), sqlx::Error> {
     let set: Vec<_> =
         sales.iter().map(|state| (&state.sale.id, state.sold, ms(state.sold_out_at))).collect();
@@ -223,9 +241,9 @@ pub(super) async fn update_sold(
 }
 
 /// Writes how many units buyers have, with their limit.
-pub(super) async fn set_bought(
+pub(super) async fn set_units(
     connection: &mut SqliteConnection,
-    buyers: &[(SaleId, UserId, i64, u32)],
+    buyers: &[(&SaleId, &UserId, u32, u32)],
 ) -> Result<(), sqlx::Error> {
     let upsert = sqlx::query(
         "insert into buyers (sale_id, user_id, units, unit_limit)
@@ -247,88 +265,125 @@ async fn write(
     statement.bind(json(&set)).execute(connection).await.map(drop)
 }
 
-/// Adds units to a sale, once for each adjustment id. Returns the adjustment that the id stands for,
-/// or nothing when there is no such sale.
-pub(super) async fn restock(
+/// Writes what an operator may change of a sale.
+pub(super) async fn update_sale(
     connection: &mut SqliteConnection,
-    id: &AdjustmentId,
-    sale: &SaleId,
-    units: Quantity,
-    at: DateTime<Utc>,
-) -> Result<Option<Restock>, sqlx::Error> {
-    let inserted = sqlx::query(
-        "insert into stock_adjustments (adjustment_id, sale_id, units, version, stock, adjusted_at_ms)
-         select ?1, sale_id, ?3, version + 1, stock + ?3, ?4 from sales where sale_id = ?2
-         on conflict (adjustment_id) do nothing",
+    state: &SaleState,
+) -> Result<(), sqlx::Error> {
+    let update = sqlx::query(
+        "update sales set stock = ?2, closes_at_ms = ?3, verification = ?4, version = ?5,
+                sold_out_at_ms = ?6
+         where sale_id = ?1",
     )
-    .bind(id.as_str())
-    .bind(sale.as_str())
-    .bind(units.get())
-    .bind(at.timestamp_millis())
-    .execute(&mut *connection)
-    .await?;
-    if inserted.rows_affected() > 0 {
-        sqlx::query(
-            "update sales set stock = stock + ?2, version = version + 1, sold_out_at_ms = null
-             where sale_id = ?1",
-        )
-        .bind(sale.as_str())
-        .bind(units.get())
-        .execute(&mut *connection)
-        .await?;
-    }
-    let row = sqlx::query(
-        "select sale_id, units, version, stock, adjusted_at_ms from stock_adjustments
-         where adjustment_id = ?1",
-    )
-    .bind(id.as_str())
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| adjustment(&row, id)).transpose()
+    .bind(state.sale.id.as_str())
+    .bind(state.sale.stock)
+    .bind(ms(state.sale.closes_at))
+    .bind(state.sale.verification)
+    .bind(state.version)
+    .bind(ms(state.sold_out_at));
+    update.execute(connection).await.map(drop)
 }
 
-fn adjustment(row: &SqliteRow, id: &AdjustmentId) -> Result<Restock, sqlx::Error> {
+/// The restock that an adjustment id stands for.
+pub(super) async fn restock(
+    connection: &mut SqliteConnection,
+    sale: &SaleId,
+    adjustment: &AdjustmentId,
+) -> Result<Option<Restock>, sqlx::Error> {
+    let row = sqlx::query(
+        "select sale_id, version, adjustment_id, units, stock, adjusted_at_ms
+         from stock_adjustments where sale_id = ?1 and adjustment_id = ?2",
+    )
+    .bind(sale.as_str())
+    .bind(adjustment.as_str())
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(restock_of).transpose()
+}
+
+fn restock_of(row: &SqliteRow) -> Result<Restock, sqlx::Error> {
     Ok(Restock {
-        adjustment_id: id.clone(),
         sale_id: sale_id(row, 0)?,
-        units: Quantity::new(row.try_get(1)?).ok_or_else(|| unexpected("a restock"))?,
-        version: units(row.try_get(2)?)?,
-        stock: units(row.try_get(3)?)?,
-        at: time(row.try_get(4)?)?,
+        version: units_of(row.try_get(1)?)?,
+        adjustment_id: adjustment_id(row, 2)?,
+        units: Quantity::new(row.try_get(3)?).ok_or_else(|| unexpected("a restock"))?,
+        stock: units_of(row.try_get(4)?)?,
+        at: time(row.try_get(5)?)?,
     })
 }
 
-/// Ends a sale at `at`, or when it opens if that is later, unless it ends before.
-pub(super) async fn close(
+pub(super) async fn insert_restock(
     connection: &mut SqliteConnection,
-    sale: &SaleId,
-    at: DateTime<Utc>,
+    restock: &Restock,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update sales set closes_at_ms = max(?2, coalesce(opens_at_ms, ?2)), version = version + 1
-         where sale_id = ?1
-           and (closes_at_ms is null or closes_at_ms > max(?2, coalesce(opens_at_ms, ?2)))",
-    )
-    .bind(sale.as_str())
-    .bind(at.timestamp_millis())
-    .execute(connection)
-    .await
-    .map(drop)
+    let Restock { sale_id, version, adjustment_id, units, stock, at } = restock;
+    let insert = sqlx::query(
+        "insert into stock_adjustments
+             (sale_id, version, adjustment_id, units, stock, adjusted_at_ms)
+         select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+         from json_each(?1)",
+    );
+    let at = at.timestamp_millis();
+    write(connection, insert, &[(sale_id, version, adjustment_id, units, stock, at)]).await
 }
 
-/// Says whether a sale's users are checked, unless that is so already.
-pub(super) async fn verify(
+/// Stores what subscribers are owed.
+pub(super) async fn announce(
     connection: &mut SqliteConnection,
-    sale: &SaleId,
-    on: bool,
+    announcements: &[Announcement],
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update sales set verification = ?2, version = version + 1
-         where sale_id = ?1 and verification <> ?2",
+    let rows = announcements.iter().map(|announcement| {
+        let (sale_id, version, adjustment_id) = announcement.key();
+        let (units, stock, at) = match announcement {
+            Announcement::SoldOut(SoldOut { stock, at, .. }) => (None, stock, at),
+            Announcement::Restocked(Restock { units, stock, at, .. }) => (Some(units), stock, at),
+        };
+        (sale_id, version, adjustment_id, units, stock, at.timestamp_millis())
+    });
+    let set: Vec<_> = rows.collect();
+    let insert = sqlx::query(
+        "insert into announcements (sale_id, version, adjustment_id, units, stock, at_ms)
+         select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+         from json_each(?1)",
+    );
+    write(connection, insert, &set).await
+}
+
+/// What subscribers are owed, in the order in which it happened to each sale.
+pub(super) async fn announcements(
+    executor: impl SqliteExecutor<'_>,
+) -> Result<Vec<Announcement>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select sale_id, version, adjustment_id, units, stock, at_ms from announcements
+         order by at_ms, sale_id, version, units is null limit ?1",
     )
-    .bind(sale.as_str())
-    .bind(on)
-    .execute(connection)
-    .await
-    .map(drop)
+    .bind(MAX_ANNOUNCEMENTS)
+    .fetch_all(executor)
+    .await?;
+    let announcements = rows.iter().map(|row| {
+        Ok(if row.try_get::<Option<i64>, _>(3)?.is_some() {
+            Announcement::Restocked(restock_of(row)?)
+        } else {
+            Announcement::SoldOut(SoldOut {
+                sale_id: sale_id(row, 0)?,
+                version: units_of(row.try_get(1)?)?,
+                stock: units_of(row.try_get(4)?)?,
+                at: time(row.try_get(5)?)?,
+            })
+        })
+    });
+    announcements.collect()
+}
+
+/// Forgets what subscribers were told.
+pub(super) async fn forget_announcements(
+    connection: &mut SqliteConnection,
+    announcements: &[Announcement],
+) -> Result<(), sqlx::Error> {
+    let keys: Vec<_> = announcements.iter().map(Announcement::key).collect();
+    let delete = sqlx::query(
+        "delete from announcements where (sale_id, version, adjustment_id) in
+             (select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))",
+    );
+    write(connection, delete, &keys).await
 }

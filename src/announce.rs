@@ -1,0 +1,38 @@
+//! Announcements: that a sale sold out or was restocked, published at least once.
+//!
+//! The ledger keeps what is owed in the transaction that made it so, and forgets it once the broker has
+//! confirmed it; a crash between the two publishes it again, under the same id.
+
+use crate::broker::{Broker, BrokerError, Message};
+use crate::event::Event;
+use crate::fault::crash_point;
+use crate::ledger::{LedgerError, Outbox};
+
+/// Why announcements are still owed.
+#[derive(Debug, thiserror::Error)]
+pub enum AnnounceError {
+    /// The ledger did not say what is owed, or did not take that it is published.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The broker did not take it.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// Publishes what is owed.
+pub async fn announce<O: Outbox + ?Sized>(
+    outbox: &O,
+    broker: &dyn Broker,
+) -> Result<(), AnnounceError> {
+    loop {
+        let owed = outbox.unpublished().await?;
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let events: Vec<Event> = owed.iter().map(Event::announcing).collect();
+        let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
+        broker.publish(&messages).await?;
+        crash_point("announced");
+        outbox.published(&owed).await?;
+    }
+}

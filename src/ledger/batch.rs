@@ -1,0 +1,155 @@
+//! A batch on its way through a ledger's transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Decided, Proposed};
+use crate::decision::{Decision, Hint, Outcome};
+use crate::order::{Candidate, Eligibility, SaleId, UserId};
+use crate::rules::{Answer, State};
+use crate::sale::{Announcement, SaleState, SoldOut};
+
+/// The orders of a batch, with the answers they have so far.
+pub(super) struct Batch<'a> {
+    orders: &'a [Proposed<'a>],
+    answers: Vec<Option<Answer>>,
+    /// The places of each sale's orders, in queue order.
+    places: BTreeMap<&'a SaleId, Vec<usize>>,
+    decided: Decided,
+}
+
+/// What a transaction has to write.
+pub(super) struct Changes<'a> {
+    /// New decisions, by sale and order id.
+    pub decisions: Vec<&'a Decision>,
+    /// Sales that have sold units.
+    pub sales: Vec<&'a SaleState>,
+    /// Buyers who got units of a sale with a limit: their units now, and the limit.
+    pub buyers: Vec<(&'a SaleId, &'a UserId, u32, u32)>,
+    /// Sales that have sold their last unit.
+    pub announcements: Vec<Announcement>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(orders: &'a [Proposed<'a>]) -> Self {
+        let mut places: BTreeMap<&SaleId, Vec<usize>> = BTreeMap::new();
+        for (place, proposed) in orders.iter().enumerate() {
+            places.entry(&proposed.candidate.order.sale_id).or_default().push(place);
+        }
+        let answers = vec![None; orders.len()];
+        Self { orders, answers, places, decided: Decided::default() }
+    }
+
+    /// All its sales, by id.
+    pub(super) fn sales(&self) -> Vec<&'a SaleId> {
+        self.places.keys().copied().collect()
+    }
+
+    /// Its sales with an order that is probably granted, and the others, both by id.
+    pub(super) fn sales_by_hint(&self) -> (Vec<&'a SaleId>, Vec<&'a SaleId>) {
+        let is_granted = |place: &usize| self.orders[*place].hint == Some(Hint::Granted);
+        self.sales().into_iter().partition(|sale| self.places[sale].iter().any(is_granted))
+    }
+
+    /// The orders of `sales`.
+    pub(super) fn orders_of<'b>(
+        &'b self,
+        sales: &'b [&'a SaleId],
+    ) -> impl Iterator<Item = &'a Candidate> + 'b {
+        sales
+            .iter()
+            .flat_map(|sale| &self.places[sale])
+            .map(|place| self.orders[*place].candidate)
+    }
+
+    /// Decides the orders of `sales` by `state`, which has read all of them. May be done again with
+    /// what a lock shows.
+    pub(super) fn decide(&mut self, sales: &[&'a SaleId], mut state: State) {
+        for sale in sales {
+            for place in &self.places[sale] {
+                self.answers[*place] = Some(state.decide(self.orders[*place].candidate));
+            }
+        }
+        self.decided.sales.extend(state.sales);
+        self.decided.units.extend(state.units);
+    }
+
+    /// Those of `sales`, just decided, that would sell units, which takes a lock.
+    pub(super) fn selling(&self, sales: &[&'a SaleId]) -> Vec<&'a SaleId> {
+        let sells = |place: &usize| {
+            let new = self.answers[*place].as_ref().and_then(Answer::new_decision);
+            new.is_some_and(|decision| decision.outcome == Outcome::Created)
+        };
+        let selling = sales.iter().filter(|sale| self.places[*sale].iter().any(sells));
+        selling.copied().collect()
+    }
+
+    /// Whether any of its orders was decided before.
+    pub(super) fn has_repeats(&self) -> bool {
+        self.answers.iter().flatten().any(|answer| match answer {
+            Answer::Decided { is_new, .. } => !is_new,
+            Answer::Conflict => true,
+            Answer::UnknownSale | Answer::Unchecked { .. } => false,
+        })
+    }
+
+    pub(super) fn changes(&self) -> Changes<'_> {
+        let new = self.answers.iter().flatten().filter_map(Answer::new_decision);
+        let mut decisions: Vec<&Decision> = new.collect();
+        let sold = decisions.iter().filter(|decision| decision.outcome == Outcome::Created);
+        let (mut sales, mut buyers) = (BTreeMap::new(), BTreeMap::new());
+        for Decision { order, .. } in sold {
+            let Some(state) = self.decided.sales.get(&order.sale_id) else { continue };
+            sales.insert(&order.sale_id, state);
+            if let Some(limit) = state.sale.per_user_limit {
+                let buyer = (order.sale_id.clone(), order.user_id.clone());
+                let units = self.decided.units.get(&buyer).copied().unwrap_or(0);
+                buyers.insert((&order.sale_id, &order.user_id), (units, limit));
+            }
+        }
+        let sales: Vec<&SaleState> = sales.into_values().collect();
+        let announcements = sales.iter().filter_map(|state| sold_out(state)).collect();
+        let buyers = buyers.into_iter();
+        let buyers = buyers.map(|((sale, user), (units, limit))| (sale, user, units, limit));
+        decisions.sort_unstable_by_key(|decision| (&decision.order.sale_id, &decision.order.id));
+        Changes { decisions, sales, buyers: buyers.collect(), announcements }
+    }
+
+    pub(super) fn finish(self) -> Decided {
+        // Every order belongs to a sale, and every sale was decided.
+        let answers = self.answers.into_iter().flatten().collect();
+        Decided { answers, ..self.decided }
+    }
+}
+
+fn sold_out(state: &SaleState) -> Option<Announcement> {
+    Some(Announcement::SoldOut(SoldOut {
+        sale_id: state.sale.id.clone(),
+        version: state.version,
+        stock: state.sold,
+        at: state.sold_out_at?,
+    }))
+}
+
+/// The buyers among `orders` whose units count, because their sale has a limit. Sorted, each once.
+pub(super) fn limited<'a>(
+    sales: &HashMap<SaleId, SaleState>,
+    orders: impl Iterator<Item = &'a Candidate>,
+) -> Vec<(&'a SaleId, &'a UserId)> {
+    let is_limited =
+        |id: &SaleId| sales.get(id).is_some_and(|state| state.sale.per_user_limit.is_some());
+    let buyers = orders.map(|candidate| (&candidate.order.sale_id, &candidate.order.user_id));
+    let mut buyers: Vec<_> = buyers.filter(|(sale, _)| is_limited(sale)).collect();
+    buyers.sort_unstable();
+    buyers.dedup();
+    buyers
+}
+
+/// Whether an order of one of `sales` waits for the verification of its user, as far as the sale is
+/// concerned. Only one that is not decided does so in truth, so it has to be looked up.
+pub(super) fn awaits_verification(
+    sales: &HashMap<SaleId, SaleState>,
+    candidate: &Candidate,
+) -> bool {
+    candidate.eligibility == Eligibility::Unchecked
+        && sales.get(&candidate.order.sale_id).is_some_and(|state| state.sale.verification)
+}

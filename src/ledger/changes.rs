@@ -1,0 +1,62 @@
+//! Opening and changing sales, as far as it is the same in every ledger.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Change, Changed, LedgerError, Opening};
+use crate::order::SaleId;
+use crate::sale::{Restock, Sale, SaleState, StockTooLarge};
+
+impl Opening {
+    /// What became of each of `sales`, of which those called `new` were stored just now.
+    pub(super) fn all(
+        sales: &[Sale],
+        new: Vec<String>,
+        states: &HashMap<SaleId, SaleState>,
+    ) -> Result<Vec<Self>, LedgerError> {
+        let mut new: HashSet<String> = new.into_iter().collect();
+        sales
+            .iter()
+            .map(|sale| match states.get(&sale.id) {
+                // Only its first mention opened it, should the same sale be asked for twice.
+                _ if new.remove(sale.id.as_str()) => Ok(Self::Opened),
+                Some(state) if state.sale == *sale => Ok(Self::Unchanged),
+                Some(state) => Ok(Self::Differs(state.clone())),
+                None => Err(LedgerError::Permanent(format!("sale {} is gone", sale.id).into())),
+            })
+            .collect()
+    }
+}
+
+impl Change {
+    /// Applies it to a sale, where `first` is the restock that its adjustment id stands for already.
+    /// Returns what became of it, and whether there is anything to write.
+    pub(super) fn apply(
+        &self,
+        state: &mut SaleState,
+        first: Option<Restock>,
+    ) -> Result<(Changed, bool), StockTooLarge> {
+        let (restock, is_new) = match self {
+            Self::Restock { units, .. } if first.is_some() => {
+                if let Some(first) = first.as_ref().filter(|first| first.units != *units) {
+                    return Ok((Changed::Conflict(first.clone()), false));
+                }
+                (first, false)
+            }
+            Self::Restock { adjustment_id, units, at } => {
+                state.restock(*units)?;
+                let restock = Restock {
+                    adjustment_id: adjustment_id.clone(),
+                    sale_id: state.sale.id.clone(),
+                    units: *units,
+                    version: state.version,
+                    stock: state.sale.stock,
+                    at: *at,
+                };
+                (Some(restock), true)
+            }
+            Self::Close { at } => (None, state.close(*at)),
+            Self::Verify { on } => (None, state.set_verification(*on)),
+        };
+        Ok((Changed::Done { state: state.clone(), restock }, is_new))
+    }
+}

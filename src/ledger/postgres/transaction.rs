@@ -1,0 +1,80 @@
+//! A transaction that holds nobody up for long, whatever becomes of the worker that began it.
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
+
+/// A worker that stands still within a transaction loses it after this, and others go on.
+const IDLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The statement that begins a transaction.
+#[derive(Debug)]
+pub(super) struct Begin(String);
+
+impl Begin {
+    /// For transactions whose statements, waiting for locks included, take no longer than `limit`.
+    ///
+    /// Every setting is local to the transaction, so that it also works behind a pooler that hands
+    /// the connection on afterwards. Read committed, whatever the database's default: what is read
+    /// after a lock was granted must be what the one before left. Plans are made for the arrays of
+    /// this very call: those kept from when the tables were empty would read them whole.
+    pub(super) fn new(limit: Duration) -> Self {
+        let (limit_ms, idle_ms) = (limit.as_millis(), IDLE_LIMIT.as_millis());
+        Self(format!(
+            "begin isolation level read committed;
+             set local idle_in_transaction_session_timeout = {idle_ms};
+             set local lock_timeout = {limit_ms};
+             set local statement_timeout = {limit_ms};
+             set local plan_cache_mode = force_custom_plan"
+        ))
+    }
+}
+
+/// A transaction. Dropped before the server has confirmed its end, it closes its connection, so that
+/// no open transaction gets back to the pool, and the server rolls it back.
+pub(super) struct Transaction(Option<PoolConnection<Postgres>>);
+
+impl Transaction {
+    pub(super) async fn begin(pool: &PgPool, begin: &Begin) -> Result<Self, sqlx::Error> {
+        let mut transaction = Self(Some(pool.acquire().await?));
+        run(transaction.connection(), &begin.0).await?;
+        Ok(transaction)
+    }
+
+    /// To run statements on.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        match &mut self.0 {
+            Some(connection) => connection,
+            None => unreachable!("taken only when it ends"),
+        }
+    }
+
+    /// Makes what was written last. After an error it is unknown whether it does.
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.end("commit").await
+    }
+
+    /// Undoes what was written and lets go of its locks.
+    pub(super) async fn roll_back(self) -> Result<(), sqlx::Error> {
+        self.end("rollback").await
+    }
+
+    async fn end(mut self, how: &str) -> Result<(), sqlx::Error> {
+        run(self.connection(), how).await?;
+        drop(self.0.take());
+        Ok(())
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+async fn run(connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(connection).await.map(drop)
+}

@@ -1,0 +1,148 @@
+//! The rule of a sale: what becomes of an order, by what a ledger has read.
+//!
+//! Pure: no I/O, no clock, no randomness. Every ledger applies it within a transaction, so that what
+//! it read is still true when the decision is stored. It is written nowhere else; Redis has a hint
+//! (`inventory/lua/deduct.lua`), which may be wrong.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+
+use crate::decision::{Decision, Outcome, Reason};
+use crate::order::{Candidate, Eligibility, Order, OrderKey, SaleId, UserId};
+use crate::sale::SaleState;
+
+/// What a ledger holds of the orders of a batch. Deciding an order changes it as storing the
+/// decision would.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The ledger's time, in whole milliseconds.
+    pub now: DateTime<Utc>,
+    /// An order older than this is rejected as expired.
+    pub max_age: Duration,
+    /// The sales that exist, of those that the orders name.
+    pub sales: HashMap<SaleId, SaleState>,
+    /// Units of each buyer of a sale with a limit; a buyer that is missing has none.
+    pub units: HashMap<(SaleId, UserId), u32>,
+    /// The stored decisions, of those orders that were looked up.
+    pub decisions: HashMap<OrderKey, Decision>,
+}
+
+/// What becomes of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The decision, which is final.
+    Decided {
+        /// The decision.
+        decision: Decision,
+        /// It is to be stored; otherwise it was stored before.
+        is_new: bool,
+    },
+    /// The order id stands for another user or quantity in this sale. The first decision stands.
+    Conflict,
+    /// There is no such sale.
+    UnknownSale,
+    /// It would be created, but the sale wants its user verified first. Nothing is stored.
+    Unchecked {
+        /// The order's time, which it takes along.
+        submitted_at: DateTime<Utc>,
+    },
+}
+
+impl Answer {
+    /// Whether the order has its units.
+    pub fn is_granted(&self) -> bool {
+        matches!(self, Self::Decided { decision, .. } if decision.outcome == Outcome::Created)
+    }
+
+    /// The decision, if it is new.
+    pub fn new_decision(&self) -> Option<&Decision> {
+        match self {
+            Self::Decided { decision, is_new: true } => Some(decision),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    /// Decides one order. The orders of a sale are to come in the order of their queue.
+    pub fn decide(&mut self, candidate: &Candidate) -> Answer {
+        let Candidate { order, submitted_at, eligibility } = candidate;
+        let key = order.key();
+        if let Some(decision) = self.decisions.get(&key) {
+            return if decision.order == *order {
+                Answer::Decided { decision: decision.clone(), is_new: false }
+            } else {
+                Answer::Conflict
+            };
+        }
+        let Some(state) = self.sales.get(&order.sale_id) else { return Answer::UnknownSale };
+        let submitted_at = submitted_at.unwrap_or(self.now).min(self.now).trunc_subsecs(3);
+        let Some(outcome) = self.outcome(order, state, submitted_at, *eligibility) else {
+            return Answer::Unchecked { submitted_at };
+        };
+        let decision = Decision {
+            order: order.clone(),
+            outcome,
+            submitted_at,
+            decided_at: self.now,
+            version: state.version,
+            sold: state.sold,
+        };
+        if outcome == Outcome::Created {
+            self.sell(order);
+        }
+        self.decisions.insert(key, decision.clone());
+        Answer::Decided { decision, is_new: true }
+    }
+
+    /// The outcome of an order that has none yet, or `None` when its user is to be verified first.
+    fn outcome(
+        &self,
+        order: &Order,
+        state: &SaleState,
+        submitted_at: DateTime<Utc>,
+        eligibility: Eligibility,
+    ) -> Option<Outcome> {
+        let sale = &state.sale;
+        let age = self.now.signed_duration_since(submitted_at).to_std().unwrap_or_default();
+        let reason = if age > self.max_age {
+            Reason::Expired
+        } else if eligibility == Eligibility::Denied {
+            Reason::UserDenied
+        } else if sale.opens_at.is_some_and(|opens| submitted_at < opens) {
+            Reason::NotOpen
+        } else if sale.closes_at.is_some_and(|closes| submitted_at >= closes) {
+            Reason::Closed
+        } else if sale.per_user_limit.is_some_and(|limit| self.units_with(order) > limit.into()) {
+            Reason::PurchaseLimit
+        } else if state.remaining() < order.quantity.get() {
+            return Some(Outcome::SoldOut);
+        } else if sale.verification && eligibility == Eligibility::Unchecked {
+            return None;
+        } else {
+            return Some(Outcome::Created);
+        };
+        Some(Outcome::Rejected(reason))
+    }
+
+    /// Units that the buyer of `order` would have with it.
+    fn units_with(&self, order: &Order) -> u64 {
+        let buyer = (order.sale_id.clone(), order.user_id.clone());
+        let held = self.units.get(&buyer).copied().unwrap_or(0);
+        u64::from(held) + u64::from(order.quantity.get())
+    }
+
+    fn sell(&mut self, order: &Order) {
+        let Some(state) = self.sales.get_mut(&order.sale_id) else { return };
+        state.sold += order.quantity.get();
+        if state.remaining() == 0 {
+            state.sold_out_at = Some(self.now);
+        }
+        if state.sale.per_user_limit.is_some() {
+            let buyer = (order.sale_id.clone(), order.user_id.clone());
+            *self.units.entry(buyer).or_default() += order.quantity.get();
+        }
+    }
+}

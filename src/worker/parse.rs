@@ -1,0 +1,57 @@
+//! Parse: from a delivery to orders and dead letters.
+
+use std::collections::VecDeque;
+
+use chrono::DateTime;
+
+use super::batch::{Entry, Item, Parked, Ticket};
+use crate::broker::Delivery;
+use crate::fault::crash_point;
+use crate::intent::{self, Fault, Limits, Refusal};
+use crate::order::{Candidate, Eligibility, Intent};
+
+/// Takes a message apart. Its items come in the order of its elements; there is at least one.
+pub(super) fn take_apart(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
+    let ticket = Ticket::new(delivery);
+    let sent_at = ticket
+        .properties()
+        .timestamp_s
+        .and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
+    let body = ticket.body();
+    let items = match unsupported_encoding(&ticket) {
+        Some(detail) => {
+            let name = Fault::UnsupportedEncoding.name();
+            VecDeque::from([Item::Parked(Parked::new(ticket.share(), 0..body.len(), name, detail))])
+        }
+        None => intent::parse(body, limits)
+            .into_iter()
+            .map(|element| {
+                let start = element.bytes.as_ptr() as usize - body.as_ptr() as usize;
+                let place = start..start + element.bytes.len();
+                let ticket = ticket.share();
+                match element.intent {
+                    Ok(Intent { order, submitted_at }) => {
+                        let submitted_at = submitted_at.or(sent_at);
+                        let eligibility = Eligibility::Unchecked;
+                        let candidate = Candidate { order, submitted_at, eligibility };
+                        Item::Entry(Entry { candidate, ticket, place, has_ledger_time: false })
+                    }
+                    Err(Refusal { fault, detail }) => {
+                        Item::Parked(Parked::new(ticket, place, fault.name(), detail))
+                    }
+                }
+            })
+            .collect(),
+    };
+    // Every item has its share; this one was only for looking.
+    ticket.done();
+    crash_point("parsed");
+    items
+}
+
+/// A body that is compressed would only be called bad JSON; this says what to do about it.
+fn unsupported_encoding(ticket: &Ticket) -> Option<String> {
+    let encoding = ticket.properties().content_encoding.as_deref()?;
+    let plain = ["", "identity", "utf-8"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
+    (!plain).then(|| format!("content_encoding is {encoding:?}; accepted: none, or utf-8"))
+}
