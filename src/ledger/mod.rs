@@ -49,7 +49,7 @@ pub trait Ledger: Outbox {
 /// between the two cannot lose it.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Announcements that are not published as far as is known, oldest first, at most
+    /// Announcements that are not published as far as is known, those of a sale in their order, at most
     /// [`MAX_ANNOUNCEMENTS`].
     async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError>;
 

@@ -368,13 +368,13 @@ pub(super) async fn announce(
     Ok(())
 }
 
-/// What subscribers are owed, in the order in which it happened to each sale.
+/// What subscribers are owed, for each sale in the order in which it happened.
 pub(super) async fn announcements(
     connection: &mut PgConnection,
 ) -> Result<Vec<Announcement>, sqlx::Error> {
     let rows = query(
         "select sale_id, version, adjustment_id, units, stock, at from announcements
-         order by at, sale_id, version, units nulls last limit $1",
+         order by sale_id, version, units nulls last limit $1",
     )
     .bind(i64::from(MAX_ANNOUNCEMENTS))
     .fetch_all(connection)

@@ -349,13 +349,13 @@ pub(super) async fn announce(
     write(connection, insert, &set).await
 }
 
-/// What subscribers are owed, in the order in which it happened to each sale.
+/// What subscribers are owed, for each sale in the order in which it happened.
 pub(super) async fn announcements(
     executor: impl SqliteExecutor<'_>,
 ) -> Result<Vec<Announcement>, sqlx::Error> {
     let rows = sqlx::query(
         "select sale_id, version, adjustment_id, units, stock, at_ms from announcements
-         order by at_ms, sale_id, version, units is null limit ?1",
+         order by sale_id, version, units is null limit ?1",
     )
     .bind(MAX_ANNOUNCEMENTS)
     .fetch_all(executor)

@@ -1,24 +1,30 @@
 //! The contract of `Ledger::change`: restocking and closing sales, and switching their verification.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::decision::{Outcome, Reason};
-use floodgate::ledger::{Change, Changed, LedgerError, Recorded};
-use floodgate::order::{AdjustmentId, Quantity};
-use floodgate::sale::{Restock, Sale, SaleState};
+use floodgate::ledger::{Change, Changed, LedgerError};
+use floodgate::order::{AdjustmentId, Candidate, Quantity};
+use floodgate::rules::Answer;
+use floodgate::sale::{Announcement, MAX_STOCK, Restock, Sale, SaleState, SoldOut};
 
-use super::ledger::{L, at, created, outcome, record, record_at, state};
+use super::ledger::{L, decide, decide_all, outcomes, state};
 use super::on_every_adapter;
-use crate::harness::{order, sale, sale_id, time};
+use crate::harness::{candidate, order, sale, sale_id, time};
 
 on_every_adapter!(
     real: |stage: &crate::harness::Stage| stage.ledger.clone();
     embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
     a_restock_adds_its_units_once,
-    an_adjustment_id_stands_for_one_restock,
+    news_of_a_sale_are_owed_in_their_order,
+    an_adjustment_id_stands_for_one_restock_of_its_sale,
     a_closed_sale_closes_no_later_and_not_before_it_opens,
     verification_is_switched_and_what_is_decided_stays,
     restocks_and_orders_at_once_lose_no_unit,
 );
+
+fn at() -> DateTime<Utc> {
+    time("2026-11-20T08:00:00.123Z")
+}
 
 fn restock(id: &str, units: i64) -> Change {
     let adjustment_id = AdjustmentId::parse(id).expect("id");
@@ -31,7 +37,7 @@ async fn change(ledger: &L, sale: &str, change: &Change) -> Changed {
 
 async fn a_restock_adds_its_units_once(ledger: L) {
     ledger.open(&[sale("s", 2)]).await.expect("open");
-    record(&ledger, &[created(order("a", "s", "u", 2))]).await;
+    decide(&ledger, &[order("a", "s", "u", 2)]).await;
     let expected = Restock {
         adjustment_id: AdjustmentId::parse("r-1").expect("id"),
         sale_id: sale_id("s"),
@@ -56,29 +62,54 @@ async fn a_restock_adds_its_units_once(ledger: L) {
         panic!("not done")
     };
     assert_eq!(restock, Some(expected), "as it was first recorded");
-    let answers = record(&ledger, &[created(order("b", "s", "u", 4))]).await;
-    assert_eq!(answers, [Recorded::AsProposed]);
+    let answers = decide(&ledger, &[order("b", "s", "u", 4)]).await;
+    assert_eq!(outcomes(&answers), [Outcome::Created]);
 }
 
-async fn an_adjustment_id_stands_for_one_restock(ledger: L) {
+async fn news_of_a_sale_are_owed_in_their_order(ledger: L) {
+    ledger.open(&[sale("s", 1)]).await.expect("open");
+    decide(&ledger, &[order("a", "s", "u", 1)]).await;
+    change(&ledger, "s", &Change::Restock {
+        adjustment_id: AdjustmentId::parse("r-1").expect("id"),
+        units: Quantity::ONE,
+        at: at(),
+    })
+    .await;
+    let owed = ledger.unpublished().await.expect("outbox");
+    let [
+        Announcement::SoldOut(SoldOut { version: 1, stock: 1, .. }),
+        Announcement::Restocked(Restock { version: 2, stock: 2, .. }),
+    ] = &owed[..]
+    else {
+        panic!("{owed:?}")
+    };
+    ledger.published(&owed[..1]).await.expect("outbox");
+    assert_eq!(ledger.unpublished().await.expect("outbox"), owed[1..]);
+}
+
+async fn an_adjustment_id_stands_for_one_restock_of_its_sale(ledger: L) {
     ledger.open(&[sale("s", 2), sale("t", 2)]).await.expect("open");
     change(&ledger, "s", &restock("r", 3)).await;
-    for (id, units) in [("s", 4), ("t", 3)] {
-        let Changed::Conflict(first) = change(&ledger, id, &restock("r", units)).await else {
-            panic!("no conflict")
-        };
-        assert_eq!((first.sale_id, first.units.get()), (sale_id("s"), 3));
-    }
-    assert_eq!(state(&ledger, "t").await, SaleState::opened(sale("t", 2)));
+    let Changed::Conflict(first) = change(&ledger, "s", &restock("r", 4)).await else {
+        panic!("no conflict")
+    };
+    assert_eq!((first.sale_id, first.units.get()), (sale_id("s"), 3));
+    assert_eq!(state(&ledger, "s").await.sale.stock, 5);
+    // The same id in another sale is another restock.
+    let Changed::Done { state, .. } = change(&ledger, "t", &restock("r", 4)).await else {
+        panic!("not done")
+    };
+    assert_eq!(state.sale.stock, 6);
     assert_eq!(change(&ledger, "nope", &restock("n", 1)).await, Changed::UnknownSale);
-    let full = sale("full", u32::MAX);
+    let full = sale("full", MAX_STOCK);
     ledger.open(&[full]).await.expect("open");
     let refused = ledger.change(&sale_id("full"), &restock("f", 1)).await;
     assert!(matches!(refused, Err(LedgerError::Permanent(_))), "{refused:?}");
 }
 
 async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
-    let opens = time("2026-11-27T08:00:00Z");
+    let opens = DateTime::from_timestamp(Utc::now().timestamp(), 0).expect("a time")
+        - TimeDelta::hours(6);
     let hours = |hours| opens + TimeDelta::hours(hours);
     ledger
         .open(&[
@@ -102,14 +133,15 @@ async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
         assert_eq!((state.sale.closes_at, state.version), (Some(closes_at), version), "{id} {at}");
         assert_eq!(restock, None);
     }
-    let answers = record_at(&ledger, &[created(order("a", "s", "u", 1))], opens).await;
-    assert_eq!(outcome(&answers[0]), Outcome::Rejected(Reason::Closed));
+    let late = Candidate { submitted_at: Some(opens), ..candidate(order("a", "s", "u", 1)) };
+    let closed = Outcome::Rejected(Reason::Closed);
+    assert_eq!(outcomes(&decide_all(&ledger, &[late]).await), [closed]);
     assert_eq!(change(&ledger, "nope", &Change::Close { at: opens }).await, Changed::UnknownSale);
 }
 
 async fn verification_is_switched_and_what_is_decided_stays(ledger: L) {
     ledger.open(&[sale("s", 5)]).await.expect("open");
-    record(&ledger, &[created(order("a", "s", "u", 2))]).await;
+    decide(&ledger, &[order("a", "s", "u", 2)]).await;
     for (on, version) in [(false, 1), (true, 2), (true, 2), (false, 3), (false, 3), (true, 4)] {
         let Changed::Done { state, restock } = change(&ledger, "s", &Change::Verify { on }).await
         else {
@@ -120,9 +152,9 @@ async fn verification_is_switched_and_what_is_decided_stays(ledger: L) {
         assert_eq!((state, restock), (expected, None), "{on}, version {version}");
     }
     assert!(state(&ledger, "s").await.sale.verification);
-    // It says who is asked about, not who gets a unit: a proposal is recorded as before.
-    let answers = record(&ledger, &[created(order("b", "s", "u", 3))]).await;
-    assert_eq!(answers, [Recorded::AsProposed]);
+    let answers = decide(&ledger, &[order("b", "s", "u", 3), order("a", "s", "u", 2)]).await;
+    assert!(matches!(answers[0], Answer::Unchecked { .. }));
+    assert!(answers[1].is_granted());
     let unknown = change(&ledger, "nope", &Change::Verify { on: true }).await;
     assert_eq!(unknown, Changed::UnknownSale);
 }
@@ -138,9 +170,9 @@ async fn restocks_and_orders_at_once_lose_no_unit(ledger: L) {
         });
         let ledger = ledger.clone();
         calls.spawn(async move {
-            let decisions: Vec<_> =
-                (0..5).map(|i| created(order(&format!("o-{n}-{i}"), "s", "u", 1))).collect();
-            record(&ledger, &decisions).await;
+            let orders: Vec<_> =
+                (0..5).map(|i| order(&format!("o-{n}-{i}"), "s", "u", 1)).collect();
+            decide(&ledger, &orders).await;
         });
     }
     while let Some(call) = calls.join_next().await {

@@ -1,79 +1,92 @@
-//! The contract of `Ledger`, but for changes of sales: those are in `changes`.
+//! The contract of `Ledger`: deciding. Changes of sales are in `changes`, the rule itself in `vectors`.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use floodgate::decision::{Decision, Outcome, Reason};
-use floodgate::ledger::{Ledger, LedgerError, Opening, Proposed, Recorded};
-use floodgate::order::{Order, OrderId};
-use floodgate::sale::{Sale, SaleState, SoldOut};
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use floodgate::decision::{Decision, Hint, Outcome, Reason};
+use floodgate::ledger::{Decided, Ledger, Opening, Proposed};
+use floodgate::order::{Candidate, Eligibility, Order, OrderKey};
+use floodgate::rules::Answer;
+use floodgate::sale::{Announcement, MAX_STOCK, Sale, SaleState, SoldOut};
 
 use super::on_every_adapter;
-use crate::harness::{order, orders, sale, sale_id, time};
+use crate::harness::{candidate, order, orders, sale, sale_id};
 
 on_every_adapter!(
     real: |stage: &crate::harness::Stage| stage.ledger.clone();
     embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
     opening_again_keeps_the_stock,
     sales_are_found_by_id_and_all_together,
-    new_proposals_are_stored_as_they_are,
-    recording_again_gives_the_same_answers,
-    a_known_order_keeps_its_decision_whatever_is_proposed,
-    an_order_id_with_other_contents_gets_the_stored_decision,
-    created_is_refused_beyond_the_stock_and_smaller_orders_still_fit,
-    created_is_refused_beyond_the_limit_per_user,
-    created_is_refused_outside_the_window,
-    nothing_is_upgraded_to_created,
-    a_batch_over_many_sales_is_one_call,
-    created_for_an_unknown_sale_is_refused_whole,
+    decisions_are_stored_as_they_were_answered,
+    deciding_again_gives_the_same_decisions_whatever_the_hints,
+    an_order_id_belongs_to_its_sale,
+    a_window_holds_to_the_millisecond,
+    an_order_of_an_unknown_sale_does_not_keep_its_neighbours_back,
+    an_unchecked_order_stores_nothing_and_keeps_its_time,
+    wrong_hints_change_nothing,
+    a_batch_over_many_sales_is_decided_at_once,
     concurrent_batches_never_oversell,
-    the_same_batch_at_once_is_recorded_once,
-    selling_the_last_unit_is_told_with_its_batch_and_every_repeat,
+    the_same_batch_at_once_is_decided_once,
+    selling_the_last_unit_is_owed_until_it_is_published,
 );
 
 pub(super) type L = std::sync::Arc<dyn Ledger>;
 
-pub(super) fn at() -> DateTime<Utc> {
-    time("2026-11-27T08:00:00.123Z")
-}
+/// Orders older than this expire.
+pub(super) const MAX_AGE: Duration = Duration::from_hours(24);
 
-pub(super) fn created(order: Order) -> Decision {
-    Decision { order, outcome: Outcome::Created, decided_at: at() }
-}
-
-pub(super) async fn record(ledger: &L, decisions: &[Decision]) -> Vec<Recorded> {
-    record_at(ledger, decisions, at()).await
-}
-
-pub(super) async fn record_at(
+/// Decides candidates, each with its hint.
+pub(super) async fn decide_hinted(
     ledger: &L,
-    decisions: &[Decision],
-    at: DateTime<Utc>,
-) -> Vec<Recorded> {
-    let proposals: Vec<_> = decisions
+    orders: &[(Candidate, Option<Hint>)],
+    redelivered: bool,
+) -> Decided {
+    let orders: Vec<_> = orders
         .iter()
-        .map(|decision| Proposed { decision, submitted_at: at, repeat: false })
+        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered })
         .collect();
-    ledger.record(&proposals).await.expect("recorded").answers
+    ledger.decide(&orders, MAX_AGE).await.expect("decided")
 }
 
-async fn decision(ledger: &L, id: &OrderId) -> Option<Decision> {
-    ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
+/// Decides candidates without hints.
+pub(super) async fn decide_all(ledger: &L, candidates: &[Candidate]) -> Vec<Answer> {
+    let orders: Vec<_> = candidates.iter().map(|candidate| (candidate.clone(), None)).collect();
+    decide_hinted(ledger, &orders, false).await.answers
+}
+
+/// Decides orders without hints.
+pub(super) async fn decide(ledger: &L, orders: &[Order]) -> Vec<Answer> {
+    let candidates: Vec<_> = orders.iter().cloned().map(candidate).collect();
+    decide_all(ledger, &candidates).await
+}
+
+pub(super) async fn decision(ledger: &L, order: &Order) -> Option<Decision> {
+    ledger.decisions(&[order.key()]).await.expect("ledger").remove(0)
 }
 
 pub(super) async fn state(ledger: &L, id: &str) -> SaleState {
     ledger.sales(Some(&[sale_id(id)])).await.expect("sales").remove(0)
 }
 
-pub(super) fn outcome(recorded: &Recorded) -> Outcome {
-    match recorded {
-        Recorded::AsProposed => Outcome::Created,
-        Recorded::Instead { decision, .. } => decision.outcome,
+pub(super) fn outcome(answer: &Answer) -> Outcome {
+    match answer {
+        Answer::Decided { decision, .. } => decision.outcome,
+        other => panic!("not decided: {other:?}"),
     }
+}
+
+pub(super) fn outcomes(answers: &[Answer]) -> Vec<Outcome> {
+    answers.iter().map(outcome).collect()
+}
+
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(3)
 }
 
 async fn opening_again_keeps_the_stock(ledger: L) {
     let first = ledger.open(&[sale("s", 2), sale("t", 1)]).await.expect("open");
     assert_eq!(first, [Opening::Opened, Opening::Opened]);
-    record(&ledger, &[created(order("o", "s", "u", 1))]).await;
+    decide(&ledger, &[order("o", "s", "u", 1)]).await;
     let again = ledger.open(&[sale("s", 2), sale("t", 9)]).await.expect("open");
     assert_eq!(again[0], Opening::Unchanged);
     assert!(matches!(&again[1], Opening::Differs(state) if state.sale.stock == 1));
@@ -85,124 +98,123 @@ async fn opening_again_keeps_the_stock(ledger: L) {
 
 async fn sales_are_found_by_id_and_all_together(ledger: L) {
     let full = Sale {
-        per_user_limit: Some(2),
-        opens_at: Some(time("2026-11-27T08:00:00Z")),
-        closes_at: Some(time("2026-11-27T09:00:00Z")),
+        per_user_limit: Some(u32::MAX),
+        opens_at: Some(now()),
+        closes_at: Some(now() + TimeDelta::hours(1)),
         ..sale("b", 3)
     };
-    ledger.open(&[full.clone(), sale("a", u32::MAX)]).await.expect("open");
+    ledger.open(&[full.clone(), sale("a", MAX_STOCK), sale("B", 1)]).await.expect("open");
     assert_eq!(state(&ledger, "b").await, SaleState::opened(full));
     let none = ledger.sales(Some(&[sale_id("nope")])).await.expect("sales");
     assert!(none.is_empty());
     let all = ledger.sales(None).await.expect("sales");
-    assert_eq!(all.iter().map(|state| state.sale.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(all[0].sale.stock, u32::MAX);
+    assert_eq!(all.iter().map(|state| state.sale.id.as_str()).collect::<Vec<_>>(), ["B", "a", "b"]);
+    assert_eq!(all[1].sale.stock, MAX_STOCK);
 }
 
-async fn new_proposals_are_stored_as_they_are(ledger: L) {
-    ledger.open(&[sale("s", 10)]).await.expect("open");
-    let mut outcomes = vec![Outcome::Created, Outcome::SoldOut];
-    outcomes.extend(Reason::ALL.map(Outcome::Rejected));
-    let decisions: Vec<Decision> = outcomes
-        .iter()
-        .enumerate()
-        .map(|(n, &outcome)| {
-            let order = order(&format!("o-{n}"), "s", "u", 3);
-            Decision { order, outcome, decided_at: at() }
-        })
-        .collect();
-    let recorded = record(&ledger, &decisions).await;
-    assert!(recorded.iter().all(|recorded| *recorded == Recorded::AsProposed));
-    for decision in &decisions {
-        let stored = self::decision(&ledger, &decision.order.id).await;
-        assert_eq!(stored.as_ref(), Some(decision));
+async fn decisions_are_stored_as_they_were_answered(ledger: L) {
+    let hour = TimeDelta::hours(1);
+    ledger
+        .open(&[
+            Sale { per_user_limit: Some(3), ..sale("s", 4) },
+            Sale { opens_at: Some(now() + hour), ..sale("later", 4) },
+            Sale { closes_at: Some(now() - hour), ..sale("over", 4) },
+        ])
+        .await
+        .expect("open");
+    let denied = Candidate {
+        eligibility: Eligibility::Denied,
+        ..candidate(order("denied", "s", "u", 1))
+    };
+    let old = Candidate {
+        submitted_at: Some(now() - TimeDelta::hours(25)),
+        ..candidate(order("old", "s", "u", 1))
+    };
+    let told = Candidate {
+        submitted_at: Some(now() - hour),
+        ..candidate(order("created", "s", "u", 3))
+    };
+    let candidates = [
+        told.clone(),
+        candidate(order("limit", "s", "u", 1)),
+        candidate(order("sold-out", "s", "v", 2)),
+        denied,
+        old,
+        candidate(order("early", "later", "u", 1)),
+        candidate(order("late", "over", "u", 1)),
+    ];
+    let answers = decide_all(&ledger, &candidates).await;
+    let expected = [
+        Outcome::Created,
+        Outcome::Rejected(Reason::PurchaseLimit),
+        Outcome::SoldOut,
+        Outcome::Rejected(Reason::UserDenied),
+        Outcome::Rejected(Reason::Expired),
+        Outcome::Rejected(Reason::NotOpen),
+        Outcome::Rejected(Reason::Closed),
+    ];
+    assert_eq!(outcomes(&answers), expected);
+    let mut keys: Vec<OrderKey> =
+        candidates.iter().map(|candidate| candidate.order.key()).collect();
+    let never = order("never", "s", "u", 1);
+    keys.insert(0, never.key());
+    let stored = ledger.decisions(&keys).await.expect("ledger");
+    assert_eq!(stored[0], None);
+    for (answer, stored) in answers.iter().zip(&stored[1..]) {
+        assert_eq!(answer.new_decision(), stored.as_ref());
     }
+    let first = stored[1].clone().expect("decided");
+    assert_eq!(Some(first.submitted_at), told.submitted_at);
+    assert!(first.decided_at <= Utc::now() && first.decided_at > Utc::now() - hour);
+    assert_eq!((first.version, first.sold), (1, 0));
+    assert_eq!(stored[3].as_ref().map(|decision| decision.sold), Some(3));
     assert_eq!(state(&ledger, "s").await.sold, 3);
-    let unknown = OrderId::parse("never").expect("id");
-    assert_eq!(decision(&ledger, &unknown).await, None);
-    let ids = [unknown, decisions[1].order.id.clone(), decisions[0].order.id.clone()];
-    let found = ledger.decisions(&ids).await.expect("ledger");
-    assert_eq!(found, [None, Some(decisions[1].clone()), Some(decisions[0].clone())]);
 }
 
-async fn recording_again_gives_the_same_answers(ledger: L) {
+async fn deciding_again_gives_the_same_decisions_whatever_the_hints(ledger: L) {
     ledger.open(&[sale("s", 2)]).await.expect("open");
-    let decisions: Vec<_> = orders("s", 4).into_iter().map(created).collect();
-    let first: Vec<_> = record(&ledger, &decisions).await.iter().map(outcome).collect();
-    // With and without the hint, and with a hint that is wrong for one of them.
-    let mut hinted = decisions.clone();
-    hinted.push(Decision { outcome: Outcome::SoldOut, ..created(order("new", "s", "u", 1)) });
-    let hinted: Vec<_> = hinted
-        .iter()
-        .map(|decision| Proposed { decision, submitted_at: at(), repeat: true })
-        .collect();
-    let answers = ledger.record(&hinted).await.expect("recorded").answers;
-    assert_eq!(first, answers[..4].iter().map(outcome).collect::<Vec<_>>());
-    assert_eq!(answers[4], Recorded::AsProposed);
-    let again = record(&ledger, &decisions).await;
-    assert_eq!(first, again.iter().map(outcome).collect::<Vec<_>>());
-    assert!(again.iter().all(|answer| matches!(answer, Recorded::Instead { known: true, .. })));
+    let all = orders("s", 4);
+    let first = decide(&ledger, &all).await;
+    for redelivered in [false, true] {
+        for hint in [None, Some(Hint::Granted), Some(Hint::Refused)] {
+            let again: Vec<_> =
+                all.iter().map(|order| (candidate(order.clone()), hint)).collect();
+            let answers = decide_hinted(&ledger, &again, redelivered).await.answers;
+            for (answer, first) in answers.iter().zip(&first) {
+                let (Answer::Decided { decision, is_new }, Some(first)) =
+                    (answer, first.new_decision())
+                else {
+                    panic!("{answer:?}")
+                };
+                assert!(!is_new && decision == first);
+            }
+        }
+    }
+    let other = order("o-0", "s", "u-0", 2);
+    assert_eq!(decide(&ledger, &[other.clone()]).await, [Answer::Conflict]);
+    let twice = [order("new", "s", "u", 1), other, order("new", "s", "u", 1)];
+    let answers = decide(&ledger, &twice).await;
+    assert_eq!(outcome(&answers[0]), Outcome::SoldOut);
+    assert_eq!(answers[1], Answer::Conflict);
+    assert!(matches!(&answers[2], Answer::Decided { is_new: false, .. }));
     assert_eq!(state(&ledger, "s").await.sold, 2);
 }
 
-async fn a_known_order_keeps_its_decision_whatever_is_proposed(ledger: L) {
-    ledger.open(&[sale("s", 1)]).await.expect("open");
-    let first = created(order("o", "s", "u", 1));
-    record(&ledger, std::slice::from_ref(&first)).await;
-    let other = Decision {
-        outcome: Outcome::Rejected(Reason::Expired),
-        decided_at: at() + TimeDelta::seconds(9),
-        ..first.clone()
-    };
-    let answers = record(&ledger, &[other]).await;
-    assert_eq!(answers, [Recorded::Instead { decision: first, known: true, sold: 1 }]);
+async fn an_order_id_belongs_to_its_sale(ledger: L) {
+    ledger.open(&[sale("s", 5), sale("t", 0), sale("v", 7)]).await.expect("open");
+    // A basket: one order id in three sales, in one batch.
+    let basket = [order("o", "s", "u", 1), order("o", "t", "u", 2), order("o", "v", "w", 3)];
+    let answers = decide(&ledger, &basket).await;
+    assert_eq!(outcomes(&answers), [Outcome::Created, Outcome::SoldOut, Outcome::Created]);
+    for (order, answer) in basket.iter().zip(&answers) {
+        assert_eq!(decision(&ledger, order).await.as_ref(), answer.new_decision());
+    }
+    let other = order("o", "s", "w", 1);
+    assert_eq!(decide(&ledger, &[other]).await, [Answer::Conflict]);
 }
 
-async fn an_order_id_with_other_contents_gets_the_stored_decision(ledger: L) {
-    ledger.open(&[sale("s", 5), sale("t", 7)]).await.expect("open");
-    let first = created(order("o", "s", "u", 1));
-    record(&ledger, std::slice::from_ref(&first)).await;
-    let answers = record(&ledger, &[created(order("o", "t", "v", 2))]).await;
-    // What remains is of the sale that was asked for.
-    assert_eq!(answers, [Recorded::Instead { decision: first, known: true, sold: 0 }]);
-    assert_eq!(state(&ledger, "t").await.sold, 0);
-}
-
-async fn created_is_refused_beyond_the_stock_and_smaller_orders_still_fit(ledger: L) {
-    ledger.open(&[sale("s", 5)]).await.expect("open");
-    let decisions = [
-        created(order("a", "s", "u", 3)),
-        created(order("b", "s", "u", 3)),
-        created(order("c", "s", "u", 2)),
-        created(order("d", "s", "u", 1)),
-    ];
-    let answers = record(&ledger, &decisions).await;
-    let outcomes: Vec<_> = answers.iter().map(outcome).collect();
-    let (yes, no) = (Outcome::Created, Outcome::SoldOut);
-    assert_eq!(outcomes, [yes, no, yes, no]);
-    assert!(matches!(answers[1], Recorded::Instead { known: false, sold: 5, .. }));
-    assert_eq!(state(&ledger, "s").await.remaining(), 0);
-}
-
-async fn created_is_refused_beyond_the_limit_per_user(ledger: L) {
-    let limited = Sale { per_user_limit: Some(2), ..sale("s", 10) };
-    ledger.open(&[limited]).await.expect("open");
-    let decisions = [
-        created(order("a", "s", "u", 1)),
-        created(order("b", "s", "v", 2)),
-        created(order("c", "s", "u", 2)),
-        created(order("d", "s", "u", 1)),
-    ];
-    let outcomes: Vec<_> = record(&ledger, &decisions).await.iter().map(outcome).collect();
-    let (yes, no) = (Outcome::Created, Outcome::Rejected(Reason::PurchaseLimit));
-    assert_eq!(outcomes, [yes, yes, no, yes]);
-    let later = record(&ledger, &[created(order("e", "s", "v", 1))]).await;
-    assert_eq!(outcome(&later[0]), no);
-    assert_eq!(state(&ledger, "s").await.sold, 4);
-}
-
-async fn created_is_refused_outside_the_window(ledger: L) {
-    let (opens, closes) = (time("2026-11-27T08:00:00Z"), time("2026-11-27T09:00:00Z"));
+async fn a_window_holds_to_the_millisecond(ledger: L) {
+    let (opens, closes) = (now() - TimeDelta::hours(2), now() - TimeDelta::hours(1));
     let windowed = Sale { opens_at: Some(opens), closes_at: Some(closes), ..sale("s", 10) };
     ledger.open(&[windowed]).await.expect("open");
     let ms = TimeDelta::milliseconds(1);
@@ -211,39 +223,81 @@ async fn created_is_refused_outside_the_window(ledger: L) {
         ("b", opens, Outcome::Created),
         ("c", closes - ms, Outcome::Created),
         ("d", closes, Outcome::Rejected(Reason::Closed)),
+        ("e", Utc::now() + TimeDelta::days(1), Outcome::Rejected(Reason::Closed)),
     ] {
-        let answers = record_at(&ledger, &[created(order(id, "s", "u", 1))], at).await;
-        assert_eq!(outcome(&answers[0]), expected, "{id}");
+        let order = order(id, "s", "u", 1);
+        let candidate = Candidate { submitted_at: Some(at), ..candidate(order) };
+        assert_eq!(outcomes(&decide_all(&ledger, &[candidate]).await), [expected], "{id}");
     }
 }
 
-async fn nothing_is_upgraded_to_created(ledger: L) {
+async fn an_order_of_an_unknown_sale_does_not_keep_its_neighbours_back(ledger: L) {
     ledger.open(&[sale("s", 10)]).await.expect("open");
-    let decision = Decision { outcome: Outcome::SoldOut, ..created(order("o", "s", "u", 1)) };
-    assert_eq!(record(&ledger, &[decision]).await, [Recorded::AsProposed]);
-    assert_eq!(state(&ledger, "s").await.sold, 0);
+    let all = [order("a", "nope", "u", 1), order("b", "s", "u", 1)];
+    for hint in [None, Some(Hint::Granted), Some(Hint::Refused)] {
+        let hinted: Vec<_> = all.iter().map(|order| (candidate(order.clone()), hint)).collect();
+        let answers = decide_hinted(&ledger, &hinted, false).await.answers;
+        assert_eq!(answers[0], Answer::UnknownSale);
+        assert_eq!(outcome(&answers[1]), Outcome::Created);
+    }
+    assert_eq!(decision(&ledger, &all[0]).await, None);
 }
 
-async fn a_batch_over_many_sales_is_one_call(ledger: L) {
+async fn an_unchecked_order_stores_nothing_and_keeps_its_time(ledger: L) {
+    ledger.open(&[Sale { verification: true, ..sale("s", 2) }]).await.expect("open");
+    let first = order("a", "s", "u", 1);
+    let at = now() - TimeDelta::minutes(1);
+    let told = Candidate { submitted_at: Some(at), ..candidate(first.clone()) };
+    let future = Candidate { submitted_at: Some(now() + TimeDelta::days(1)), ..told.clone() };
+    for hint in [None, Some(Hint::Granted), Some(Hint::Refused)] {
+        let orders = [(told.clone(), hint), (future.clone(), hint)];
+        let decided = decide_hinted(&ledger, &orders, false).await;
+        assert_eq!(decided.answers[0], Answer::Unchecked { submitted_at: at });
+        let Answer::Unchecked { submitted_at } = decided.answers[1] else { panic!("decided") };
+        assert!(submitted_at <= Utc::now() && submitted_at > at, "the ledger's time");
+        assert_eq!(decided.sales[&sale_id("s")].remaining(), 2);
+    }
+    assert_eq!(decision(&ledger, &first).await, None);
+    let eligible = Candidate { eligibility: Eligibility::Eligible, ..told.clone() };
+    assert_eq!(outcomes(&decide_all(&ledger, &[eligible]).await), [Outcome::Created]);
+    // A repeat needs no check, and neither does an order that is refused anyway.
+    let large = candidate(order("b", "s", "v", 2));
+    let answers = decide_all(&ledger, &[told, large]).await;
+    assert_eq!(outcomes(&answers), [Outcome::Created, Outcome::SoldOut]);
+}
+
+async fn wrong_hints_change_nothing(ledger: L) {
+    let limited = Sale { per_user_limit: Some(1), ..sale("t", 10) };
+    ledger.open(&[sale("s", 3), limited]).await.expect("open");
+    let refused = |order: Order| (candidate(order), Some(Hint::Refused));
+    let granted = |order: Order| (candidate(order), Some(Hint::Granted));
+    let batch: Vec<_> = [
+        refused(order("a", "s", "u", 2)),
+        granted(order("b", "s", "u", 2)),
+        refused(order("c", "s", "v", 1)),
+        granted(order("d", "s", "v", 1)),
+        refused(order("a", "t", "u", 1)),
+        granted(order("b", "t", "u", 1)),
+    ]
+    .into();
+    let decided = decide_hinted(&ledger, &batch, false).await;
+    let (yes, no) = (Outcome::Created, Outcome::SoldOut);
+    let limit = Outcome::Rejected(Reason::PurchaseLimit);
+    assert_eq!(outcomes(&decided.answers), [yes, no, yes, no, yes, limit]);
+    assert_eq!(decided.sales[&sale_id("s")], state(&ledger, "s").await);
+    let buyer = (sale_id("t"), batch[4].0.order.user_id.clone());
+    assert_eq!(decided.units[&buyer], 1);
+}
+
+async fn a_batch_over_many_sales_is_decided_at_once(ledger: L) {
     let sales: Vec<Sale> = (0..50).map(|n| sale(&format!("s-{n}"), 1)).collect();
     ledger.open(&sales).await.expect("open");
-    let decisions: Vec<Decision> = (0..100)
-        .map(|n| created(order(&format!("o-{n}"), &format!("s-{}", n % 50), "u", 1)))
+    let orders: Vec<Order> = (0..100)
+        .map(|n| order(&format!("o-{n}"), &format!("s-{}", n % 50), "u", 1))
         .collect();
-    let answers = record(&ledger, &decisions).await;
-    assert!(answers[..50].iter().all(|answer| *answer == Recorded::AsProposed));
-    assert!(answers[50..].iter().all(|answer| outcome(answer) == Outcome::SoldOut));
-}
-
-async fn created_for_an_unknown_sale_is_refused_whole(ledger: L) {
-    ledger.open(&[sale("s", 10)]).await.expect("open");
-    let (good, bad) = (created(order("a", "s", "u", 1)), created(order("b", "nope", "u", 1)));
-    let proposals =
-        [&good, &bad].map(|decision| Proposed { decision, submitted_at: at(), repeat: false });
-    let error = ledger.record(&proposals).await.expect_err("no such sale");
-    assert!(matches!(error, LedgerError::Permanent(_)), "{error}");
-    assert_eq!(decision(&ledger, &good.order.id).await, None);
-    assert_eq!(state(&ledger, "s").await.sold, 0);
+    let outcomes = outcomes(&decide(&ledger, &orders).await);
+    assert!(outcomes[..50].iter().all(|outcome| *outcome == Outcome::Created));
+    assert!(outcomes[50..].iter().all(|outcome| *outcome == Outcome::SoldOut));
 }
 
 async fn concurrent_batches_never_oversell(ledger: L) {
@@ -253,14 +307,16 @@ async fn concurrent_batches_never_oversell(ledger: L) {
     for batch in 0..20 {
         let ledger = ledger.clone();
         calls.spawn(async move {
-            // Both sales, in an order that differs from batch to batch.
-            let decisions: Vec<Decision> = (0..10)
+            // Both sales, in an order that differs from batch to batch, with hints that do too.
+            let orders: Vec<_> = (0..10)
                 .map(|n| {
                     let sale = if (n + batch) % 2 == 0 { "s" } else { "t" };
-                    created(order(&format!("o-{batch}-{n}"), sale, &format!("u-{n}"), 1))
+                    let order = order(&format!("o-{batch}-{n}"), sale, &format!("u-{n}"), 1);
+                    let hint = [None, Some(Hint::Granted), Some(Hint::Refused)][(n + batch) % 3];
+                    (candidate(order), hint)
                 })
                 .collect();
-            record(&ledger, &decisions).await
+            decide_hinted(&ledger, &orders, false).await
         });
     }
     while let Some(call) = calls.join_next().await {
@@ -270,47 +326,42 @@ async fn concurrent_batches_never_oversell(ledger: L) {
     assert_eq!(state(&ledger, "t").await.sold, 30, "ten users, three each");
 }
 
-async fn the_same_batch_at_once_is_recorded_once(ledger: L) {
+async fn the_same_batch_at_once_is_decided_once(ledger: L) {
     ledger.open(&[sale("s", 30)]).await.expect("open");
-    let decisions: Vec<_> = orders("s", 20).into_iter().map(created).collect();
+    let all = orders("s", 20);
     let mut calls = tokio::task::JoinSet::new();
     for copy in 0..8 {
-        let (ledger, mut decisions) = (ledger.clone(), decisions.clone());
+        let (ledger, mut orders) = (ledger.clone(), all.clone());
         if copy % 2 == 1 {
-            decisions.reverse();
+            orders.reverse();
         }
-        calls.spawn(async move { record(&ledger, &decisions).await });
+        calls.spawn(async move { decide(&ledger, &orders).await });
     }
-    let mut stored_as_proposed = 0;
+    let mut new = 0;
     while let Some(call) = calls.join_next().await {
         let answers = call.expect("no panic");
-        assert!(answers.iter().all(|answer| outcome(answer) == Outcome::Created));
-        stored_as_proposed += answers.iter().filter(|a| **a == Recorded::AsProposed).count();
+        assert!(answers.iter().all(Answer::is_granted));
+        new += answers.iter().filter(|answer| answer.new_decision().is_some()).count();
     }
-    assert_eq!(stored_as_proposed, 20);
+    assert_eq!(new, 20);
     assert_eq!(state(&ledger, "s").await.sold, 20);
 }
 
-async fn selling_the_last_unit_is_told_with_its_batch_and_every_repeat(ledger: L) {
+async fn selling_the_last_unit_is_owed_until_it_is_published(ledger: L) {
     ledger.open(&[sale("s", 3), sale("t", 1), sale("none", 0)]).await.expect("open");
-    let told = async |decisions: &[Decision]| {
-        let proposals: Vec<_> = decisions
-            .iter()
-            .map(|decision| Proposed { decision, submitted_at: at(), repeat: false })
-            .collect();
-        ledger.record(&proposals).await.expect("recorded").sold_out
-    };
-    assert_eq!(told(&[created(order("a", "s", "u", 2))]).await, []);
-    let last = [created(order("b", "s", "u", 1)), created(order("c", "s", "u", 1))];
-    let sold_out = SoldOut { sale_id: sale_id("s"), version: 1, stock: 3, at: at() };
-    assert_eq!(told(&last).await, std::slice::from_ref(&sold_out));
-    let later: Vec<_> = last
-        .iter()
-        .map(|decision| Decision { decided_at: Utc::now(), ..decision.clone() })
-        .collect();
-    assert_eq!(told(&later).await, [sold_out], "as it was the first time");
-    let no = Decision { outcome: Outcome::SoldOut, ..created(order("d", "s", "u", 1)) };
-    assert_eq!(told(&[no, created(order("e", "none", "u", 1))]).await, []);
-    assert_eq!(state(&ledger, "s").await.sold_out_at, Some(at()));
+    decide(&ledger, &[order("a", "s", "u", 2), order("e", "none", "u", 1)]).await;
+    assert_eq!(ledger.unpublished().await.expect("outbox"), []);
+    let last = [order("b", "s", "u", 1), order("c", "s", "u", 1)];
+    decide(&ledger, &last).await;
+    let at = state(&ledger, "s").await.sold_out_at.expect("sold out");
+    let sold_out = SoldOut { sale_id: sale_id("s"), version: 1, stock: 3, at };
+    let owed = [Announcement::SoldOut(sold_out)];
+    assert_eq!(ledger.unpublished().await.expect("outbox"), owed);
+    decide(&ledger, &last).await;
+    assert_eq!(ledger.unpublished().await.expect("outbox"), owed, "once");
+    for _ in 0..2 {
+        ledger.published(&owed).await.expect("outbox");
+        assert_eq!(ledger.unpublished().await.expect("outbox"), []);
+    }
     assert_eq!(state(&ledger, "t").await.sold_out_at, None);
 }

@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::Utc;
 use floodgate::broker::{Broker, EmbeddedBroker};
+use floodgate::clock;
 use floodgate::config::Settings;
-use floodgate::inventory::{Inventory, LocalInventory};
 use floodgate::ledger::{Ledger, SqliteLedger};
 use floodgate::sqlite::SqliteFile;
-use floodgate::watch::SaleWatch;
 use floodgate::worker::Worker;
 use tempfile::TempDir;
 
@@ -19,7 +17,6 @@ pub const DELIVERY_LIMIT: u32 = 3;
 /// The embedded adapters on a file of their own.
 pub struct Embedded {
     pub broker: Arc<dyn Broker>,
-    pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
     folder: Arc<TempDir>,
 }
@@ -32,9 +29,9 @@ impl Embedded {
     async fn open(folder: Arc<TempDir>) -> Self {
         let path: PathBuf = folder.path().join("floodgate.db");
         let file = SqliteFile::open(&path).await.expect("a file");
-        let ledger = Arc::new(SqliteLedger::new(file.clone()));
+        let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system()));
         let broker = Arc::new(EmbeddedBroker::new(file, "test", DELIVERY_LIMIT));
-        Self { broker, inventory: Arc::new(LocalInventory::new()), ledger, folder }
+        Self { broker, ledger, folder }
     }
 
     /// The same file, as another process has it.
@@ -49,16 +46,13 @@ impl Embedded {
         Self::open(folder).await
     }
 
-    pub async fn worker(&self) -> Worker {
-        let (ledger, inventory) = (self.ledger.clone(), self.inventory.clone());
-        let watch = SaleWatch::start(ledger, inventory, self.broker.as_ref()).await;
+    pub fn worker(&self) -> Worker {
         Worker {
             broker: self.broker.clone(),
-            inventory: self.inventory.clone(),
+            inventory: None,
             ledger: self.ledger.clone(),
             verifier: None,
-            watch: Arc::new(watch.expect("watch")),
-            clock: Arc::new(Utc::now),
+            clock: clock::system(),
             settings: Settings::load(None).expect("settings"),
         }
     }

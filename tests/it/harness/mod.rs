@@ -18,10 +18,9 @@ use floodgate::app::scratch::Scratch;
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
-use floodgate::decision::Reason;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
-use floodgate::order::{Candidate, Clearance, Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId, UserId};
 use floodgate::sale::Sale;
 use floodgate::worker::Worker;
 use secrecy::ExposeSecret;
@@ -79,7 +78,7 @@ impl Stage {
         change(&mut settings);
         let scratch = Scratch::create(&settings, &unique(what)).await.expect("servers");
         let broker = scratch.app.broker().await.expect("broker");
-        let inventory = scratch.app.inventory().await.expect("inventory");
+        let inventory = scratch.app.inventory().expect("inventory").expect("Redis");
         let ledger = scratch.app.ledger().await.expect("ledger");
         let events = scratch.events(5000).await.expect("events");
         Self { scratch, broker, inventory, ledger, events }
@@ -207,11 +206,30 @@ pub fn time(text: &str) -> DateTime<Utc> {
 }
 
 pub fn candidate(order: Order) -> Candidate {
-    Candidate { order, at: time("2026-11-27T08:00:00Z"), clearance: Clearance::Unchecked }
+    Candidate { order, submitted_at: None, eligibility: Eligibility::Unchecked }
 }
 
-pub fn denied(order: Order, reason: Reason) -> Candidate {
-    Candidate { clearance: Clearance::Refused(reason), ..candidate(order) }
+/// A connection to Redis, for what the port does not do.
+pub async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
+    let url = stage.scratch.app.settings().redis_url.expose_secret();
+    let client = redis::Client::open(url).expect("a URL");
+    client.get_multiplexed_async_connection().await.expect("Redis")
+}
+
+/// The keys of a sale in Redis.
+pub fn redis_keys(stage: &Stage, sale: &SaleId) -> [String; 3] {
+    let namespace = &stage.scratch.app.settings().namespace;
+    ["sale", "deducted", "buyers"].map(|key| format!("{namespace}:{{{sale}}}:{key}"))
+}
+
+/// Has Redis lose all it holds of `sales`.
+pub async fn forget(stage: &Stage, sales: &[Sale]) {
+    let mut redis = redis(stage).await;
+    for sale in sales {
+        let mut delete = redis::cmd("DEL");
+        delete.arg(&redis_keys(stage, &sale.id));
+        delete.query_async::<()>(&mut redis).await.expect("DEL");
+    }
 }
 
 /// The root of the repository.
