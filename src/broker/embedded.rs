@@ -207,7 +207,7 @@ impl Sorted {
 
 /// A message that gets its place when it is put into a queue.
 fn unplaced(event: &Event, properties: Properties) -> Row {
-    Row { place: 0, body: event.data.clone(), properties }
+    Row { place: 0, body: event.data.clone(), properties, redelivered: false }
 }
 
 fn due_ms(delay: Delay) -> i64 {

@@ -190,13 +190,16 @@ pub struct Obituary {
     pub at: String,
 }
 
-/// One handing-over of a message. Settling consumes it, so that it can't be settled twice. Dropped
+/// A message delivered to this consumer. Settling consumes it, so it cannot be settled twice. Dropped
 /// unsettled, it goes back to the queue when the consumer ends.
 pub struct Delivery {
     /// The body.
     pub body: Vec<u8>,
     /// What came with it.
     pub properties: Properties,
+    /// The broker says that this message may have been delivered before. A hint: after a failure of
+    /// the broker a second delivery may come without it.
+    pub redelivered: bool,
     settle: Settler,
 }
 
@@ -213,8 +216,8 @@ pub enum Settlement {
 
 impl Delivery {
     /// A delivery that is settled by calling `settle`.
-    pub fn new(body: Vec<u8>, properties: Properties, settle: Settler) -> Self {
-        Self { body, properties, settle }
+    pub fn new(body: Vec<u8>, properties: Properties, redelivered: bool, settle: Settler) -> Self {
+        Self { body, properties, redelivered, settle }
     }
 
     /// Tells the broker that the message is done. The telling may get lost; then the message comes

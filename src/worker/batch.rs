@@ -195,7 +195,7 @@ mod tests {
         let settle = Box::new(move |settlement| {
             let _ = told.send(settlement);
         });
-        (Ticket::new(Delivery::new(Vec::new(), Properties::default(), settle)), heard)
+        (Ticket::new(Delivery::new(Vec::new(), Properties::default(), false, settle)), heard)
     }
 
     #[test]

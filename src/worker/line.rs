@@ -151,7 +151,7 @@ mod tests {
             user_id: UserId::parse(user).unwrap(),
             quantity: Quantity::new(quantity).unwrap(),
         };
-        let delivery = Delivery::new(Vec::new(), Properties::default(), Box::new(|_| ()));
+        let delivery = Delivery::new(Vec::new(), Properties::default(), false, Box::new(|_| ()));
         Entry {
             candidate: Candidate { order, at: Utc::now(), clearance: Clearance::Unchecked },
             ticket: Ticket::new(delivery),

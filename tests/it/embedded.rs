@@ -133,9 +133,10 @@ async fn dead_letter(embedded: &Embedded) -> Delivery {
 async fn a_message_that_ends_its_process_again_and_again_becomes_a_dead_letter() {
     let mut embedded = Embedded::new().await;
     publish(embedded.broker.as_ref(), &["poison".into(), "neighbour".into()]).await;
-    for _ in 0..=DELIVERY_LIMIT {
+    for attempt in 0..=DELIVERY_LIMIT {
         let mut deliveries = embedded.broker.consume(Queue::Intents, 1).await.expect("consume");
-        assert_eq!(text(&next(&mut deliveries).await), "poison");
+        let delivery = next(&mut deliveries).await;
+        assert_eq!((text(&delivery).as_str(), delivery.redelivered), ("poison", attempt > 0));
         embedded = embedded.crash().await;
     }
     let mut deliveries = consume(embedded.broker.as_ref(), Queue::Intents).await;

@@ -171,9 +171,10 @@ impl Session {
             // Without a receiver the session is over, and the message will come again.
             let _ = settle.send((tag, settlement));
         });
+        let redelivered = delivery.redelivered;
         let (body, properties) = wire::received(delivery);
         // Without a receiver nobody takes deliveries any more; this one stays unsettled.
-        let _ = hand_over.send(Delivery::new(body, properties, settler));
+        let _ = hand_over.send(Delivery::new(body, properties, redelivered, settler));
     }
 
     /// Takes settlements, and tells the broker of those that one acknowledgement can serve.
