@@ -11,6 +11,7 @@ mod propose;
 mod publish;
 mod reconcile;
 mod record;
+mod sources;
 mod tally;
 mod verify;
 mod wait;
@@ -26,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::broker::{Broker, BrokerError, Deliveries, Queue};
+use crate::broker::{Broker, BrokerError, Queue};
 use crate::config::Settings;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
@@ -38,6 +39,7 @@ use propose::{ProposedBatch, Proposer, Source};
 use publish::Outlet;
 use reconcile::{Reconciler, Touched};
 use record::Recorder;
+use sources::Sources;
 use tally::Tally;
 use verify::{Verification, expire};
 
@@ -121,7 +123,8 @@ impl Worker {
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let settings = &self.settings;
-        let mut deliveries = self.broker.consume(Queue::Intents, settings.broker.prefetch).await?;
+        let broker = self.broker.as_ref();
+        let mut sources = Sources::consume(broker, settings.broker.prefetch).await?;
         let (limits, clock) = (settings.intent.limits(), self.clock.clone());
         let mut batcher = Batcher::new(settings.worker.max_batch, move |delivery| {
             intake::take_apart(delivery, limits, clock())
@@ -137,7 +140,7 @@ impl Worker {
         loop {
             // Waiting for a slot before taking a batch lets the batch grow meanwhile.
             let slot = slot(&slots, 1).await;
-            let next = next(&mut batcher, &mut deliveries, &mut verification, stop).await;
+            let next = next(&mut batcher, &mut sources, &mut verification, stop).await;
             let now = (self.clock)().trunc_subsecs(3);
             let batch = match next {
                 Next::Arrived(mut batch) => {
@@ -167,7 +170,7 @@ impl Worker {
         while let Some(finished) = finishing.join_next().await {
             propagate(finished);
         }
-        deliveries.finished().await;
+        sources.finished().await;
         Ok(())
     }
 
@@ -218,7 +221,7 @@ async fn slot(slots: &Arc<Semaphore>, count: u32) -> OwnedSemaphorePermit {
 
 /// What is to be worked on next.
 enum Next {
-    /// Fresh from the queue.
+    /// From the queues.
     Arrived(batch::Batch),
     /// Whose users were checked, or are not to be checked now.
     Verified(batch::Batch),
@@ -230,7 +233,7 @@ enum Next {
 /// under way.
 async fn next<F>(
     batcher: &mut Batcher<F>,
-    deliveries: &mut Deliveries,
+    sources: &mut Sources,
     verification: &mut Verification,
     stop: &CancellationToken,
 ) -> Next
@@ -240,14 +243,14 @@ where
     if !stop.is_cancelled() {
         tokio::select! {
             verified = verification.next() => return Next::Verified(verified),
-            arrived = batcher.next(deliveries) => if let Some(batch) = arrived {
+            arrived = batcher.next(sources) => if let Some(batch) = arrived {
                 return Next::Arrived(batch);
             },
             () = stop.cancelled() => {}
         }
     }
-    deliveries.stop();
-    if let Some(batch) = batcher.next(deliveries).await {
+    sources.stop();
+    if let Some(batch) = batcher.next(sources).await {
         return Next::Arrived(batch);
     }
     verification.give_up();

@@ -93,7 +93,7 @@ pub(super) async fn reserve(
     Ok(last - count)
 }
 
-/// When the next message comes that is put off, in milliseconds since 1970.
+/// When the next deferred message comes back, in milliseconds since 1970.
 pub(super) async fn next_due_ms(
     executor: impl SqliteExecutor<'_>,
 ) -> Result<Option<i64>, sqlx::Error> {
