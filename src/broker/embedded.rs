@@ -44,8 +44,8 @@ pub struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// A broker in `file`, whose queues are named within `namespace`. A message that came back to
-    /// the intents more than `delivery_limit` times becomes a dead letter.
+    /// A broker in `file`, whose queues are named within `namespace`. An intent that came back to its
+    /// queue more than `delivery_limit` times becomes a dead letter.
     ///
     /// # Panics
     ///
@@ -66,6 +66,7 @@ impl EmbeddedBroker {
                 return Ok(Source::Memory(self.queues.private.join(&name, routing_keys)));
             }
             Queue::Intents => self.queues.own().await?.intents,
+            Queue::Returned => self.queues.own().await?.returned,
             Queue::DeadLetters => self.queues.own().await?.dead_letters,
             Queue::Subscriber(_) => self.queues.bound(&queue, routing_keys).await?,
         };
@@ -160,8 +161,11 @@ impl EmbeddedBroker {
             match message {
                 Message::Intent { routing_key, body, properties, delay } => {
                     let properties = stored::of_intent(routing_key, *properties);
-                    let due_ms = delay.map(due_ms);
-                    sorted.parcel.push(own.intents, due_ms, body, properties);
+                    let (queue_id, due_ms) = match delay {
+                        Some(delay) => (own.returned, Some(due_ms(*delay))),
+                        None => (own.intents, None),
+                    };
+                    sorted.parcel.push(queue_id, due_ms, body, properties);
                 }
                 Message::DeadLetter(letter) => {
                     let properties = stored::of_dead_letter(letter);
@@ -207,7 +211,7 @@ impl Sorted {
 
 /// A message that gets its place when it is put into a queue.
 fn unplaced(event: &Event, properties: Properties) -> Row {
-    Row { place: 0, body: event.data.clone(), properties }
+    Row { place: 0, body: event.data.clone(), properties, redelivered: false }
 }
 
 fn due_ms(delay: Delay) -> i64 {

@@ -52,6 +52,9 @@ pub trait Broker: Send + Sync {
 pub enum Queue {
     /// Intents that wait for a decision.
     Intents,
+    /// Intents whose delay has passed. They have a queue of their own, so that a delay of a second
+    /// does not become one behind the whole backlog.
+    Returned,
     /// Messages that could not be decided.
     DeadLetters,
     /// Events for a subscriber, by its name. They are kept while it is away.
@@ -61,7 +64,7 @@ pub enum Queue {
     Private(String),
 }
 
-/// How long an intent may be put off.
+/// How long a deferred intent waits before it is delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Delay {
@@ -95,7 +98,8 @@ pub enum Message<'a> {
         body: &'a [u8],
         /// What it came with, when it is sent on; or where its reply is wanted.
         properties: Option<&'a Properties>,
-        /// Keep it for so long before it comes to its queue.
+        /// Defer it: after this time it comes to [`Queue::Returned`]. Without a delay it comes to
+        /// [`Queue::Intents`] at once.
         delay: Option<Delay>,
     },
     /// A decision for subscribers.
@@ -190,13 +194,16 @@ pub struct Obituary {
     pub at: String,
 }
 
-/// One handing-over of a message. Settling consumes it, so that it can't be settled twice. Dropped
+/// A message delivered to this consumer. Settling consumes it, so it cannot be settled twice. Dropped
 /// unsettled, it goes back to the queue when the consumer ends.
 pub struct Delivery {
     /// The body.
     pub body: Vec<u8>,
     /// What came with it.
     pub properties: Properties,
+    /// The broker says that this message may have been delivered before. A hint: after a failure of
+    /// the broker a second delivery may come without it.
+    pub redelivered: bool,
     settle: Settler,
 }
 
@@ -213,8 +220,8 @@ pub enum Settlement {
 
 impl Delivery {
     /// A delivery that is settled by calling `settle`.
-    pub fn new(body: Vec<u8>, properties: Properties, settle: Settler) -> Self {
-        Self { body, properties, settle }
+    pub fn new(body: Vec<u8>, properties: Properties, redelivered: bool, settle: Settler) -> Self {
+        Self { body, properties, redelivered, settle }
     }
 
     /// Tells the broker that the message is done. The telling may get lost; then the message comes
@@ -245,7 +252,7 @@ pub struct Deliveries {
 
 impl Deliveries {
     /// What task `consumer` hands over, until `stop`.
-    pub(in crate::broker) fn new(
+    pub(crate) fn new(
         incoming: mpsc::UnboundedReceiver<Delivery>,
         stop: CancellationToken,
         consumer: tokio::task::JoinHandle<()>,

@@ -91,7 +91,9 @@ impl RabbitBroker {
     pub async fn remove(&self, subscribers: &[&str]) -> Result<(), BrokerError> {
         let channel = self.publisher.channel().await?;
         let names = &self.link.topology;
-        let mut queues = vec![names.queue(&Queue::Intents), names.queue(&Queue::DeadLetters)];
+        let mut queues = [Queue::Intents, Queue::Returned, Queue::DeadLetters]
+            .map(|queue| names.queue(&queue))
+            .to_vec();
         queues.extend(Delay::ALL.map(|delay| names.delay(delay)));
         queues.extend(
             subscribers.iter().map(|&name| names.queue(&Queue::Subscriber(name.to_owned()))),
@@ -156,23 +158,23 @@ impl Link {
         declare_queue(channel, &dead_letters, DURABLE, dead).await?;
         bind(channel, &dead_letters, &dead_exchange, EVERY_KEY).await?;
 
-        // Dead-lettering at least once needs this overflow rule, RabbitMQ's page on quorum queues.
-        let mut intents = quorum(i64::from(self.delivery_limit));
-        text(&mut intents, "x-dead-letter-exchange", &dead_exchange);
-        text(&mut intents, "x-dead-letter-strategy", "at-least-once");
-        text(&mut intents, "x-overflow", "reject-publish");
-        let (queue, exchange) = (names.queue(&Queue::Intents), names.intents_exchange());
-        declare_queue(channel, &queue, DURABLE, intents).await?;
-        bind(channel, &queue, &exchange, EVERY_KEY).await?;
+        let returned_exchange = names.returned_exchange();
+        for (queue, exchange) in
+            [(Queue::Intents, &names.intents_exchange()), (Queue::Returned, &returned_exchange)]
+        {
+            let name = names.queue(&queue);
+            let mut arguments = quorum(i64::from(self.delivery_limit));
+            dead_letter_to(&mut arguments, &dead_exchange);
+            declare_queue(channel, &name, DURABLE, arguments).await?;
+            bind(channel, &name, exchange, EVERY_KEY).await?;
+        }
 
         for delay in Delay::ALL {
             let name = names.delay(delay);
             let mut waiting = FieldTable::default();
             text(&mut waiting, "x-queue-type", "quorum");
             waiting.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.ms().into()));
-            text(&mut waiting, "x-dead-letter-exchange", &exchange);
-            text(&mut waiting, "x-dead-letter-strategy", "at-least-once");
-            text(&mut waiting, "x-overflow", "reject-publish");
+            dead_letter_to(&mut waiting, &returned_exchange);
             declare_queue(channel, &name, DURABLE, waiting).await?;
             bind(channel, &name, &name, EVERY_KEY).await?;
         }
@@ -236,6 +238,13 @@ fn quorum(delivery_limit: i64) -> FieldTable {
     text(&mut arguments, "x-queue-type", "quorum");
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
     arguments
+}
+
+/// Dead-letters at least once, which needs this overflow rule (RabbitMQ's page on quorum queues).
+fn dead_letter_to(arguments: &mut FieldTable, exchange: &str) {
+    text(arguments, "x-dead-letter-exchange", exchange);
+    text(arguments, "x-dead-letter-strategy", "at-least-once");
+    text(arguments, "x-overflow", "reject-publish");
 }
 
 fn text(arguments: &mut FieldTable, name: &'static str, value: &str) {

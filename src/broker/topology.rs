@@ -44,15 +44,25 @@ impl Topology {
         format!("{}.dead", self.namespace)
     }
 
-    /// Topic exchange for intents that are put off, and the queue behind it in which they wait;
-    /// routing key: as they came.
+    /// Topic exchange for intents whose delay has passed; routing key: as they came.
+    pub fn returned_exchange(&self) -> String {
+        format!("{}.returned", self.namespace)
+    }
+
+    /// Topic exchange for deferred intents, and the queue behind it in which they wait; routing key:
+    /// as they came.
     pub fn delay(&self, delay: Delay) -> String {
-        format!("{}.retry.{}", self.namespace, delay.ms())
+        format!("{}.delay.{}", self.namespace, delay.ms())
     }
 
     /// All exchanges.
     pub fn exchanges(&self) -> Vec<String> {
-        let mut all = vec![self.intents_exchange(), self.events_exchange(), self.dead_exchange()];
+        let mut all = vec![
+            self.intents_exchange(),
+            self.returned_exchange(),
+            self.events_exchange(),
+            self.dead_exchange(),
+        ];
         all.extend(Delay::ALL.map(|delay| self.delay(delay)));
         all
     }
@@ -61,6 +71,7 @@ impl Topology {
     pub fn queue(&self, queue: &Queue) -> String {
         match queue {
             Queue::Intents => format!("{}.intents", self.namespace),
+            Queue::Returned => format!("{}.returned", self.namespace),
             Queue::DeadLetters => format!("{}.dead", self.namespace),
             Queue::Subscriber(name) => format!("{}.subscriber.{name}", self.namespace),
             Queue::Private(name) => format!("{}.private.{name}", self.namespace),

@@ -282,15 +282,17 @@ mod tests {
     /// The batches, of up to `max_batch`, of messages that are ready in both queues.
     async fn batches(max_batch: usize, returned: &[&str], intents: &[&str]) -> Vec<String> {
         let (mut sources, to_returned, to_intents) = sources();
-        returned.iter().for_each(|body| to_returned.send(delivery(body)).unwrap());
-        intents.iter().for_each(|body| to_intents.send(delivery(body)).unwrap());
-        drop((to_returned, to_intents));
-        let mut batcher = batcher(max_batch);
-        let mut batches = Vec::new();
-        while let Some(batch) = batcher.next(&mut sources).await {
-            batches.push(letters(&batch));
+        for (queue, bodies) in [(to_returned, returned), (to_intents, intents)] {
+            for body in bodies {
+                queue.send(delivery(body)).unwrap();
+            }
         }
-        batches
+        let mut batcher = batcher(max_batch);
+        let mut all = Vec::new();
+        while let Some(batch) = batcher.next(&mut sources).await {
+            all.push(letters(&batch));
+        }
+        all
     }
 
     fn letters(batch: &Batch) -> String {

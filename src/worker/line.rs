@@ -171,7 +171,7 @@ mod tests {
             user_id: UserId::parse(user).unwrap(),
             quantity: Quantity::new(quantity).unwrap(),
         };
-        let delivery = Delivery::new(Vec::new(), Properties::default(), Box::new(|_| ()));
+        let delivery = Delivery::new(Vec::new(), Properties::default(), false, Box::new(|_| ()));
         Entry {
             candidate: Candidate { order, submitted_at: None, eligibility: Eligibility::Unchecked },
             ticket: Ticket::new(delivery),

@@ -79,14 +79,14 @@ impl Consumer {
             self.room.forget_permits(rows.len());
             let places = rows.iter().map(|row| row.place);
             self.unsettled().extend(places);
-            for Row { place, body, properties } in rows {
+            for Row { place, body, properties, redelivered } in rows {
                 let settle = settle.clone();
                 let settler = Box::new(move |settlement| {
                     // Without a receiver the broker is gone, and the message will come again.
                     let _ = settle.send((place, settlement));
                 });
                 // Without a receiver it stays unsettled, and goes back.
-                let _ = hand_over.send(Delivery::new(body, properties, settler));
+                let _ = hand_over.send(Delivery::new(body, properties, redelivered, settler));
             }
         }
     }

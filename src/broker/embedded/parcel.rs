@@ -55,7 +55,7 @@ impl Parcel {
         self.entries.is_empty()
     }
 
-    /// The time at which the first of those comes that are put off.
+    /// When the first of the deferred messages comes back.
     pub(super) fn next_due_ms(&self) -> Option<i64> {
         self.entries.iter().filter_map(|entry| entry.due_ms).min()
     }

@@ -128,7 +128,7 @@ impl PrivateQueue {
         }
         for place in returned {
             if let Some(row) = content.in_hand.remove(place) {
-                content.waiting.insert(*place, row);
+                content.waiting.insert(*place, Row { redelivered: true, ..row });
                 self.news.notify_one();
             }
         }
@@ -141,7 +141,8 @@ mod tests {
     use crate::broker::Properties;
 
     fn row(n: usize) -> Row {
-        Row { place: 0, body: n.to_string().into_bytes(), properties: Properties::default() }
+        let (body, properties) = (n.to_string().into_bytes(), Properties::default());
+        Row { place: 0, body, properties, redelivered: false }
     }
 
     #[tokio::test]
@@ -154,8 +155,10 @@ mod tests {
         assert_eq!(queue.depth(), MAX_LENGTH);
         let taken = queue.take(2).await;
         assert_eq!([&taken[0].body, &taken[1].body], [b"2", b"3"]);
+        assert!(!taken[0].redelivered);
         queue.settle(&[taken[1].place], &[taken[0].place]);
-        assert_eq!(queue.take(1).await[0].body, b"2");
+        let again = queue.take(1).await.remove(0);
+        assert_eq!((again.body.as_slice(), again.redelivered), (b"2".as_slice(), true));
         assert!(queue.takes("order.created") && !queue.takes("sale.created"));
         queues.join("q", &[]);
         queues.leave(&queue);

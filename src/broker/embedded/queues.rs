@@ -33,6 +33,7 @@ pub(super) struct Queues {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Own {
     pub intents: i64,
+    pub returned: i64,
     pub dead_letters: i64,
 }
 
@@ -66,8 +67,9 @@ impl Queues {
     pub(super) async fn own(&self) -> Result<Own, BrokerError> {
         let making = async {
             let intents = self.make(&self.names.queue(&Queue::Intents)).await?;
+            let returned = self.make(&self.names.queue(&Queue::Returned)).await?;
             let dead_letters = self.make(&self.names.queue(&Queue::DeadLetters)).await?;
-            Ok(Own { intents, dead_letters })
+            Ok(Own { intents, returned, dead_letters })
         };
         self.own
             .get_or_try_init(|| making)
@@ -136,7 +138,8 @@ impl Queues {
             queue
         } else {
             let lock = self.lock(queue_id, name)?;
-            let limit = (queue_id == own.intents).then_some(ReturnLimit {
+            let limited = [own.intents, own.returned].contains(&queue_id);
+            let limit = limited.then_some(ReturnLimit {
                 returns: self.delivery_limit,
                 dead_letters: own.dead_letters,
             });

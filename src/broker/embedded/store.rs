@@ -17,6 +17,8 @@ pub(super) struct Row {
     pub place: i64,
     pub body: Vec<u8>,
     pub properties: Properties,
+    /// It came back before.
+    pub redelivered: bool,
 }
 
 /// `set` as a statement takes it.
@@ -91,7 +93,7 @@ pub(super) async fn reserve(
     Ok(last - count)
 }
 
-/// When the next message comes that is put off, in milliseconds since 1970.
+/// When the next deferred message comes back, in milliseconds since 1970.
 pub(super) async fn next_due_ms(
     executor: impl SqliteExecutor<'_>,
 ) -> Result<Option<i64>, sqlx::Error> {
@@ -139,7 +141,7 @@ pub(super) async fn after(
     most: usize,
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query(
-        "select place, routing_key, body, properties from messages
+        "select place, routing_key, body, properties, returns > 0 from messages
          where queue_id = ?1 and place > ?2 order by place limit ?3",
     )
     .bind(queue_id)
@@ -157,7 +159,7 @@ pub(super) async fn at(
     places: &[i64],
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query(
-        "select place, routing_key, body, properties from messages
+        "select place, routing_key, body, properties, returns > 0 from messages
          where queue_id = ?1 and place in (select value from json_each(?2)) order by place",
     )
     .bind(queue_id)
@@ -171,7 +173,8 @@ fn row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
     let properties: Option<&str> = row.try_get(3)?;
     let properties = stored::from_json(row.try_get(1)?, properties);
     let properties = properties.map_err(|error| sqlx::Error::Decode(error.into()))?;
-    Ok(Row { place: row.try_get(0)?, body: row.try_get(2)?, properties })
+    let (place, body, redelivered) = (row.try_get(0)?, row.try_get(2)?, row.try_get(4)?);
+    Ok(Row { place, body, properties, redelivered })
 }
 
 /// Messages of a queue after a place.

@@ -20,7 +20,7 @@ use crate::sqlite::{SqliteFile, Survives};
 
 /// How long settlements may wait for others to be written with.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long to sleep at most while messages are put off: the clock may be set.
+/// How long to sleep at most while messages are deferred: the clock may be set.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
 /// Writes jobs.
@@ -33,7 +33,7 @@ pub(super) struct Writer {
     /// The last try failed, and nothing but a publish is urgent until the next one.
     failing: bool,
     backoff: Backoff,
-    /// When the first of the messages comes that are put off, in milliseconds since 1970.
+    /// When the first of the deferred messages comes back, in milliseconds since 1970.
     next_due_ms: Option<i64>,
 }
 
@@ -78,7 +78,7 @@ impl Writer {
 
     /// Writes `jobs` until nobody can hand in any more.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        // Messages may have been put off before. When that can't be read, the first try to move
+        // Messages may have been deferred before. When that can't be read, the first try to move
         // them finds out.
         self.next_due_ms = store::next_due_ms(self.file.readers()).await.unwrap_or(Some(0));
         let mut inbox = Vec::new();
@@ -107,12 +107,12 @@ impl Writer {
         }
     }
 
-    /// Whether the time of a message has come that was put off.
+    /// Whether the time of a deferred message has come.
     fn is_due(&self) -> bool {
         self.next_due_ms.is_some_and(|due| due <= Utc::now().timestamp_millis())
     }
 
-    /// When to look again for messages that were put off.
+    /// When to look again for deferred messages.
     fn look_at(&self) -> Option<Instant> {
         let wait = self.next_due_ms.filter(|_| !self.failing)? - Utc::now().timestamp_millis();
         let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));

@@ -78,6 +78,7 @@ pub(super) struct Session {
     connection: Connection,
     channel: Channel,
     consumer: Consumer,
+    queue: Queue,
     /// Delivery tags handed over and not settled.
     unsettled: BTreeSet<u64>,
     /// Delivery tags settled with an ack that the broker was not told of yet.
@@ -106,7 +107,7 @@ impl Source {
         };
         let (channel, consumer) = link.within(opening).await?;
         let (unsettled, acked) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Session { connection, channel, consumer, unsettled, acked })
+        Ok(Session { connection, channel, consumer, queue: queue.clone(), unsettled, acked })
     }
 }
 
@@ -171,9 +172,10 @@ impl Session {
             // Without a receiver the session is over, and the message will come again.
             let _ = settle.send((tag, settlement));
         });
-        let (body, properties) = wire::received(delivery);
+        let redelivered = delivery.redelivered;
+        let (body, properties) = wire::received(delivery, &self.queue);
         // Without a receiver nobody takes deliveries any more; this one stays unsettled.
-        let _ = hand_over.send(Delivery::new(body, properties, settler));
+        let _ = hand_over.send(Delivery::new(body, properties, redelivered, settler));
     }
 
     /// Takes settlements, and tells the broker of those that one acknowledgement can serve.

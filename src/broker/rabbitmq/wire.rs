@@ -25,8 +25,14 @@ pub(super) struct Publication<'a> {
     pub properties: BasicProperties,
 }
 
-/// Takes a delivery apart.
-pub(super) fn received(delivery: Delivery) -> (Vec<u8>, Properties) {
+/// What a message came with.
+struct Came {
+    queue: Queue,
+    amqp: BasicProperties,
+}
+
+/// Takes a delivery of `queue` apart.
+pub(super) fn received(delivery: Delivery, queue: &Queue) -> (Vec<u8>, Properties) {
     let amqp = &delivery.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let properties = Properties {
@@ -35,8 +41,12 @@ pub(super) fn received(delivery: Delivery) -> (Vec<u8>, Properties) {
         correlation_id: text(amqp.correlation_id()),
         content_encoding: text(amqp.content_encoding()),
         timestamp_s: *amqp.timestamp(),
-        dead: amqp.headers().as_ref().and_then(obituary),
-        original: Original(Some(Arc::new(delivery.properties))),
+        // A delay queue dead-letters too, and what comes back from one is not dead.
+        dead: amqp.headers().as_ref().filter(|_| *queue == Queue::DeadLetters).and_then(obituary),
+        original: Original(Some(Arc::new(Came {
+            queue: queue.clone(),
+            amqp: delivery.properties,
+        }))),
     };
     (delivery.data, properties)
 }
@@ -59,17 +69,29 @@ fn obituary(headers: &FieldTable) -> Option<Obituary> {
             at: header_text(headers, header::AT).unwrap_or_default(),
         });
     }
-    let reason = header_text(headers, "x-first-death-reason")?;
+    let reason = last_death(headers)?;
     let detail = "dead-lettered by RabbitMQ".into();
     Some(Obituary { reason, detail, at: String::new() })
+}
+
+/// Why RabbitMQ dead-lettered a message the last time; the time before, its delay may have passed.
+/// The first entry of `x-death` is the latest (RabbitMQ's page on dead letter exchanges).
+fn last_death(headers: &FieldTable) -> Option<String> {
+    let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
+    let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+    header_text(latest, "reason")
+}
+
+fn came(properties: &Properties) -> Option<&Came> {
+    properties.original.0.as_ref()?.downcast_ref()
 }
 
 /// What a message came with, but for `user_id`: RabbitMQ refuses the name of another than the one
 /// who publishes, and closes the channel (its page on validated user-id).
 fn original(properties: &Properties) -> BasicProperties {
-    let original = properties.original.0.as_ref();
-    let original = original.and_then(|original| original.downcast_ref::<BasicProperties>());
-    let Some(original) = original else { return BasicProperties::default() };
+    let Some(Came { amqp: original, .. }) = came(properties) else {
+        return BasicProperties::default();
+    };
     let mut kept = BasicProperties::default();
     macro_rules! keep {
         ($($name:ident => $with:ident),*) => {
@@ -176,7 +198,8 @@ fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicPropert
     let end = letter.detail.floor_char_boundary(MAX_DETAIL_BYTES);
     set(header::REASON, letter.reason);
     set(header::DETAIL, &letter.detail[..end]);
-    set(header::QUEUE, &names.queue(&Queue::Intents));
+    let queue = came(&letter.properties).map_or(&Queue::Intents, |came| &came.queue);
+    set(header::QUEUE, &names.queue(queue));
     set(header::AT, &rfc3339(Utc::now()));
     properties.with_headers(headers).with_delivery_mode(PERSISTENT)
 }
@@ -216,12 +239,14 @@ mod tests {
             .with_timestamp(7)
             .with_type("t".into());
         let signed = came.clone().with_user_id("somebody".into());
-        let original = Original(Some(Arc::new(signed)));
+        let original = Original(Some(Arc::new(Came { queue: Queue::Returned, amqp: signed })));
         let properties = Properties { original, ..Properties::default() };
         assert_eq!(intent_properties(&properties), came);
         let (body, reason, detail) = (Vec::new(), "bad_json", String::new());
         let letter = DeadLetter { body, properties, reason, detail };
         let dead = dead_letter_properties(&letter, &Topology::new("floodgate"));
         assert_eq!(dead.user_id(), &None);
+        let headers = dead.headers().clone().unwrap();
+        assert_eq!(header_text(&headers, header::QUEUE).as_deref(), Some("floodgate.returned"));
     }
 }

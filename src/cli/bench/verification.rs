@@ -221,13 +221,15 @@ impl Setup<'_> {
         Ok(rate)
     }
 
-    /// Waits until no intent has been waiting for longer than any of them is put off.
+    /// Waits until no intent has been waiting for longer than any of them is deferred.
     async fn empty(&mut self) -> anyhow::Result<()> {
         let longest = Duration::from_millis(Delay::FiveSeconds.ms().into()) * 2;
         let mut quiet_since = Instant::now();
         while quiet_since.elapsed() < longest {
-            if self.broker.depth(Queue::Intents).await?.messages > 0 {
-                quiet_since = Instant::now();
+            for queue in [Queue::Intents, Queue::Returned] {
+                if self.broker.depth(queue).await?.messages > 0 {
+                    quiet_since = Instant::now();
+                }
             }
             while let Ok(Some(event)) =
                 tokio::time::timeout(Duration::from_millis(50), self.events.next()).await

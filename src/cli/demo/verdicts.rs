@@ -145,7 +145,7 @@ pub(super) async fn check(
     Ok((decisions, verdicts))
 }
 
-/// The decisions of `ids`, once queue and events are quiet.
+/// The decisions of `ids`, once queues and events are quiet.
 async fn settled(
     ledger: &dyn Ledger,
     scratch: &Scratch,
@@ -156,7 +156,8 @@ async fn settled(
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut before = None;
     loop {
-        let waiting = broker.depth(Queue::Intents).await?.messages;
+        let mut waiting = broker.depth(Queue::Intents).await?.messages;
+        waiting += broker.depth(Queue::Returned).await?.messages;
         let mut decided = Vec::new();
         for chunk in ids.chunks(CHUNK) {
             decided.extend(ledger.decisions(chunk).await?.into_iter().flatten());

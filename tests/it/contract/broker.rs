@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodgate::broker::{
-    Broker, DeadLetter, Delay, Deliveries, Delivery, Message, Properties, Published, Queue,
-};
+use floodgate::broker::{Broker, DeadLetter, Deliveries, Delivery, Message, Published, Queue};
 use floodgate::event::Event;
 
 use super::on_every_adapter;
@@ -23,15 +21,14 @@ on_every_adapter!(
     a_dead_letter_keeps_its_bytes_and_gets_a_reason,
     a_redriven_letter_starts_afresh,
     many_publishers_at_once_are_all_confirmed,
-    what_is_put_off_comes_later_as_it_was,
     a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_away,
     every_subscriber_gets_its_own_copy,
     a_private_queue_gets_events_and_replies,
 );
 
-type B = Arc<dyn Broker>;
+pub(super) type B = Arc<dyn Broker>;
 
-async fn publish(broker: &B, bodies: impl IntoIterator<Item = String>) {
+pub(super) async fn publish(broker: &B, bodies: impl IntoIterator<Item = String>) {
     let bodies: Vec<String> = bodies.into_iter().collect();
     let messages: Vec<Message<'_>> =
         bodies.iter().map(|body| Message::intent("s", body.as_bytes())).collect();
@@ -48,11 +45,11 @@ async fn take(broker: &B, count: usize) -> (Deliveries, Vec<Delivery>) {
     (deliveries, taken)
 }
 
-fn text(delivery: &Delivery) -> &str {
+pub(super) fn text(delivery: &Delivery) -> &str {
     std::str::from_utf8(&delivery.body).expect("UTF-8")
 }
 
-async fn end(deliveries: Deliveries) {
+pub(super) async fn end(deliveries: Deliveries) {
     deliveries.stop();
     deliveries.finished().await;
 }
@@ -204,43 +201,7 @@ async fn many_publishers_at_once_are_all_confirmed(broker: B) {
     end(deliveries).await;
 }
 
-async fn what_is_put_off_comes_later_as_it_was(broker: B) {
-    let properties = Properties {
-        reply_to: Some("somewhere".into()),
-        correlation_id: Some("c-1".into()),
-        ..Properties::default()
-    };
-    let (routing_key, body) = ("s", b"later".as_slice());
-    let properties = Some(&properties);
-    let later = Message::Intent { routing_key, body, properties, delay: Some(Delay::OneSecond) };
-    let begun = std::time::Instant::now();
-    broker.publish(&[later, Message::intent("s", b"now")]).await.expect("publish");
-    let (deliveries, mut taken) = take(&broker, 2).await;
-    assert!(begun.elapsed() >= Duration::from_secs(1));
-    assert_eq!(taken.iter().map(text).collect::<Vec<_>>(), ["now", "later"]);
-    let delivery = taken.pop().expect("two");
-    assert_eq!(delivery.properties.routing_key, "s");
-    assert_eq!(delivery.properties.reply_to.as_deref(), Some("somewhere"));
-    assert_eq!(delivery.properties.correlation_id.as_deref(), Some("c-1"));
-    // And once more, with what it came with.
-    let again = Message::Intent {
-        routing_key: "s",
-        body: &delivery.body,
-        properties: Some(&delivery.properties),
-        delay: Some(Delay::OneSecond),
-    };
-    broker.publish(&[again]).await.expect("publish");
-    delivery.ack();
-    taken.into_iter().for_each(Delivery::ack);
-    end(deliveries).await;
-    let (deliveries, mut taken) = take(&broker, 1).await;
-    assert_eq!(text(&taken[0]), "later");
-    assert_eq!(taken[0].properties.reply_to.as_deref(), Some("somewhere"));
-    taken.remove(0).ack();
-    end(deliveries).await;
-}
-
-fn event(routing_key: &str) -> Event {
+pub(super) fn event(routing_key: &str) -> Event {
     Event {
         id: format!("id-{routing_key}"),
         kind: "dev.floodgate.order.created.v1",
@@ -269,7 +230,7 @@ async fn bodies(deliveries: &mut Deliveries, count: usize) -> Vec<String> {
     bodies
 }
 
-fn durable() -> Queue {
+pub(super) fn durable() -> Queue {
     Queue::Subscriber(super::SUBSCRIBER.into())
 }
 

@@ -81,12 +81,14 @@ pub async fn settled_in(
     totals
 }
 
-/// Waits until the intents queue is empty, and stays so.
+/// Waits until the queues of intents are empty.
 pub async fn empty(stage: &Stage) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while stage.broker.depth(Queue::Intents).await.expect("depth").messages > 0 {
-        assert!(tokio::time::Instant::now() < deadline, "the queue does not empty");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    for queue in [Queue::Intents, Queue::Returned] {
+        while stage.broker.depth(queue.clone()).await.expect("depth").messages > 0 {
+            assert!(tokio::time::Instant::now() < deadline, "{queue:?} does not empty");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 }
 
