@@ -19,14 +19,14 @@ use super::access::Access;
 use super::docs::{OrderProblems, OrderShowProblems};
 use super::gather::Gather;
 use super::problem::{Kind, Problem};
-use super::requests::{self, Id, Json, Whole};
+use super::requests::{self, Id, Json, OrderPath, Whole};
 use crate::broker::{Broker, BrokerError, Message, Properties};
 use crate::config::ApiSettings;
 use crate::decision::Decision;
 use crate::event::decision_json;
 use crate::intent;
 use crate::ledger::{Ledger, LedgerError};
-use crate::order::{Order, OrderId, Quantity, SaleId};
+use crate::order::{Order, OrderId, OrderKey, Quantity, SaleId};
 use crate::sale::{Phase, SaleState};
 
 /// Publishes on their way at once. Orders gather while they are under way, and RabbitMQ spends less on
@@ -48,7 +48,7 @@ pub(super) struct Enqueued {
 }
 
 pub(super) type Enqueue = Gather<Enqueued, (), BrokerError>;
-pub(super) type Lookup = Gather<OrderId, Option<Decision>, LedgerError>;
+pub(super) type Lookup = Gather<OrderKey, Option<Decision>, LedgerError>;
 
 /// Puts orders into the queue, many in one publish.
 pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
@@ -72,9 +72,9 @@ pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
 
 /// Looks decisions up, many in one query.
 pub(super) fn lookup(ledger: Arc<dyn Ledger>) -> Lookup {
-    Gather::new(LOOKUPS_AT_ONCE, move |ids: Vec<OrderId>| {
+    Gather::new(LOOKUPS_AT_ONCE, move |orders: Vec<OrderKey>| {
         let ledger = ledger.clone();
-        async move { ledger.decisions(&ids).await }
+        async move { ledger.decisions(&orders).await }
     })
 }
 
@@ -226,7 +226,7 @@ pub(super) async fn post(
 fn used_before(order: &Order) -> Problem {
     let id = &order.id;
     Kind::IdempotencyMismatch
-        .because(format!("order {id} was posted before for another sale, user or quantity"))
+        .because(format!("order {id} was posted before for another user or quantity"))
 }
 
 /// The decision that an order has already. When that can't be known now it matters only to an order
@@ -237,19 +237,19 @@ async fn decided_before(
     refused: bool,
 ) -> Result<Option<Decision>, Problem> {
     if refused {
-        return decided(api, &order.id).await;
+        return decided(api, order.key()).await;
     }
-    let found = tokio::time::timeout(LOOKUP_PATIENCE, decided(api, &order.id)).await;
+    let found = tokio::time::timeout(LOOKUP_PATIENCE, decided(api, order.key())).await;
     Ok(found.ok().and_then(Result::ok).flatten())
 }
 
 /// Puts the order into the queue, and waits for its decision if that is wanted.
 async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Response, Problem> {
-    let mut waiting = wait.map(|_| api.replies.expect());
+    let mut waiting = wait.map(|_| api.replies.expect(order.key()));
     let properties = waiting.as_ref().map(super::replies::Waiting::properties).unwrap_or_default();
     let sale_id = order.sale_id.clone();
     let body = intent::to_json(order, Utc::now());
-    api.pulse.accepted(&order.id);
+    api.pulse.accepted(order.key());
     let queued = api.enqueue.ask(Enqueued { sale_id, body, properties }).await;
     queued
         .map_err(|error| Kind::Internal.because(error.to_string()))?
@@ -271,7 +271,7 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
         quantity: order.quantity.get(),
         status: "accepted",
     };
-    let location = format!("/v1/orders/{}", order.id);
+    let location = format!("/v1/sales/{}/orders/{}", order.sale_id, order.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(accepted)).into_response())
 }
 
@@ -308,8 +308,8 @@ fn limit_rate(api: &Shared, order: &Order) -> Result<(), Problem> {
     })
 }
 
-async fn decided(api: &Shared, id: &OrderId) -> Result<Option<Decision>, Problem> {
-    let found = api.lookup.ask(id.clone()).await;
+async fn decided(api: &Shared, order: OrderKey) -> Result<Option<Decision>, Problem> {
+    let found = api.lookup.ask(order).await;
     found
         .map_err(|error| Kind::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))
@@ -321,9 +321,12 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
 
 /// What became of an order
 #[utoipa::path(
-    get, path = "/v1/orders/{order_id}", tag = "Orders", operation_id = "showOrder",
+    get, path = "/v1/sales/{sale_id}/orders/{order_id}", tag = "Orders", operation_id = "showOrder",
     security(("bearerAuth" = [])),
-    params(("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order")),
+    params(
+        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
+        ("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order's id in this sale"),
+    ),
     responses(
         (status = 200, description = "Decided, for ever", body = super::docs::DecisionView),
         OrderShowProblems,
@@ -332,13 +335,14 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
 pub(super) async fn show(
     State(api): State<Shared>,
     access: Access,
-    Id(id): Id<OrderId>,
+    OrderPath(order): OrderPath,
 ) -> Result<Response, Problem> {
     // Somebody else's order is as good as none, so that nobody can find out which ids are in use.
-    match decided(&api, &id).await?.filter(|decision| access.may_see(&decision.order.user_id)) {
+    let decision = decided(&api, order.clone()).await?;
+    match decision.filter(|decision| access.may_see(&decision.order.user_id)) {
         Some(decision) => Ok(json(StatusCode::OK, decision_json(&decision))),
         None => Err(Kind::NotDecided.because(format!(
-            "order {id} is not decided: it is unknown, still queued, or a dead letter"
+            "order {order} is not decided: it is unknown, still queued, or a dead letter"
         ))),
     }
 }

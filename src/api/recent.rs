@@ -5,36 +5,36 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use crate::order::{Order, OrderId};
+use crate::order::{Order, OrderKey};
 
 /// Orders remembered; the oldest are forgotten first. About 200 bytes each.
 const MAX_ORDERS: usize = 50_000;
 
-/// Orders by their ids.
+/// Orders by their sale and order id.
 #[derive(Default)]
 pub(super) struct Recent(Mutex<Queued>);
 
 #[derive(Default)]
 struct Queued {
-    orders: HashMap<OrderId, Order>,
+    orders: HashMap<OrderKey, Order>,
     /// Oldest first.
-    ids: VecDeque<OrderId>,
+    keys: VecDeque<OrderKey>,
 }
 
 impl Recent {
     /// Remembers `order`. False when its id stands for another one.
     pub(super) fn claim(&self, order: &Order) -> bool {
-        let Queued { orders, ids } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = orders.get(&order.id) {
+        let Queued { orders, keys } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = orders.get(&order.key()) {
             return first == order;
         }
-        if ids.len() == MAX_ORDERS
-            && let Some(oldest) = ids.pop_front()
+        if keys.len() == MAX_ORDERS
+            && let Some(oldest) = keys.pop_front()
         {
             orders.remove(&oldest);
         }
-        ids.push_back(order.id.clone());
-        orders.insert(order.id.clone(), order.clone());
+        keys.push_back(order.key());
+        orders.insert(order.key(), order.clone());
         true
     }
 }
@@ -42,7 +42,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::{Quantity, SaleId, UserId};
+    use crate::order::{OrderId, Quantity, SaleId, UserId};
 
     fn order(id: usize, quantity: i64) -> Order {
         Order {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::Shared;
 use super::problem::{Kind, Problem};
-use crate::order::{InvalidId, OrderId};
+use crate::order::{InvalidId, OrderId, OrderKey, SaleId};
 
 /// An id in the path.
 pub(super) struct Id<T>(pub T);
@@ -25,6 +25,23 @@ impl<T: FromStr<Err = InvalidId>> FromRequestParts<Shared> for Id<T> {
         match Path::<String>::from_request_parts(parts, api).await {
             Ok(Path(text)) => Ok(Self(text.parse()?)),
             Err(_) => Err(Kind::Invalid.because("the id in the path is not UTF-8")),
+        }
+    }
+}
+
+/// The order that the path names, by its sale and its id.
+pub(super) struct OrderPath(pub OrderKey);
+
+impl FromRequestParts<Shared> for OrderPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        match Path::<(String, String)>::from_request_parts(parts, api).await {
+            Ok(Path((sale_id, order_id))) => Ok(Self(OrderKey {
+                sale_id: SaleId::parse(sale_id)?,
+                order_id: OrderId::parse(order_id)?,
+            })),
+            Err(_) => Err(Kind::Invalid.because("an id in the path is not UTF-8")),
         }
     }
 }

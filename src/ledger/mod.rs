@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::decision::Decision;
-use crate::order::{AdjustmentId, OrderId, Quantity, SaleId};
+use crate::order::{AdjustmentId, OrderKey, Quantity, SaleId};
 use crate::sale::{Restock, Sale, SaleState, SoldOut};
 
 pub use postgres::PostgresLedger;
@@ -33,8 +33,9 @@ pub trait Ledger: Send + Sync {
     /// for a sale that does not is a permanent error.
     async fn record(&self, proposals: &[Proposed<'_>]) -> Result<Recording, LedgerError>;
 
-    /// The decisions of orders, one answer for each id, in order.
-    async fn decisions(&self, ids: &[OrderId]) -> Result<Vec<Option<Decision>>, LedgerError>;
+    /// The decisions of orders, one answer for each order, in order. `None`: the ledger has no
+    /// decision for this order id in this sale.
+    async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError>;
 }
 
 /// What an operator may do to a sale.

@@ -19,7 +19,7 @@ use tokio::time::error::Elapsed;
 use super::{Change, Changed, Ledger, LedgerError, Opening, Proposed, Recording};
 use crate::config::LedgerSettings;
 use crate::decision::Decision;
-use crate::order::{OrderId, SaleId};
+use crate::order::{OrderKey, SaleId};
 use crate::sale::{Sale, SaleState};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -266,8 +266,8 @@ impl Ledger for PostgresLedger {
         rows::recording(&rows, proposals).map_err(permanent)
     }
 
-    async fn decisions(&self, ids: &[OrderId]) -> Result<Vec<Option<Decision>>, LedgerError> {
-        if ids.is_empty() {
+    async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
+        if orders.is_empty() {
             return Ok(Vec::new());
         }
         let mut connection = self.connection().await?;
@@ -277,10 +277,10 @@ impl Ledger for PostgresLedger {
                     decided_at as r_decided_at
              from decisions where order_id = any ($1)",
         )
-        .bind(ids.iter().map(OrderId::as_str).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.order_id.as_str()).collect::<Vec<_>>())
         .fetch_all(&mut *connection);
         let rows = settle(tokio::time::timeout(self.timeout, query).await, connection)?;
-        rows::decisions(&rows, ids).map_err(permanent)
+        rows::decisions(&rows, orders).map_err(permanent)
     }
 }
 

@@ -14,7 +14,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{Change, Changed, Ledger, LedgerError, Opening, Proposed, Recording};
 use crate::decision::Decision;
-use crate::order::{OrderId, SaleId};
+use crate::order::{OrderId, OrderKey, SaleId};
 use crate::sale::{Restock, Sale, SaleState};
 use crate::sqlite::{SqliteFile, Survives, Trouble};
 use judge::{Books, Judged};
@@ -96,11 +96,15 @@ impl Ledger for SqliteLedger {
         Ok(judged.recording)
     }
 
-    async fn decisions(&self, ids: &[OrderId]) -> Result<Vec<Option<Decision>>, LedgerError> {
-        let wanted: Vec<&OrderId> = ids.iter().collect();
-        let mut found = rows::decisions(self.file.readers(), &wanted).await.map_err(sorted)?;
-        // The same id may be asked for twice.
-        Ok(ids.iter().map(|id| found.get_mut(id).map(|decision| decision.clone())).collect())
+    async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
+        let wanted: Vec<&OrderId> = orders.iter().map(|order| &order.order_id).collect();
+        let found = rows::decisions(self.file.readers(), &wanted).await.map_err(sorted)?;
+        // The same order may be asked for twice.
+        let decisions = orders.iter().map(|order| {
+            let decision = found.get(&order.order_id)?;
+            (decision.order.sale_id == order.sale_id).then(|| decision.clone())
+        });
+        Ok(decisions.collect())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::decision::{Decision, Outcome, Reason};
 use crate::fault::crash_point;
 use crate::inventory::{Inventory, InventoryError, Proposal, Proposals};
 use crate::ledger::{Ledger, LedgerError};
-use crate::order::{Candidate, Clearance, OrderId, SaleId};
+use crate::order::{Candidate, Clearance, Order, OrderKey, SaleId};
 use crate::retry::Backoff;
 use crate::sale::{Phase, SaleState};
 use crate::watch::SaleWatch;
@@ -188,7 +188,7 @@ impl Proposer {
                     Proposal::Decided { outcome: Outcome::Rejected(reason), fresh }
                 }
                 Clearance::Unchecked if state.sale.verification => {
-                    match decided.get(&candidate.order.id) {
+                    match decided.get(&candidate.order.key()) {
                         Some(&outcome) => Proposal::Decided { outcome, fresh: false },
                         None => unchecked(candidate, state),
                     }
@@ -206,20 +206,20 @@ impl Proposer {
         &self,
         entries: &[Entry],
         known: &HashMap<&SaleId, &SaleState>,
-    ) -> Result<HashMap<OrderId, Outcome>, LedgerError> {
-        let ids: Vec<OrderId> = entries
+    ) -> Result<HashMap<OrderKey, Outcome>, LedgerError> {
+        let orders: Vec<OrderKey> = entries
             .iter()
             .map(|entry| &entry.candidate)
             .filter(|candidate| candidate.clearance == Clearance::Unchecked)
             .map(|candidate| &candidate.order)
             .filter(|order| known.get(&order.sale_id).is_some_and(|state| state.sale.verification))
-            .map(|order| order.id.clone())
+            .map(Order::key)
             .collect();
-        if ids.is_empty() {
+        if orders.is_empty() {
             return Ok(HashMap::new());
         }
-        let decided = self.ledger.decisions(&ids).await?.into_iter().flatten();
-        Ok(decided.map(|decision| (decision.order.id, decision.outcome)).collect())
+        let decided = self.ledger.decisions(&orders).await?.into_iter().flatten();
+        Ok(decided.map(|decision| (decision.order.key(), decision.outcome)).collect())
     }
 }
 

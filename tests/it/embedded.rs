@@ -356,9 +356,9 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
 
 /// No buyer of the limited sale has more units than the limit.
 async fn within_limit(embedded: &Embedded, orders: &[Order]) {
-    let ids: Vec<_> = orders.iter().map(|order| order.id.clone()).collect();
+    let keys: Vec<_> = orders.iter().map(Order::key).collect();
     let mut units = std::collections::HashMap::<String, u32>::new();
-    for decision in embedded.ledger.decisions(&ids).await.expect("ledger").into_iter().flatten() {
+    for decision in embedded.ledger.decisions(&keys).await.expect("ledger").into_iter().flatten() {
         if decision.outcome == Outcome::Created && decision.order.sale_id.as_str() == "limited" {
             let buyer = units.entry(decision.order.user_id.to_string()).or_default();
             *buyer += decision.order.quantity.get();

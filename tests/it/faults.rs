@@ -182,7 +182,7 @@ async fn a_sale_ends_while_redis_is_gone_for_good() {
     assert_eq!(totals.created, 70);
     // In queue order: the first seventy users have theirs.
     for (n, order) in all.iter().enumerate().take(70) {
-        let outcome = check::outcome(&stage, order.id.as_str()).await;
+        let outcome = check::outcome(&stage, "s", order.id.as_str()).await;
         assert_eq!(outcome, Some(floodgate::decision::Outcome::Created), "order {n}");
     }
     assert_eq!(stage.dead_letters(1).await[0].0, "unknown_sale");

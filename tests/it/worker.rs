@@ -22,7 +22,11 @@ async fn a_sale_sells_exactly_its_stock_in_queue_order() {
     assert_eq!(totals, Totals { created: 100, sold_out: 900, rejected: 0 });
     for (n, order) in orders.iter().enumerate() {
         let expected = if n < 100 { Outcome::Created } else { Outcome::SoldOut };
-        assert_eq!(check::outcome(&stage, order.id.as_str()).await, Some(expected), "order {n}");
+        assert_eq!(
+            check::outcome(&stage, "s", order.id.as_str()).await,
+            Some(expected),
+            "order {n}"
+        );
     }
     worker.stop().await;
     assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
@@ -104,15 +108,15 @@ async fn limit_window_and_age_reject_with_their_reason() {
     stage.post(&bodies).await;
     let worker = stage.worker().await;
     check::settled(&mut stage, &all).await;
-    for (id, expected) in [
-        ("a", Outcome::Created),
-        ("b", Outcome::Rejected(Reason::PurchaseLimit)),
-        ("c", Outcome::Rejected(Reason::NotOpen)),
-        ("d", Outcome::Rejected(Reason::Closed)),
-        ("e", Outcome::Rejected(Reason::Expired)),
-        ("f", Outcome::Rejected(Reason::NotOpen)),
+    for (sale, id, expected) in [
+        ("limited", "a", Outcome::Created),
+        ("limited", "b", Outcome::Rejected(Reason::PurchaseLimit)),
+        ("early", "c", Outcome::Rejected(Reason::NotOpen)),
+        ("late", "d", Outcome::Rejected(Reason::Closed)),
+        ("plain", "e", Outcome::Rejected(Reason::Expired)),
+        ("early", "f", Outcome::Rejected(Reason::NotOpen)),
     ] {
-        assert_eq!(check::outcome(&stage, id).await, Some(expected), "{id}");
+        assert_eq!(check::outcome(&stage, sale, id).await, Some(expected), "{id}");
     }
     worker.stop().await;
     stage.remove().await;

@@ -76,7 +76,7 @@ async function settle(order) {
   for (let wait_ms = 500; Date.now() - order.at < HOUR_MS; wait_ms = Math.min(1.5 * wait_ms, 10_000)) {
     await pause(wait_ms);
     try {
-      const { body } = await call(`/v1/orders/${encodeURIComponent(order.order_id)}`);
+      const { body } = await call(`/v1/sales/${order.sale_id}/orders/${encodeURIComponent(order.order_id)}`);
       return changed(order, { status: body.outcome, reason: body.reason });
     } catch (error) {
       // 404 is "not decided yet"; any other refusal won't change by asking.

@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Deserialize;
 
 use crate::cli::client::{Answer, Connection};
-use crate::order::{OrderId, SaleId};
+use crate::order::{OrderId, OrderKey, SaleId};
 
 /// How long a buyer waits for a decision in one request, in seconds.
 const WAIT_S: u32 = 5;
@@ -37,7 +37,7 @@ pub(super) enum Told {
 /// One order, from the first click to the answer.
 #[derive(Debug)]
 pub(super) struct Bought {
-    pub order_id: OrderId,
+    pub order: OrderKey,
     pub user_id: String,
     pub told: Told,
     /// The server said 202 to it at least once.
@@ -131,8 +131,8 @@ impl Buyer {
             retries += 1;
         };
         let waited = begun.elapsed();
-        let order_id = order_id.clone();
-        Ok(Bought { order_id, user_id, told, accepted, waited, duplicates: 0, retries })
+        let order = OrderKey { sale_id: sale.clone(), order_id: order_id.clone() };
+        Ok(Bought { order, user_id, told, accepted, waited, duplicates: 0, retries })
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 
 use crate::decision::{Decision, Outcome, Reason};
 use crate::ledger::{Proposed, Recorded, Recording};
-use crate::order::{AdjustmentId, Order, OrderId, Quantity, SaleId, UserId};
+use crate::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::sale::{Restock, Sale, SaleState, SoldOut};
 
 /// A batch, turned from rows into the arrays that `record_decisions` takes.
@@ -99,16 +99,20 @@ fn decision(row: &PgRow, id: &OrderId) -> Result<Decision, sqlx::Error> {
     })
 }
 
-/// One decision for each of `ids`, where `rows` have it.
+/// One decision for each of `orders`, where `rows` have it.
 pub(super) fn decisions(
     rows: &[PgRow],
-    ids: &[OrderId],
+    orders: &[OrderKey],
 ) -> Result<Vec<Option<Decision>>, sqlx::Error> {
     let mut found: HashMap<&str, &PgRow> = HashMap::with_capacity(rows.len());
     for row in rows {
         found.insert(row.try_get("r_order_id")?, row);
     }
-    ids.iter().map(|id| found.get(id.as_str()).map(|row| decision(row, id)).transpose()).collect()
+    let decisions = orders.iter().map(|OrderKey { sale_id, order_id }| {
+        let found = found.get(order_id.as_str()).map(|row| decision(row, order_id)).transpose()?;
+        Ok(found.filter(|decision| decision.order.sale_id == *sale_id))
+    });
+    decisions.collect()
 }
 
 /// What `record_decisions` has returned for `proposals`.

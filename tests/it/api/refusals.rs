@@ -136,21 +136,29 @@ async fn a_path_that_leads_nowhere_is_refused() {
         refused(served.get(&format!("/v1/sales/{id}/stream")), 422, "invalid-request").await;
         let close = served.post(&format!("/v1/sales/{id}/close"), &json!(null));
         refused(close, 422, "invalid-request").await;
+        let order = served.get(&format!("/v1/sales/{id}/orders/o"));
+        refused(order, 422, "invalid-request").await;
     }
     for id in ["a%20b", "%FF", long.as_str()] {
-        refused(served.get(&format!("/v1/orders/{id}")), 422, "invalid-request").await;
+        refused(served.get(&format!("{ORDERS}/{id}")), 422, "invalid-request").await;
     }
-    for path in ["/v1/sales/", "/v1/sales/s/", "/v2/sales", "/v1"] {
+    for path in
+        ["/v1/sales/", "/v1/sales/s/", "/v1/sales/s/orders/", "/v1/orders/o", "/v2/sales", "/v1"]
+    {
         refused(served.get(path), 404, "not-found").await;
     }
-    for path in ["/v1/sales/s", "/v1/orders/o", "/openapi.json", "/", "/livez", "/readyz"] {
+    for path in ["/v1/sales/s", "/v1/sales/s/orders/o", "/openapi.json", "/", "/livez", "/readyz"] {
         let request = || served.post(path, &json!({}));
         refused(request(), 405, "method-not-allowed").await;
         let response = request().send().await.expect("an answer");
         assert_eq!(super::header(&response, "allow"), Some("GET,HEAD"), "{path}");
     }
     refused(served.get(ORDERS), 405, "method-not-allowed").await;
-    refused(served.get("/v1/orders/never"), 404, "not-decided").await;
+    for (sale, id) in [("s", "never"), ("never", "o")] {
+        let path = format!("/v1/sales/{sale}/orders/{id}");
+        let detail = refused(served.get(&path), 404, "not-decided").await;
+        assert!(detail.contains(&format!("{sale}/{id}")), "{detail}");
+    }
     served.stop().await;
     stage.remove().await;
 }

@@ -105,7 +105,7 @@ async fn a_token_that_is_not_good_opens_nothing() {
     unauthorized(|| served.post(ORDERS, &wanted("u", 1)), "Bearer").await;
     unauthorized(|| served.post(ORDERS, &wanted("u", 1)).basic_auth("u", Some("p")), "Bearer")
         .await;
-    for path in ["/v1/orders/o", "/v1/decisions/stream"] {
+    for path in ["/v1/sales/s/orders/o", "/v1/decisions/stream"] {
         unauthorized(|| served.get(path), "Bearer").await;
     }
     for path in
@@ -138,7 +138,7 @@ async fn a_buyer_orders_for_nobody_else_and_sees_nothing_of_others() {
     assert_eq!(unnamed["user_id"], "me");
     refused(order(&wanted("other", 1)).bearer_auth(&mine), 403, "forbidden").await;
 
-    let show = |token: &str| served.get("/v1/orders/o").bearer_auth(token);
+    let show = |token: &str| served.get("/v1/sales/s/orders/o").bearer_auth(token);
     assert_eq!(answer(show(&mine)).await, (200, decision.clone()));
     refused(show(&others), 404, "not-decided").await;
     for scope in ["floodgate:admin", "floodgate:submit", "read floodgate:submit"] {

@@ -3,11 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::decision::{Decision, Outcome, Reason};
 use floodgate::ledger::{Ledger, LedgerError, Opening, Proposed, Recorded};
-use floodgate::order::{Order, OrderId};
+use floodgate::order::{Order, OrderKey};
 use floodgate::sale::{Sale, SaleState, SoldOut};
 
 use super::on_every_adapter;
-use crate::harness::{order, orders, sale, sale_id, time};
+use crate::harness::{order, order_key, orders, sale, sale_id, time};
 
 on_every_adapter!(
     real: |stage: &crate::harness::Stage| stage.ledger.clone();
@@ -55,8 +55,8 @@ pub(super) async fn record_at(
     ledger.record(&proposals).await.expect("recorded").answers
 }
 
-async fn decision(ledger: &L, id: &OrderId) -> Option<Decision> {
-    ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
+async fn decision(ledger: &L, order: &OrderKey) -> Option<Decision> {
+    ledger.decisions(std::slice::from_ref(order)).await.expect("ledger").remove(0)
 }
 
 pub(super) async fn state(ledger: &L, id: &str) -> SaleState {
@@ -114,14 +114,14 @@ async fn new_proposals_are_stored_as_they_are(ledger: L) {
     let recorded = record(&ledger, &decisions).await;
     assert!(recorded.iter().all(|recorded| *recorded == Recorded::AsProposed));
     for decision in &decisions {
-        let stored = self::decision(&ledger, &decision.order.id).await;
+        let stored = self::decision(&ledger, &decision.order.key()).await;
         assert_eq!(stored.as_ref(), Some(decision));
     }
     assert_eq!(state(&ledger, "s").await.sold, 3);
-    let unknown = OrderId::parse("never").expect("id");
+    let unknown = order_key("s", "never");
     assert_eq!(decision(&ledger, &unknown).await, None);
-    let ids = [unknown, decisions[1].order.id.clone(), decisions[0].order.id.clone()];
-    let found = ledger.decisions(&ids).await.expect("ledger");
+    let keys = [unknown, decisions[1].order.key(), decisions[0].order.key()];
+    let found = ledger.decisions(&keys).await.expect("ledger");
     assert_eq!(found, [None, Some(decisions[1].clone()), Some(decisions[0].clone())]);
 }
 
@@ -242,7 +242,7 @@ async fn created_for_an_unknown_sale_is_refused_whole(ledger: L) {
         [&good, &bad].map(|decision| Proposed { decision, submitted_at: at(), repeat: false });
     let error = ledger.record(&proposals).await.expect_err("no such sale");
     assert!(matches!(error, LedgerError::Permanent(_)), "{error}");
-    assert_eq!(decision(&ledger, &good.order.id).await, None);
+    assert_eq!(decision(&ledger, &good.order.key()).await, None);
     assert_eq!(state(&ledger, "s").await.sold, 0);
 }
 

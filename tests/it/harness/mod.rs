@@ -21,7 +21,7 @@ use floodgate::config::Settings;
 use floodgate::decision::Reason;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
-use floodgate::order::{Candidate, Clearance, Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::order::{Candidate, Clearance, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use floodgate::sale::Sale;
 use floodgate::worker::Worker;
 use secrecy::ExposeSecret;
@@ -170,6 +170,11 @@ impl Running {
 
 pub fn sale_id(text: &str) -> SaleId {
     SaleId::parse(text).expect("sale id")
+}
+
+/// The order `id` of sale `sale`.
+pub fn order_key(sale: &str, id: &str) -> OrderKey {
+    OrderKey { sale_id: sale_id(sale), order_id: OrderId::parse(id).expect("order id") }
 }
 
 /// A sale without limit and window.
