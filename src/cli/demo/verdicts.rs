@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::buyer::{Bought, Told};
+use super::buyer::Bought;
 use crate::app::scratch::Scratch;
 use crate::broker::{Deliveries, Queue};
 use crate::decision::{Decision, Outcome, Reason};
@@ -198,16 +198,10 @@ fn nothing_lost(bought: &[Bought], decided: &HashMap<OrderKey, Decision>, dead: 
 
 fn told_the_truth(bought: &[Bought], decided: &HashMap<OrderKey, Decision>) -> Verdict {
     let wrong = bought.iter().filter(|bought| {
-        let decision = decided.get(&bought.order);
-        match &bought.told {
-            Told::SoldOutAtTheDoor => {
-                decision.is_some_and(|decision| decision.outcome == Outcome::Created)
-            }
-            Told::Decided { outcome, reason } => decision.is_none_or(|decision| {
-                decision.outcome.name() != outcome
-                    || decision.outcome.reason().map(Reason::name) != reason.as_deref()
-            }),
-        }
+        decided.get(&bought.order).is_none_or(|decision| {
+            decision.outcome.name() != bought.told.outcome
+                || decision.outcome.reason().map(Reason::name) != bought.told.reason.as_deref()
+        })
     });
     let wrong = wrong.count();
     Verdict {
