@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::decision::{Decision, Reason};
-use crate::order::{Order, SaleId};
+use crate::order::{Order, OrderId, OrderKey, SaleId};
 use crate::sale::{Announcement, Restock, SoldOut};
 
 /// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
@@ -12,11 +12,13 @@ use crate::sale::{Announcement, Restock, SoldOut};
 /// The same cause always gives the same event, to the byte, so that a repeat is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// `id`: derived from what it tells of; unique for the source.
+    /// `id`: derived from the order or the sale that the event is about, unique for the source:
+    /// `order:<sale>:<order>`, `sale:<sale>:sold_out:<version>` or
+    /// `sale:<sale>:restocked:<adjustment>`. A sale id has no colon, so no two causes share an id.
     pub id: String,
     /// `type`: reverse DNS, versioned.
     pub kind: &'static str,
-    /// `subject`: the id of the order or sale.
+    /// `subject`: `<sale>/<order>` for an order, the sale id for a sale.
     pub subject: String,
     /// `time`: when it happened, RFC 3339 with milliseconds.
     pub time: DateTime<Utc>,
@@ -47,13 +49,13 @@ impl Event {
     pub fn of(decision: &Decision) -> Self {
         let order = &decision.order;
         Self {
-            id: format!("order-{}", order.id),
+            id: format!("order:{}:{}", order.sale_id, order.id),
             kind: match decision.outcome.name() {
                 "created" => "dev.floodgate.order.created.v1",
                 "sold_out" => "dev.floodgate.order.sold_out.v1",
                 _ => "dev.floodgate.order.rejected.v1",
             },
-            subject: order.id.to_string(),
+            subject: order.key().to_string(),
             time: decision.decided_at,
             routing_key: format!("order.{}.{}", decision.outcome.name(), order.sale_id),
             data: decision_json(decision),
@@ -98,7 +100,7 @@ impl Event {
         data: &serde_json::Value,
     ) -> Self {
         Self {
-            id: format!("sale-{sale_id}-{what}-{which}"),
+            id: format!("sale:{sale_id}:{what}:{which}"),
             kind,
             subject: sale_id.to_string(),
             time,
@@ -119,13 +121,19 @@ pub fn sale_version_of(data: &[u8]) -> Option<(SaleId, u32)> {
     Some((SaleId::parse(sale_id).ok()?, version))
 }
 
-/// The order id in the data of an event, or nothing when it isn't one.
-pub fn order_id_of(data: &[u8]) -> Option<String> {
+/// The order that the data of an order's event, a reply or an intent is about. `None` when the data
+/// names no order.
+pub fn order_key_of(data: &[u8]) -> Option<OrderKey> {
     #[derive(serde::Deserialize)]
-    struct Id {
+    struct Ids {
+        sale_id: String,
         order_id: String,
     }
-    serde_json::from_slice::<Id>(data).ok().map(|id| id.order_id)
+    let Ids { sale_id, order_id } = serde_json::from_slice(data).ok()?;
+    Some(OrderKey {
+        sale_id: SaleId::parse(sale_id).ok()?,
+        order_id: OrderId::parse(order_id).ok()?,
+    })
 }
 
 /// A decision as the JSON object that events carry and commands print.
@@ -143,28 +151,58 @@ pub fn decision_json(decision: &Decision) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::decision::Outcome;
-    use crate::order::{OrderId, Quantity, SaleId, UserId};
+    use crate::order::{Quantity, UserId};
 
-    #[test]
-    fn an_event_is_derived_from_the_decision_alone() {
-        let decision = Decision {
+    fn rejected(order_id: &str, sale_id: &str) -> Decision {
+        Decision {
             order: Order {
-                id: OrderId::parse("o-1").unwrap(),
-                sale_id: SaleId::parse("bottles").unwrap(),
+                id: OrderId::parse(order_id).unwrap(),
+                sale_id: SaleId::parse(sale_id).unwrap(),
                 user_id: UserId::parse("u").unwrap(),
                 quantity: Quantity::new(2).unwrap(),
             },
             outcome: Outcome::Rejected(Reason::PurchaseLimit),
+            submitted_at: DateTime::from_timestamp_millis(1_795_680_000_000).unwrap(),
             decided_at: DateTime::from_timestamp_millis(1_795_680_000_123).unwrap(),
-        };
+            version: 1,
+            sold: 0,
+        }
+    }
+
+    #[test]
+    fn an_event_is_derived_from_the_decision_alone() {
+        let decision = rejected("o-1", "bottles");
         let event = Event::of(&decision);
-        assert_eq!(event.id, "order-o-1");
+        assert_eq!(event.id, "order:bottles:o-1");
+        assert_eq!(event.subject, "bottles/o-1");
         assert_eq!(event.routing_key, "order.rejected.bottles");
         assert_eq!(
             String::from_utf8(event.data.clone()).unwrap(),
             r#"{"order_id":"o-1","sale_id":"bottles","user_id":"u","quantity":2,"outcome":"rejected","reason":"purchase_limit","decided_at":"2026-11-26T08:00:00.123Z"}"#
         );
         assert_eq!(Event::of(&decision), event);
+        assert_eq!(order_key_of(&event.data), Some(decision.order.key()));
+    }
+
+    #[test]
+    fn the_same_order_id_in_another_sale_is_another_event() {
+        let ids = [("a:b", "s"), ("b", "s"), ("a:b", "t"), ("s:a:b", "s")]
+            .map(|(order_id, sale_id)| Event::of(&rejected(order_id, sale_id)).id);
+        assert_eq!(ids, ["order:s:a:b", "order:s:b", "order:t:a:b", "order:s:s:a:b"]);
+    }
+
+    #[test]
+    fn data_without_both_ids_is_about_no_order() {
+        for data in [
+            "",
+            "[]",
+            r#"{"order_id":"o"}"#,
+            r#"{"sale_id":"s"}"#,
+            r#"{"order_id":"o","sale_id":"a.b"}"#,
+            r#"{"order_id":7,"sale_id":"s"}"#,
+        ] {
+            assert_eq!(order_key_of(data.as_bytes()), None, "{data}");
+        }
     }
 
     #[test]
@@ -173,7 +211,7 @@ mod tests {
         let sale_id = SaleId::parse("bottles").unwrap();
         let sold_out = SoldOut { sale_id: sale_id.clone(), version: 2, stock: 9, at };
         let event = Event::sold_out(&sold_out);
-        assert_eq!(event.id, "sale-bottles-sold_out-2");
+        assert_eq!(event.id, "sale:bottles:sold_out:2");
         assert_eq!(event.routing_key, "sale.sold_out.bottles");
         assert_eq!(sale_version_of(&event.data), Some((sale_id.clone(), 2)));
         let restock = Restock {
@@ -185,7 +223,7 @@ mod tests {
             at,
         };
         let event = Event::restocked(&restock);
-        assert_eq!(event.id, "sale-bottles-restocked-delivery-7");
+        assert_eq!(event.id, "sale:bottles:restocked:delivery-7");
         assert_eq!(event.routing_key, "sale.restocked.bottles");
         assert_eq!(sale_version_of(&event.data), Some((sale_id, 3)));
         assert_eq!(Event::restocked(&restock), event, "a repeat is the same to the byte");

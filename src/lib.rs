@@ -1,4 +1,4 @@
-//! Order intake for flash sales: never oversells, loses nothing, one decision per order id.
+//! Order intake for flash sales: never oversells, loses nothing, one decision per order.
 //!
 //! The modules, in the order in which an order meets them:
 //!

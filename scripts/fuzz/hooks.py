@@ -51,11 +51,12 @@ def problems_are_whole(ctx, response, case):
         assert "www-authenticate" in response.headers, "no WWW-Authenticate"
 
 
-# What a schema can't say: an id stands for one order; a sale closes after it opens, and offers no
-# more than 2^32 - 1 units; a token without `sub` names no buyer.
+# What a schema can't say: an id stands for one order; a key that becomes the order id must be one; a
+# sale closes after it opens, and offers no more than 2^32 - 1 units.
 BEYOND_THE_SCHEMA = (
     "order_id and Idempotency-Key differ",
-    "was posted before for another sale, user or quantity",
+    "was posted before for another user or quantity",
+    "Idempotency-Key becomes the order id",
     "the sale closes at",
     "a sale can't offer more than",
 )

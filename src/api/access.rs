@@ -48,6 +48,12 @@ impl Access {
         }
     }
 
+    /// Whether the order ids of a sale are this client's to choose: those of clients that act for many
+    /// buyers are. An operator without the scope for that is treated as a buyer.
+    pub(super) fn chooses_order_ids(&self) -> bool {
+        self.0.as_ref().is_none_or(|caller| caller.submit)
+    }
+
     /// Whether what is about `user` may be shown.
     pub(super) fn may_see(&self, user: &UserId) -> bool {
         self.0.as_ref().is_none_or(|caller| {

@@ -191,8 +191,11 @@ pub fn openapi() -> Document {
     document
 }
 
+/// What an `Idempotency-Key` may be where it is always the order id.
+const KEY_AS_ORDER_ID: &str = r#"^([A-Za-z0-9._:-]{1,64}|"[A-Za-z0-9._:-]{1,64}")$"#;
+
 /// The description of a server with or without a key: without one there are no tokens, so none is
-/// asked for, and none can tell who buys.
+/// asked for, none can tell who buys, and every client chooses order ids.
 fn described(with_key: bool) -> Value {
     let mut document = serde_json::to_value(openapi()).unwrap_or_default();
     if !with_key {
@@ -203,6 +206,12 @@ fn described(with_key: bool) -> Value {
         let order = &mut document["components"]["schemas"]["OrderRequest"];
         order["required"] = json!(["user_id", "quantity"]);
         order["properties"]["user_id"]["type"] = json!("string");
+        let parameters = &mut document["paths"]["/v1/sales/{sale_id}/orders"]["post"]["parameters"];
+        for parameter in parameters.as_array_mut().into_iter().flatten() {
+            if parameter["name"] == "Idempotency-Key" {
+                parameter["schema"]["pattern"] = json!(KEY_AS_ORDER_ID);
+            }
+        }
     }
     document
 }
@@ -303,11 +312,13 @@ mod tests {
         let order = &document["components"]["schemas"]["OrderRequest"];
         assert_eq!(order["required"], json!(["user_id", "quantity"]));
         assert_eq!(order["properties"]["user_id"]["type"], "string");
+        assert!(document.to_string().contains(&json!(KEY_AS_ORDER_ID).to_string()));
         let with_key = described(true);
         assert_eq!(
             with_key["components"]["schemas"]["OrderRequest"]["required"],
             json!(["quantity"])
         );
+        assert!(!with_key.to_string().contains(&json!(KEY_AS_ORDER_ID).to_string()));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The HTTP edge: takes orders and only enqueues them, shows sales and decisions, and lets operators
 //! open, restock and close sales, and say whether users are checked.
 //!
-//! An order goes through [`orders`]: who asks ([`access`]), is the sale open as far as this process
-//! knows ([`crate::watch`]), was it decided already, and then into the queue. The answer is 202 once
-//! the broker has confirmed, or the decision itself for clients that wait for it ([`replies`]).
+//! An order goes through [`orders`]: who asks ([`access`]), under which order id ([`asked`]), is there
+//! such a sale ([`crate::watch`]), and then either was it decided already, or, when the server has just
+//! made its id, is the sale open. It then goes into the queue. The answer is 202 once the broker has
+//! confirmed, or the decision itself for clients that wait for it ([`replies`]).
 
 mod access;
+mod asked;
 pub mod auth;
 mod docs;
 mod gather;
@@ -14,7 +16,6 @@ mod orders;
 mod page;
 pub mod problem;
 mod pulse;
-mod recent;
 mod replies;
 mod requests;
 mod sales;
@@ -40,7 +41,6 @@ use auth::Gate;
 use health::Health;
 use orders::{Enqueue, Lookup};
 use pulse::Pulse;
-use recent::Recent;
 use replies::Replies;
 
 pub use docs::openapi;
@@ -71,7 +71,6 @@ struct State {
     operations: Operations,
     enqueue: Enqueue,
     lookup: Lookup,
-    recent: Recent,
     replies: Arc<Replies>,
     buyers: DefaultKeyedRateLimiter<String>,
     pulse: Arc<Pulse>,
@@ -97,7 +96,6 @@ impl Api {
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),
             lookup: orders::lookup(ledger.clone()),
-            recent: Recent::default(),
             buyers: orders::buyers(&settings.api),
             in_flight: Semaphore::new(settings.api.max_in_flight),
             replies: replies.clone(),
@@ -128,11 +126,11 @@ fn routes(state: Shared) -> Router {
         .route("/v1/sales", get(sales::list).post(sales::open))
         .route("/v1/sales/{sale_id}", get(sales::show))
         .route("/v1/sales/{sale_id}/orders", post(orders::post))
+        .route("/v1/sales/{sale_id}/orders/{order_id}", get(orders::show))
         .route("/v1/sales/{sale_id}/restock", post(sales::restock))
         .route("/v1/sales/{sale_id}/verification", post(sales::verify))
         .route("/v1/sales/{sale_id}/close", post(sales::close))
         .route("/v1/sales/{sale_id}/stream", get(stream::sale))
-        .route("/v1/orders/{order_id}", get(orders::show))
         .route("/v1/decisions/stream", get(stream::decisions))
         .route("/openapi.json", get(docs::json))
         .route("/docs", get(docs::page))

@@ -10,23 +10,23 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use governor::clock::Clock;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::Shared;
 use super::access::Access;
+use super::asked::{Asked, IdOrigin, OrderRequest};
 use super::docs::{OrderProblems, OrderShowProblems};
 use super::gather::Gather;
 use super::problem::{Kind, Problem};
-use super::requests::{self, Id, Json, Whole};
+use super::requests::{self, Id, Json, OrderPath};
 use crate::broker::{Broker, BrokerError, Message, Properties};
 use crate::config::ApiSettings;
 use crate::decision::Decision;
 use crate::event::decision_json;
 use crate::intent;
 use crate::ledger::{Ledger, LedgerError};
-use crate::order::{Order, OrderId, Quantity, SaleId};
+use crate::order::{Order, OrderId, OrderKey, SaleId};
 use crate::sale::{Phase, SaleState};
 
 /// Publishes on their way at once. Orders gather while they are under way, and RabbitMQ spends less on
@@ -34,8 +34,8 @@ use crate::sale::{Phase, SaleState};
 const PUBLISHES_AT_ONCE: usize = 2;
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
-/// How long an order may be held up by the question whether it was decided before.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an order waits for the answer whether it was decided before.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
 /// How often buyers who have not ordered lately are forgotten.
 const FORGET_BUYERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -48,7 +48,7 @@ pub(super) struct Enqueued {
 }
 
 pub(super) type Enqueue = Gather<Enqueued, (), BrokerError>;
-pub(super) type Lookup = Gather<OrderId, Option<Decision>, LedgerError>;
+pub(super) type Lookup = Gather<OrderKey, Option<Decision>, LedgerError>;
 
 /// Puts orders into the queue, many in one publish.
 pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
@@ -72,9 +72,9 @@ pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
 
 /// Looks decisions up, many in one query.
 pub(super) fn lookup(ledger: Arc<dyn Ledger>) -> Lookup {
-    Gather::new(LOOKUPS_AT_ONCE, move |ids: Vec<OrderId>| {
+    Gather::new(LOOKUPS_AT_ONCE, move |orders: Vec<OrderKey>| {
         let ledger = ledger.clone();
-        async move { ledger.decisions(&ids).await }
+        async move { ledger.decisions(&orders).await }
     })
 }
 
@@ -93,21 +93,6 @@ pub(super) async fn forget_buyers(api: Shared) {
     }
 }
 
-/// A request to buy.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OrderRequest {
-    /// The buyer; with a token, its `sub` when left out
-    #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "u-17850")]
-    user_id: Option<String>,
-    /// Units wanted
-    #[schema(value_type = u32, minimum = 1, maximum = 1_000_000, example = 1)]
-    quantity: Whole<i64>,
-    /// Makes it safe to send again; the Idempotency-Key if left out, or made by the server
-    #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
-    order_id: Option<String>,
-}
-
 /// An order that is in the queue.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Accepted<'a> {
@@ -124,58 +109,33 @@ pub(super) struct Accepted<'a> {
     status: &'static str,
 }
 
-/// An order as it was asked for.
-struct Asked {
-    order: Order,
-    /// The client chose its id, so it may have been sent before.
-    repeatable: bool,
-}
-
-impl Asked {
-    fn read(
-        request: OrderRequest,
-        sale_id: SaleId,
-        headers: &HeaderMap,
-        access: &Access,
-    ) -> Result<Self, Problem> {
-        let user_id = access.buyer(request.user_id)?;
-        let Whole(quantity) = request.quantity;
-        let quantity = Quantity::new(quantity).ok_or_else(|| {
-            Kind::Invalid.because(format!(
-                "quantity is {quantity}; accepted: a whole number from 1 to {}",
-                Quantity::MAX
-            ))
-        })?;
-        let named = request.order_id.map(OrderId::parse).transpose()?;
-        let key = requests::idempotency_key(headers)?;
-        if let (Some(named), Some(key)) = (&named, &key)
-            && named != key
-        {
-            return Err(Kind::IdempotencyMismatch.because(
-                "order_id and Idempotency-Key differ; give one of them, or the same twice",
-            ));
-        }
-        let given = named.or(key);
-        let repeatable = given.is_some();
-        let id = match given {
-            Some(id) => id,
-            None => OrderId::parse(Uuid::now_v7().to_string())?,
-        };
-        Ok(Self { order: Order { id, sale_id, user_id, quantity }, repeatable })
-    }
-}
-
 /// Order from a sale
 ///
 /// Only puts the order into the queue: 202 once the queue has it. With `Prefer: wait=N` the answer
 /// is the decision itself, if it comes within N seconds.
+///
+/// An order is identified by its sale and its order id; the same order id in another sale is another
+/// order. Clients with the scope `floodgate:submit`, and all clients of a server without a key, choose
+/// order ids, by `order_id` or `Idempotency-Key`. Any other token, also one with `floodgate:admin`
+/// alone, orders for its `sub` and chooses no order id: `order_id` is answered with 422, and
+/// `Idempotency-Key` names the request among those of this buyer for this sale. The order id derived
+/// from it is in the answer.
+///
+/// An order with an id or a key can be sent again, and every answer is that of the first: 200 with the
+/// decision once there is one, 202 before. The same id or key with other contents is answered with 422
+/// once the first order is decided. Until then it is accepted too, but the first order stands, and
+/// `Location` has its decision.
+///
+/// An order with an id or a key may wait in the queue already, so it is not refused because the sale
+/// is not open, closed or sold out: it is queued, and its decision says so. Only an order with neither
+/// is answered with 409 or 410 at once.
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/orders", tag = "Orders", operation_id = "placeOrder",
     security(("bearerAuth" = [])),
     params(
         ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
-        ("Idempotency-Key" = Option<String>, Header, nullable = false, description = "Names the order, with or without quotes: the same key is the same order",
-            pattern = r#"^([A-Za-z0-9._:-]{1,64}|"[A-Za-z0-9._:-]{1,64}")$"#),
+        ("Idempotency-Key" = Option<String>, Header, nullable = false, description = "Names the order, with or without quotes: the same key is the same order. It is the order id from clients that choose order ids, and must then be one; from a buyer's token it is any 1 to 255 visible ASCII characters",
+            pattern = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#),
         ("Prefer" = Option<String>, Header, nullable = false, description = "`wait=N`: wait up to N seconds for the decision", example = "wait=5"),
     ),
     request_body = OrderRequest,
@@ -195,24 +155,23 @@ pub(super) async fn post(
     headers: HeaderMap,
     Json(request): Json<OrderRequest>,
 ) -> Result<Response, Problem> {
-    let Asked { order, repeatable } = Asked::read(request, sale_id, &headers, &access)?;
+    let Asked { order, origin } = Asked::read(request, sale_id, &headers, &access)?;
     let state = api.watch.sale(&order.sale_id).await?;
-    let refusal = refusal(state.as_ref(), &order.sale_id);
-    // After the look at the sale: when that one says sold out, every order that got a unit is
-    // found here, and none of their buyers is told that there is nothing left.
-    if repeatable && let Some(decision) = decided_before(&api, &order, refusal.is_some()).await? {
-        if decision.order == order {
-            return Ok(json(StatusCode::OK, decision_json(&decision)));
+    let state = state.ok_or_else(|| super::sales::unknown(&order.sale_id))?;
+    match origin {
+        IdOrigin::Made => refuse_early(&state)?,
+        // Any API process may have accepted it, and it may wait in the queue: what this process knows
+        // of the sale is no answer to it.
+        IdOrigin::Chosen | IdOrigin::Derived => {
+            if let Some(decision) = decided_before(&api, &order).await {
+                if decision.order == order {
+                    return Ok(json(StatusCode::OK, decision_json(&decision)));
+                }
+                return Err(used_before(&order, origin));
+            }
         }
-        return Err(used_before(&order));
-    }
-    if let Some(refusal) = refusal {
-        return Err(refusal);
     }
     limit_rate(&api, &order)?;
-    if repeatable && !api.recent.claim(&order) {
-        return Err(used_before(&order));
-    }
     let wait = requests::wait(&headers).map(|wait| wait.min(api.settings.api.max_wait()));
     let mut response = take(&api, &order, wait).await?;
     if let Some(wait) = wait {
@@ -223,33 +182,38 @@ pub(super) async fn post(
     Ok(response)
 }
 
-fn used_before(order: &Order) -> Problem {
-    let id = &order.id;
-    Kind::IdempotencyMismatch
-        .because(format!("order {id} was posted before for another sale, user or quantity"))
+fn used_before(order: &Order, origin: IdOrigin) -> Problem {
+    Kind::IdempotencyMismatch.because(if origin == IdOrigin::Derived {
+        "the Idempotency-Key was used before in this sale, with another quantity".to_owned()
+    } else {
+        format!("order {} was posted before for another user or quantity", order.key())
+    })
 }
 
-/// The decision that an order has already. When that can't be known now it matters only to an order
-/// that is refused otherwise: any other goes into the queue, which is there for this.
-async fn decided_before(
-    api: &Shared,
-    order: &Order,
-    refused: bool,
-) -> Result<Option<Decision>, Problem> {
-    if refused {
-        return decided(api, &order.id).await;
+/// The decision that an order has already. `None` also when the ledger can't tell in time: the order
+/// is then queued, and the worker repeats the decision.
+async fn decided_before(api: &Shared, order: &Order) -> Option<Decision> {
+    let (sale_id, order_id) = (&order.sale_id, &order.id);
+    match tokio::time::timeout(LOOKUP_LIMIT, api.lookup.ask(order.key())).await {
+        Ok(Ok(Ok(decision))) => decision,
+        Ok(Ok(Err(error))) => {
+            tracing::debug!(%sale_id, %order_id, %error, "lookup failed, queueing the order");
+            None
+        }
+        Ok(Err(_)) | Err(_) => {
+            tracing::debug!(%sale_id, %order_id, "lookup not answered in time, queueing the order");
+            None
+        }
     }
-    let found = tokio::time::timeout(LOOKUP_PATIENCE, decided(api, &order.id)).await;
-    Ok(found.ok().and_then(Result::ok).flatten())
 }
 
 /// Puts the order into the queue, and waits for its decision if that is wanted.
 async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Response, Problem> {
-    let mut waiting = wait.map(|_| api.replies.expect());
+    let mut waiting = wait.map(|_| api.replies.expect(order.key()));
     let properties = waiting.as_ref().map(super::replies::Waiting::properties).unwrap_or_default();
     let sale_id = order.sale_id.clone();
     let body = intent::to_json(order, Utc::now());
-    api.pulse.accepted(&order.id);
+    api.pulse.accepted(order.key());
     let queued = api.enqueue.ask(Enqueued { sale_id, body, properties }).await;
     queued
         .map_err(|error| Kind::Internal.because(error.to_string()))?
@@ -271,28 +235,27 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
         quantity: order.quantity.get(),
         status: "accepted",
     };
-    let location = format!("/v1/orders/{}", order.id);
+    let location = format!("/v1/sales/{}/orders/{}", order.sale_id, order.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(accepted)).into_response())
 }
 
-/// Why an order for this sale would be for nothing, if it would.
-fn refusal(state: Option<&SaleState>, id: &SaleId) -> Option<Problem> {
-    let Some(state) = state else {
-        return Some(Kind::UnknownSale.because(format!("there is no sale {id}")));
-    };
+/// Refuses an order that cannot have been accepted before, when the sale as this process knows it
+/// sells nothing.
+fn refuse_early(state: &SaleState) -> Result<(), Problem> {
+    let id = &state.sale.id;
     let time = |time: Option<_>| time.map(crate::event::rfc3339).unwrap_or_default();
-    match state.phase(Utc::now()) {
-        Phase::Open => None,
+    Err(match state.phase(Utc::now()) {
+        Phase::Open => return Ok(()),
         Phase::NotOpen => {
             let opens = time(state.sale.opens_at);
-            Some(Kind::NotOpen.because(format!("sale {id} opens at {opens}")))
+            Kind::NotOpen.because(format!("sale {id} opens at {opens}"))
         }
         Phase::Closed => {
             let closed = time(state.sale.closes_at);
-            Some(Kind::Closed.because(format!("sale {id} closed at {closed}")))
+            Kind::Closed.because(format!("sale {id} closed at {closed}"))
         }
-        Phase::SoldOut => Some(Kind::SoldOut.because(format!("sale {id} has no unit left"))),
-    }
+        Phase::SoldOut => Kind::SoldOut.because(format!("sale {id} has no unit left")),
+    })
 }
 
 fn limit_rate(api: &Shared, order: &Order) -> Result<(), Problem> {
@@ -308,22 +271,21 @@ fn limit_rate(api: &Shared, order: &Order) -> Result<(), Problem> {
     })
 }
 
-async fn decided(api: &Shared, id: &OrderId) -> Result<Option<Decision>, Problem> {
-    let found = api.lookup.ask(id.clone()).await;
-    found
-        .map_err(|error| Kind::Internal.because(error.to_string()))?
-        .map_err(|error| Problem::from(error.as_ref()))
-}
-
 fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], Bytes::from(body)).into_response()
 }
 
 /// What became of an order
+///
+/// A token without the scope `floodgate:submit` or `floodgate:admin` sees the orders of its own `sub`
+/// only; any other order is answered as if there were none.
 #[utoipa::path(
-    get, path = "/v1/orders/{order_id}", tag = "Orders", operation_id = "showOrder",
+    get, path = "/v1/sales/{sale_id}/orders/{order_id}", tag = "Orders", operation_id = "showOrder",
     security(("bearerAuth" = [])),
-    params(("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order")),
+    params(
+        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
+        ("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order's id in this sale"),
+    ),
     responses(
         (status = 200, description = "Decided, for ever", body = super::docs::DecisionView),
         OrderShowProblems,
@@ -332,13 +294,17 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
 pub(super) async fn show(
     State(api): State<Shared>,
     access: Access,
-    Id(id): Id<OrderId>,
+    OrderPath(order): OrderPath,
 ) -> Result<Response, Problem> {
+    let found = api.lookup.ask(order.clone()).await;
+    let decision = found
+        .map_err(|error| Kind::Internal.because(error.to_string()))?
+        .map_err(|error| Problem::from(error.as_ref()))?;
     // Somebody else's order is as good as none, so that nobody can find out which ids are in use.
-    match decided(&api, &id).await?.filter(|decision| access.may_see(&decision.order.user_id)) {
+    match decision.filter(|decision| access.may_see(&decision.order.user_id)) {
         Some(decision) => Ok(json(StatusCode::OK, decision_json(&decision))),
         None => Err(Kind::NotDecided.because(format!(
-            "order {id} is not decided: it is unknown, still queued, or a dead letter"
+            "order {order} is not decided: it is unknown, still queued, or a dead letter"
         ))),
     }
 }

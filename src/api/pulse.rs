@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::broker::{Broker, Deliveries, Queue};
-use crate::event::order_id_of;
-use crate::order::OrderId;
+use crate::event::order_key_of;
+use crate::order::OrderKey;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Events taken from the broker at once.
@@ -45,7 +45,7 @@ pub(super) struct Pulse {
     totals: watch::Sender<Totals>,
     looked_at: tokio::sync::Notify,
     /// When orders were accepted.
-    timed: Mutex<HashMap<String, Instant>>,
+    timed: Mutex<HashMap<OrderKey, Instant>>,
 }
 
 impl Pulse {
@@ -62,11 +62,11 @@ impl Pulse {
     }
 
     /// An order is about to be queued.
-    pub(super) fn accepted(&self, id: &OrderId) {
+    pub(super) fn accepted(&self, order: OrderKey) {
         if self.totals.receiver_count() > 0 {
             let mut timed = self.timed();
             if timed.len() < MAX_TIMED {
-                timed.insert(id.to_string(), Instant::now());
+                timed.insert(order, Instant::now());
             }
         }
     }
@@ -109,7 +109,8 @@ impl Pulse {
                         _ => totals.rejected += 1,
                     }
                     since_told += 1;
-                    let accepted = order_id_of(&event.body).and_then(|id| self.timed().remove(&id));
+                    let order = order_key_of(&event.body);
+                    let accepted = order.and_then(|order| self.timed().remove(&order));
                     if let Some(accepted) = accepted {
                         latencies.push(accepted.elapsed());
                     }
@@ -133,7 +134,7 @@ impl Pulse {
         events.finished().await;
     }
 
-    fn timed(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn timed(&self) -> MutexGuard<'_, HashMap<OrderKey, Instant>> {
         self.timed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Deliveries, Properties, Queue};
+use crate::event::order_key_of;
+use crate::order::OrderKey;
 
 /// Replies taken from the broker at once.
 const PREFETCH: u16 = 1000;
@@ -15,7 +17,14 @@ const PREFETCH: u16 = 1000;
 /// The requests that wait for their decision, by correlation id.
 pub(super) struct Replies {
     address: String,
-    waiting: Mutex<HashMap<String, oneshot::Sender<Vec<u8>>>>,
+    waiting: Mutex<HashMap<String, Expected>>,
+}
+
+/// The reply that a request waits for.
+struct Expected {
+    /// The order that it must be about.
+    order: OrderKey,
+    sender: oneshot::Sender<Vec<u8>>,
 }
 
 /// One request that waits. Dropped, it waits no longer.
@@ -44,25 +53,37 @@ impl Replies {
                 () = stop.cancelled() => break,
             };
             let id = delivery.properties.correlation_id.as_deref().unwrap_or_default();
-            if let Some(waiting) = self.lock().remove(id) {
-                // Whoever left in this moment finds the decision by its order id.
-                let _ = waiting.send(delivery.body.clone());
-            }
+            self.hand_over(id, &delivery.body);
             delivery.ack();
         }
         deliveries.stop();
         deliveries.finished().await;
     }
 
-    /// Begins to wait, before the request is sent.
-    pub(super) fn expect(self: &Arc<Self>) -> Waiting {
+    /// Hands a reply to the request with this correlation id, if it is about the order of that request.
+    fn hand_over(&self, correlation_id: &str, reply: &[u8]) {
+        let mut waiting = self.lock();
+        let Some(expected) = waiting.get(correlation_id) else { return };
+        if order_key_of(reply).as_ref() != Some(&expected.order) {
+            let OrderKey { sale_id, order_id } = &expected.order;
+            tracing::warn!(%sale_id, %order_id, "reply ignored: it is not about this order");
+            return;
+        }
+        if let Some(expected) = waiting.remove(correlation_id) {
+            // Whoever left in this moment finds the decision by its sale and order id.
+            let _ = expected.sender.send(reply.to_vec());
+        }
+    }
+
+    /// Begins to wait for the decision of `order`, before the request is sent.
+    pub(super) fn expect(self: &Arc<Self>, order: OrderKey) -> Waiting {
         let correlation_id = Uuid::now_v7().to_string();
         let (sender, reply) = oneshot::channel();
-        self.lock().insert(correlation_id.clone(), sender);
+        self.lock().insert(correlation_id.clone(), Expected { order, sender });
         Waiting { replies: self.clone(), correlation_id, reply }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Vec<u8>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Expected>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,5 +110,33 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.replies.lock().remove(&self.correlation_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::{OrderId, SaleId};
+
+    #[tokio::test]
+    async fn only_a_reply_about_its_own_order_ends_the_wait() {
+        let replies = Arc::new(Replies { address: "here".into(), waiting: Mutex::default() });
+        let order = OrderKey {
+            sale_id: SaleId::parse("s").unwrap(),
+            order_id: OrderId::parse("o").unwrap(),
+        };
+        let mut waiting = replies.expect(order);
+        let id = waiting.properties().correlation_id.unwrap();
+        for other in
+            [r#"{"order_id":"o","sale_id":"t"}"#, r#"{"order_id":"p","sale_id":"s"}"#, "{}"]
+        {
+            replies.hand_over(&id, other.as_bytes());
+        }
+        let own = br#"{"order_id":"o","sale_id":"s","outcome":"created"}"#;
+        replies.hand_over("another request", own);
+        replies.hand_over(&id, own);
+        assert_eq!(waiting.decision().await, own);
+        drop(waiting);
+        assert!(replies.lock().is_empty());
     }
 }

@@ -13,7 +13,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::Shared;
 use super::problem::{Kind, Problem};
-use crate::order::{InvalidId, OrderId};
+use crate::order::{InvalidId, OrderId, OrderKey, SaleId};
+
+/// The most characters of an `Idempotency-Key`.
+const MAX_KEY_CHARS: usize = 255;
 
 /// An id in the path.
 pub(super) struct Id<T>(pub T);
@@ -25,6 +28,23 @@ impl<T: FromStr<Err = InvalidId>> FromRequestParts<Shared> for Id<T> {
         match Path::<String>::from_request_parts(parts, api).await {
             Ok(Path(text)) => Ok(Self(text.parse()?)),
             Err(_) => Err(Kind::Invalid.because("the id in the path is not UTF-8")),
+        }
+    }
+}
+
+/// The order that the path names, by its sale and its id.
+pub(super) struct OrderPath(pub OrderKey);
+
+impl FromRequestParts<Shared> for OrderPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        match Path::<(String, String)>::from_request_parts(parts, api).await {
+            Ok(Path((sale_id, order_id))) => Ok(Self(OrderKey {
+                sale_id: SaleId::parse(sale_id)?,
+                order_id: OrderId::parse(order_id)?,
+            })),
+            Err(_) => Err(Kind::Invalid.because("an id in the path is not UTF-8")),
         }
     }
 }
@@ -107,16 +127,38 @@ async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
     }
 }
 
-/// The header `Idempotency-Key`, a string of RFC 9651 or the same without quotes; it is an order id.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<OrderId>, Problem> {
+/// The header `Idempotency-Key`: a string of RFC 9651, or its text without quotes. 1 to 255 visible
+/// ASCII characters.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = single(headers, "idempotency-key")? else { return Ok(None) };
-    let text = value.trim();
-    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    match OrderId::parse(text) {
-        Ok(id) => Ok(Some(id)),
-        Err(invalid) => Err(Kind::BadHeader.because(format!(
-            "Idempotency-Key becomes the order id: {invalid}, with or without quotes"
+    let value = value.trim();
+    let key = match value.strip_prefix('"') {
+        Some(rest) => unquoted(rest),
+        None => Some(value.to_owned()),
+    };
+    let accepted = |key: &String| {
+        (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match key.filter(accepted) {
+        Some(key) => Ok(Some(key)),
+        None => Err(Kind::BadHeader.because(format!(
+            "Idempotency-Key is not accepted; accepted: 1 to {MAX_KEY_CHARS} visible ASCII characters, \
+             with or without quotes"
         ))),
+    }
+}
+
+/// The text of a string of RFC 9651 section 3.3.3, of which `rest` follows the opening quote. `None`
+/// when it is malformed.
+fn unquoted(rest: &str) -> Option<String> {
+    let mut text = String::with_capacity(rest.len());
+    let mut characters = rest.chars();
+    loop {
+        match characters.next()? {
+            '"' => return characters.as_str().is_empty().then_some(text),
+            '\\' => text.push(characters.next().filter(|next| matches!(next, '"' | '\\'))?),
+            character => text.push(character),
+        }
     }
 }
 
@@ -174,13 +216,35 @@ mod tests {
     }
 
     #[test]
-    fn an_idempotency_key_is_an_order_id_with_or_without_quotes() {
+    fn an_idempotency_key_is_a_text_with_or_without_quotes() {
         let key = |values: &[&str]| idempotency_key(&headers("idempotency-key", values));
-        for good in ["\"o-1\"", "o-1", " o-1 "] {
-            assert_eq!(key(&[good]).unwrap().unwrap().as_str(), "o-1", "{good}");
+        let long = "x".repeat(255);
+        for (good, text) in [
+            ("\"o-1\"", "o-1"),
+            ("o-1", "o-1"),
+            (" o-1 ", "o-1"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#"a"b\c"#, r#"a"b\c"#),
+            ("!/~%20", "!/~%20"),
+            (&long, &long),
+        ] {
+            assert_eq!(key(&[good]).unwrap().unwrap(), text, "{good}");
         }
         assert!(key(&[]).unwrap().is_none());
-        for bad in [&["\"\""][..], &["a b"], &["\"a"], &["a", "b"], &[&"x".repeat(65)]] {
+        for bad in [
+            &[""][..],
+            &["\"\""],
+            &["a b"],
+            &["\"a b\""],
+            &["\"a"],
+            &["\"a\"b"],
+            &["\"a\\\""],
+            &["\"a\\b\""],
+            &["\"a\"; x=1"],
+            &["a\tb"],
+            &["a", "b"],
+            &[&"x".repeat(256)],
+        ] {
             assert_eq!(key(bad).unwrap_err().kind(), Kind::BadHeader, "{bad:?}");
         }
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::output;
 use crate::app::App;
 use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Properties, Queue};
+use crate::event::order_key_of;
 
 /// How long to wait for the next dead letter before taking the queue as read.
 const QUIET: Duration = Duration::from_secs(10);
@@ -228,9 +229,12 @@ async fn list(
         }
         short
     };
-    let rows =
-        shown.iter().map(|letter| [letter.reason.clone(), cut(&letter.body), cut(&letter.detail)]);
-    output::table(["reason", "body", "detail"], rows)
+    let rows = shown.iter().map(|letter| {
+        let order = order_key_of(letter.body.as_bytes());
+        let order = order.map_or_else(|| "-".to_owned(), |order| order.to_string());
+        [letter.reason.clone(), order, cut(&letter.body), cut(&letter.detail)]
+    });
+    output::table(["reason", "order", "body", "detail"], rows)
 }
 
 async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {

@@ -27,7 +27,7 @@ use crate::order::SaleId;
 use crate::sale::Sale;
 use crate::shutdown;
 use crate::user_service::{Behaviour, Latency, UserService};
-use buyer::{Bought, Buyer, Told};
+use buyer::{Bought, Buyer};
 use verdicts::{Seen, Verdict};
 
 /// What is sold.
@@ -78,9 +78,7 @@ struct Report {
     stock: u32,
     buyers: u32,
     sold: u32,
-    /// Orders decided as sold out, and buyers who were told so before anything was queued.
-    sold_out_decisions: usize,
-    sold_out_at_the_door: usize,
+    sold_out: usize,
     rejected: usize,
     /// Second clicks with the same order id.
     duplicates_answered: usize,
@@ -161,10 +159,7 @@ impl Demo {
             stock: self.stock,
             buyers: self.buyers,
             sold: decisions.sold,
-            sold_out_decisions: decisions.sold_out,
-            sold_out_at_the_door: count(|bought| {
-                usize::from(bought.told == Told::SoldOutAtTheDoor)
-            }),
+            sold_out: decisions.sold_out,
             rejected: decisions.rejected,
             duplicates_answered: count(|bought| bought.duplicates),
             retries: count(|bought| bought.retries),
@@ -219,8 +214,8 @@ async fn stand_in_line(
         if number >= buyers {
             return Ok(bought);
         }
-        let buyer = Buyer::new(number)?;
-        let result = buyer.buy(&sale, &mut first, &mut second).await;
+        let buyer = Buyer::new(&sale, number)?;
+        let result = buyer.buy(&mut first, &mut second).await;
         bought.extend(result.with_context(|| format!("buyer {number}"))?);
         bar.inc(1);
     }
@@ -231,16 +226,12 @@ fn print(report: &Report) -> anyhow::Result<()> {
         0 => "none".to_owned(),
         count => format!("{count}, by kill -9 while orders were on their way"),
     };
-    let sold_out = format!(
-        "{} at the door, {} decided",
-        report.sold_out_at_the_door, report.sold_out_decisions
-    );
     output::table(
         ["", ""],
         [
             ["mode", report.mode],
             ["sold", &format!("{} of {}", report.sold, report.stock)],
-            ["told sold out", &sold_out],
+            ["told sold out", &report.sold_out.to_string()],
             ["rejected", &report.rejected.to_string()],
             ["duplicates answered", &report.duplicates_answered.to_string()],
             ["retries", &report.retries.to_string()],

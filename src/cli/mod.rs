@@ -26,7 +26,7 @@ use crate::app::App;
 use crate::config::Settings;
 use crate::telemetry;
 
-/// Order intake for flash sales: never oversells, loses nothing, one decision per order id.
+/// Order intake for flash sales: never oversells, loses nothing, one decision per order.
 ///
 /// Settings come from the environment (FLOODGATE_AMQP_URL, FLOODGATE_REDIS_URL,
 /// FLOODGATE_DATABASE_URL and others) or a file; `floodgate settings` prints them all.

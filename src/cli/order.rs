@@ -8,7 +8,7 @@ use super::output;
 use crate::app::App;
 use crate::decision::Reason;
 use crate::event::{decision_json, rfc3339};
-use crate::order::OrderId;
+use crate::order::{OrderId, OrderKey, SaleId};
 
 #[derive(Debug, Args)]
 pub(super) struct OrderArgs {
@@ -19,9 +19,15 @@ pub(super) struct OrderArgs {
 #[derive(Debug, Subcommand)]
 enum OrderCommand {
     /// Show the decision of an order
-    #[command(after_help = "Example:\n  floodgate order show 536365-85123A --json")]
+    #[command(after_help = "Example:\n  floodgate order show 85123A 536365 --json\n\n\
+        An order id means something only within its sale: the same id in another sale is another order. \
+        Exits with 1 if there is no decision.")]
     Show {
-        /// The order's id
+        /// The sale's id
+        #[arg(value_name = "SALE")]
+        sale_id: SaleId,
+        /// The order's id in this sale
+        #[arg(value_name = "ORDER")]
         order_id: OrderId,
         /// Print JSON
         #[arg(long)]
@@ -31,12 +37,11 @@ enum OrderCommand {
 
 impl OrderArgs {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
-        let OrderCommand::Show { order_id, json } = self.command;
-        let decisions = app.ledger().await?.decisions(std::slice::from_ref(&order_id)).await?;
+        let OrderCommand::Show { sale_id, order_id, json } = self.command;
+        let key = OrderKey { sale_id, order_id };
+        let decisions = app.ledger().await?.decisions(std::slice::from_ref(&key)).await?;
         let Some(decision) = decisions.into_iter().flatten().next() else {
-            eprintln!(
-                "Order {order_id} is not decided: it is unknown, still queued, or a dead letter."
-            );
+            eprintln!("Order {key} is not decided: it is unknown, still queued, or a dead letter.");
             return Ok(ExitCode::FAILURE);
         };
         if json {
@@ -44,10 +49,10 @@ impl OrderArgs {
         } else {
             let order = &decision.order;
             output::table(
-                ["order", "sale", "user", "quantity", "outcome", "reason", "decided at"],
+                ["sale", "order", "user", "quantity", "outcome", "reason", "decided at"],
                 [[
-                    order.id.to_string(),
                     order.sale_id.to_string(),
+                    order.id.to_string(),
                     order.user_id.to_string(),
                     order.quantity.get().to_string(),
                     decision.outcome.name().to_owned(),

@@ -124,7 +124,8 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Publishes until it is confirmed. What is sent twice is decided once, by its order id.
+    /// Publishes until it is confirmed. What is sent twice is decided once, by its sale
+    /// and order id.
     async fn publish(&self, messages: &[Message<'_>]) -> anyhow::Result<()> {
         let mut backoff = Backoff::reconnect();
         for _ in 1..MAX_TRIES {

@@ -1,6 +1,7 @@
 //! The HTTP API, as its clients see it.
 
 mod faults;
+mod identity;
 mod limits;
 mod orders;
 mod raw;

@@ -154,9 +154,14 @@ async fn a_replayed_file_is_decided_and_its_bad_lines_are_parked() {
         stage.dead_letters(4).await.into_iter().map(|(reason, _)| reason).collect();
     reasons.sort();
     assert_eq!(reasons, ["bad_id", "bad_id", "wrong_type", "wrong_type"]);
-    let shown = json(&run(&stage, &["order", "show", "1-A", "--json"]));
+    let shown = json(&run(&stage, &["order", "show", "A", "1-A", "--json"]));
+    assert_eq!((&shown["sale_id"], &shown["order_id"]), (&"A".into(), &"1-A".into()));
     assert_eq!(shown["outcome"], "created");
-    assert_eq!(run(&stage, &["order", "show", "4-A"]).status.code(), Some(1));
+    for (sale, id) in [("A", "4-A"), ("B", "1-A")] {
+        let none = run(&stage, &["order", "show", sale, id]);
+        assert_eq!(none.status.code(), Some(1));
+        assert!(error(&none).contains(&format!("{sale}/{id}")), "{}", error(&none));
+    }
     worker.signal("TERM");
     assert_eq!(worker.wait(), Some(0));
     stage.remove().await;
@@ -188,6 +193,8 @@ fn bad_usage_exits_with_2_and_failures_with_1() {
         &["nonsense"],
         &["replay"],
         &["sale", "show", "a.b"],
+        &["order", "show", "o-1"],
+        &["order", "show", "a.b", "o-1"],
         &["bench", "--orders", "1"],
     ] {
         assert_eq!(bare(bad, &[]).status.code(), Some(2), "{bad:?}");

@@ -231,7 +231,14 @@ async fn consumers_of_one_process_share_a_queue() {
 fn event(n: usize) -> Event {
     let order = order(&format!("o-{n}"), "s", "u", 1);
     let decided_at = time("2026-11-27T08:00:00Z");
-    Event::of(&Decision { order, outcome: Outcome::Created, decided_at })
+    Event::of(&Decision {
+        order,
+        outcome: Outcome::Created,
+        submitted_at: decided_at,
+        decided_at,
+        version: 1,
+        sold: 0,
+    })
 }
 
 #[tokio::test]
@@ -326,7 +333,7 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
     let orders = some_orders(3000);
     let conflicts = post(embedded.broker.as_ref(), &orders).await;
     for enough in [100, 700] {
-        let mut worker = embedded.worker().await;
+        let mut worker = embedded.worker();
         // Small batches, so that it is interrupted in the middle.
         worker.settings.worker.max_batch = 32;
         let running = Running::start(worker);
@@ -336,7 +343,7 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
         running.abort().await;
         embedded = embedded.crash().await;
     }
-    let running = Running::start(embedded.worker().await);
+    let running = Running::start(embedded.worker());
     let totals = check::settled_in(shop.ledger.as_ref(), &mut events, &orders, 0).await;
     let mut letters = consume(embedded.broker.as_ref(), Queue::DeadLetters).await;
     let mut parked = std::collections::HashSet::new();
@@ -357,9 +364,9 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
 
 /// No buyer of the limited sale has more units than the limit.
 async fn within_limit(embedded: &Embedded, orders: &[Order]) {
-    let ids: Vec<_> = orders.iter().map(|order| order.id.clone()).collect();
+    let keys: Vec<_> = orders.iter().map(Order::key).collect();
     let mut units = std::collections::HashMap::<String, u32>::new();
-    for decision in embedded.ledger.decisions(&ids).await.expect("ledger").into_iter().flatten() {
+    for decision in embedded.ledger.decisions(&keys).await.expect("ledger").into_iter().flatten() {
         if decision.outcome == Outcome::Created && decision.order.sale_id.as_str() == "limited" {
             let buyer = units.entry(decision.order.user_id.to_string()).or_default();
             *buyer += decision.order.quantity.get();

@@ -93,7 +93,8 @@ async fn post_from_many(
 async fn until_all_are_created(url: String, client: Client, mut waiting: Vec<String>) {
     let deadline = Instant::now() + PATIENCE;
     while let Some(id) = waiting.pop() {
-        let answer = client.get(format!("{url}/v1/orders/{id}")).send().await.expect("answer");
+        let answer =
+            client.get(format!("{url}/v1/sales/s/orders/{id}")).send().await.expect("answer");
         if answer.status() == 404 {
             assert!(Instant::now() < deadline, "{id} has no decision");
             waiting.push(id);

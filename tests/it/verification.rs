@@ -100,9 +100,9 @@ async fn until(is_true: impl AsyncFn() -> bool) {
 }
 
 async fn until_decided(stage: &Stage, orders: &[Order]) {
-    let ids: Vec<_> = orders.iter().map(|order| order.id.clone()).collect();
+    let keys: Vec<_> = orders.iter().map(Order::key).collect();
     until(async || {
-        let decisions = stage.ledger.decisions(&ids).await.expect("decisions");
+        let decisions = stage.ledger.decisions(&keys).await.expect("decisions");
         decisions.iter().all(Option::is_some)
     })
     .await;
@@ -121,7 +121,7 @@ async fn a_denied_user_is_rejected_and_a_busy_service_is_no_denial() {
     let totals = check::settled(&mut stage, &asked).await;
     assert_eq!(totals, Totals { created: 2, sold_out: 0, rejected: 1 });
     let denied = Outcome::Rejected(Reason::UserDenied);
-    assert_eq!(check::outcome(&stage, "b").await, Some(denied));
+    assert_eq!(check::outcome(&stage, "s", "b").await, Some(denied));
     assert_eq!(users.calls(), 5);
     worker.stop().await;
     stage.remove().await;
@@ -156,7 +156,7 @@ async fn a_slow_check_holds_up_no_other_sale() {
     let users = Users::new();
     let worker = with_users(&stage, &users).await;
     until_decided(&stage, &quick).await;
-    assert_eq!(check::outcome(&stage, "slow-0").await, None, "its check has not come back");
+    assert_eq!(check::outcome(&stage, "slow", "slow-0").await, None, "its check has not come back");
     users.permits.add_permits(60);
     let all: Vec<Order> = slow.into_iter().chain(quick).collect();
     let totals = check::settled(&mut stage, &all).await;
@@ -236,7 +236,7 @@ async fn without_an_inventory_nobody_gets_a_unit_unchecked() {
     let mut away = settings;
     change(&mut away);
     let app = floodgate::app::App::new(away);
-    worker.inventory = app.inventory().await.expect("an inventory that is away");
+    worker.inventory = app.inventory().expect("an inventory that is away");
     worker.verifier = Some(users.clone());
     let worker = Running::start(worker);
     for one in &asked[..3] {

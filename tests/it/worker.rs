@@ -5,7 +5,6 @@ use std::sync::Arc;
 use chrono::{TimeDelta, Utc};
 use floodgate::broker::Queue;
 use floodgate::decision::{Outcome, Reason};
-use floodgate::order::SaleId;
 use floodgate::sale::Sale;
 
 use crate::harness::check::{self, Totals};
@@ -22,7 +21,11 @@ async fn a_sale_sells_exactly_its_stock_in_queue_order() {
     assert_eq!(totals, Totals { created: 100, sold_out: 900, rejected: 0 });
     for (n, order) in orders.iter().enumerate() {
         let expected = if n < 100 { Outcome::Created } else { Outcome::SoldOut };
-        assert_eq!(check::outcome(&stage, order.id.as_str()).await, Some(expected), "order {n}");
+        assert_eq!(
+            check::outcome(&stage, "s", order.id.as_str()).await,
+            Some(expected),
+            "order {n}"
+        );
     }
     worker.stop().await;
     assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
@@ -30,47 +33,41 @@ async fn a_sale_sells_exactly_its_stock_in_queue_order() {
 }
 
 #[tokio::test]
-async fn repeats_get_the_same_event_and_conflicts_are_parked() {
+async fn repeats_get_the_same_event_and_conflicts_become_dead_letters() {
     let mut stage = Stage::new("repeats").await;
     stage.open(sale("s", 10)).await;
-    stage.open(sale("t", 10)).await;
     let first = order("o", "s", "u", 1);
     stage.post_orders(std::slice::from_ref(&first)).await;
     let worker = stage.worker().await;
     let event = stage.event().await;
     assert_eq!(event["outcome"], "created");
 
-    let (quantity, user, sale) =
-        (order("o", "s", "u", 2), order("o", "s", "v", 1), order("o", "t", "u", 1));
-    stage.post_orders(&[first.clone(), quantity.clone(), user.clone(), sale.clone()]).await;
+    let (quantity, user) = (order("o", "s", "u", 2), order("o", "s", "v", 1));
+    stage.post_orders(&[first.clone(), quantity.clone(), user.clone()]).await;
     assert_eq!(stage.event().await, event, "a repeat gets the first answer");
-    let letters = stage.dead_letters(3).await;
-    for (other, (reason, bytes)) in [quantity, user, sale].iter().zip(letters) {
+    let letters = stage.dead_letters(2).await;
+    for (other, (reason, bytes)) in [quantity, user].iter().zip(letters) {
         assert_eq!((reason.as_str(), bytes), ("order_id_conflict", body(other)));
     }
-    // What the conflict took from the other sale is given back.
-    let inventory = stage.inventory.clone();
-    let sales = [SaleId::parse("s").expect("id"), SaleId::parse("t").expect("id")];
-    assert_eq!(inventory.remaining(&sales).await.expect("remaining"), [Some(9), Some(10)]);
     worker.stop().await;
     stage.remove().await;
 }
 
 #[tokio::test]
-async fn copies_and_conflicts_within_one_message_are_told_apart() {
-    let mut stage = Stage::new("array").await;
-    stage.open(sale("s", 10)).await;
-    stage.open(sale("t", 10)).await;
-    let (first, twin, other) =
-        (order("o", "s", "u", 1), order("o", "s", "u", 1), order("o", "t", "u", 1));
-    let elements = [&first, &twin, &other].map(body);
+async fn a_basket_in_one_message_is_an_order_in_each_sale() {
+    let mut stage = Stage::new("basket").await;
+    for id in ["s", "t", "v"] {
+        stage.open(sale(id, 1)).await;
+    }
+    let basket = [order("o", "s", "u", 1), order("o", "t", "u", 1), order("o", "v", "u", 2)];
+    let (twin, other) = (basket[0].clone(), order("o", "s", "w", 1));
+    let elements: Vec<Vec<u8>> = basket.iter().chain([&twin, &other]).map(body).collect();
     stage.post(&[[b"[", elements.join(&b","[..]).as_slice(), b"]"].concat()]).await;
     let worker = stage.worker().await;
-    assert_eq!(stage.event().await, stage.event().await);
+    let totals = check::settled(&mut stage, &basket).await;
+    assert_eq!(totals, Totals { created: 2, sold_out: 1, rejected: 0 });
     assert_eq!(stage.dead_letters(1).await, [("order_id_conflict".into(), body(&other))]);
     worker.stop().await;
-    let states = stage.ledger.sales(None).await.expect("sales");
-    assert_eq!(states.iter().map(|state| state.sold).collect::<Vec<_>>(), [1, 0]);
     assert_eq!(stage.broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     stage.remove().await;
 }
@@ -104,22 +101,22 @@ async fn limit_window_and_age_reject_with_their_reason() {
     stage.post(&bodies).await;
     let worker = stage.worker().await;
     check::settled(&mut stage, &all).await;
-    for (id, expected) in [
-        ("a", Outcome::Created),
-        ("b", Outcome::Rejected(Reason::PurchaseLimit)),
-        ("c", Outcome::Rejected(Reason::NotOpen)),
-        ("d", Outcome::Rejected(Reason::Closed)),
-        ("e", Outcome::Rejected(Reason::Expired)),
-        ("f", Outcome::Rejected(Reason::NotOpen)),
+    for (sale, id, expected) in [
+        ("limited", "a", Outcome::Created),
+        ("limited", "b", Outcome::Rejected(Reason::PurchaseLimit)),
+        ("early", "c", Outcome::Rejected(Reason::NotOpen)),
+        ("late", "d", Outcome::Rejected(Reason::Closed)),
+        ("plain", "e", Outcome::Rejected(Reason::Expired)),
+        ("early", "f", Outcome::Rejected(Reason::NotOpen)),
     ] {
-        assert_eq!(check::outcome(&stage, id).await, Some(expected), "{id}");
+        assert_eq!(check::outcome(&stage, sale, id).await, Some(expected), "{id}");
     }
     worker.stop().await;
     stage.remove().await;
 }
 
 #[tokio::test]
-async fn two_workers_share_the_queue_and_one_of_them_has_a_wrong_clock() {
+async fn two_workers_share_the_queue_and_a_clock_16_minutes_fast_expires_nobody() {
     let mut stage = Stage::new("two").await;
     stage.open(Sale { per_user_limit: Some(2), ..sale("s", 150) }).await;
     let mut all = Vec::new();
@@ -133,10 +130,12 @@ async fn two_workers_share_the_queue_and_one_of_them_has_a_wrong_clock() {
     let first = stage.worker().await;
     let parts = stage.scratch.app.parts().await.expect("parts");
     let mut skewed = stage.scratch.app.worker(&parts);
-    skewed.clock = Arc::new(|| Utc::now() + TimeDelta::minutes(5));
+    skewed.clock = Arc::new(|| Utc::now() + TimeDelta::minutes(16));
     let second = Running::start(skewed);
     let totals = check::settled(&mut stage, &all).await;
-    assert_eq!(totals.created, 150);
+    assert_eq!((totals.created, totals.rejected + totals.sold_out), (150, 750));
+    let limited = check::outcomes(&stage, &all).await;
+    assert!(!limited.contains(&Outcome::Rejected(Reason::Expired)));
     check::empty(&stage).await;
     first.stop().await;
     second.stop().await;
@@ -155,30 +154,3 @@ async fn an_intent_with_reply_to_is_answered_there() {
     stage.remove().await;
 }
 
-#[tokio::test]
-async fn stock_that_belongs_to_nobody_is_found_again() {
-    let mut stage = Stage::with("reconcile", |settings| {
-        settings.inventory.reconcile_every_ms = 200;
-    })
-    .await;
-    stage.open(sale("s", 10)).await;
-    let worker = stage.worker().await;
-    stage.post_orders(&orders("s", 1)).await;
-    stage.event().await;
-    // As if an order had been proposed, and then lost with its worker and its message.
-    let inventory = stage.inventory.clone();
-    let lost = crate::harness::candidate(order("lost", "s", "u", 4));
-    inventory.propose(&[lost]).await.expect("propose");
-    stage.post_orders(&[order("o-1", "s", "u", 6)]).await;
-    assert_eq!(stage.event().await["outcome"], "sold_out");
-    let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
-    let sales = [SaleId::parse("s").expect("id")];
-    while inventory.remaining(&sales).await.expect("remaining") != [Some(9)] {
-        assert!(tokio::time::Instant::now() < deadline, "not reconciled");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    stage.post_orders(&[order("o-2", "s", "v", 9)]).await;
-    assert_eq!(stage.event().await["outcome"], "created");
-    worker.stop().await;
-    stage.remove().await;
-}

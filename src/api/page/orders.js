@@ -1,6 +1,6 @@
 // A visitor's orders: each is sent until there is an answer, then asked for until it is decided.
 
-import { Problem, call, insist, newId, on, pause } from './client.js';
+import { Problem, call, insist, newId, on, pause, wantsToken } from './client.js';
 import { units } from './dom.js';
 
 const KEPT = 20;
@@ -39,27 +39,35 @@ function changed(order, change) {
   changes.dispatchEvent(new CustomEvent('order', { detail: order }));
 }
 
+/**
+ * A new order, and the key that every copy of it is sent with. Without tokens the key is the order id.
+ * With a buyer's token the server derives the order id from it, and its first answer names it.
+ */
+function newOrder(sale_id, user_id, quantity) {
+  const key = newId();
+  return { key, order_id: wantsToken() ? undefined : key, sale_id, user_id, quantity, at: Date.now() };
+}
+
 /** Asks for a purchase. Resolves when the server has taken the order, decided it, or refused it. */
 export async function buy(sale_id, user_id, quantity) {
-  const order = resumable(sale_id, user_id, quantity)
-    ?? { order_id: newId(), sale_id, user_id, quantity, at: Date.now() };
+  const order = resumable(sale_id, user_id, quantity) ?? newOrder(sale_id, user_id, quantity);
   orders = [order, ...orders.filter((other) => other !== order)].slice(0, KEPT);
   changed(order, { status: 'sending', text: undefined });
   try {
     const { status, body } = await insist(`/v1/sales/${sale_id}/orders`, {
       method: 'POST',
       body: { user_id, quantity },
-      headers: { 'Idempotency-Key': `"${order.order_id}"`, Prefer: 'wait=5' },
+      headers: { 'Idempotency-Key': `"${order.key}"`, Prefer: 'wait=5' },
       timeout_ms: 15_000,
     }, () => changed(order, { status: 'silent' }));
+    const { order_id } = body;
     if (status === 202) {
-      changed(order, { status: 'accepted' });
+      changed(order, { order_id, status: 'accepted' });
       settle(order);
     } else {
-      changed(order, { status: body.outcome, reason: body.reason });
+      changed(order, { order_id, status: body.outcome, reason: body.reason });
     }
   } catch (problem) {
-    if (problem.kind === 'sold-out') return changed(order, { status: 'sold_out' });
     const later = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : '';
     changed(order, { status: problem.passing ? 'postponed' : 'refused', text: problem.message + later });
   }
@@ -67,7 +75,7 @@ export async function buy(sale_id, user_id, quantity) {
 
 /** An order the server may have taken without saying so must be sent again as itself, not as a second one. */
 function resumable(sale_id, user_id, quantity) {
-  return orders.find((order) => order.status === 'postponed' && Date.now() - order.at < HOUR_MS
+  return orders.find((order) => order.key && ['postponed', 'unanswered'].includes(order.status) && Date.now() - order.at < HOUR_MS
     && order.sale_id === sale_id && order.user_id === user_id && order.quantity === quantity);
 }
 
@@ -76,7 +84,7 @@ async function settle(order) {
   for (let wait_ms = 500; Date.now() - order.at < HOUR_MS; wait_ms = Math.min(1.5 * wait_ms, 10_000)) {
     await pause(wait_ms);
     try {
-      const { body } = await call(`/v1/orders/${encodeURIComponent(order.order_id)}`);
+      const { body } = await call(`/v1/sales/${order.sale_id}/orders/${encodeURIComponent(order.order_id)}`);
       return changed(order, { status: body.outcome, reason: body.reason });
     } catch (error) {
       // 404 is "not decided yet"; any other refusal won't change by asking.
@@ -88,8 +96,11 @@ async function settle(order) {
   changed(order, { status: 'lost' });
 }
 
-// What an earlier page had sent is asked for by this one; a token may make an answer readable.
-for (const order of orders) if (['sending', 'silent'].includes(order.status)) order.status = 'left';
+// What an earlier page had sent is asked for by this one; a token may make an answer readable. Without
+// its order id an order can't be asked for, only sent again.
+for (const order of orders) {
+  if (['sending', 'silent'].includes(order.status)) order.status = order.order_id ? 'left' : 'unanswered';
+}
 const resume = (...statuses) => orders.filter(({ status }) => statuses.includes(status)).forEach(settle);
 resume('left', 'accepted', 'unknown');
 on('token', () => resume('unknown'));
@@ -121,6 +132,7 @@ export function words({ status, reason, quantity, text }) {
     case 'silent': return 'No answer from the server. Sending the same order again; it counts only once.';
     case 'accepted': return 'Your order is in the queue, not decided yet. This page keeps asking.';
     case 'left': return 'Sent as the page was left: it may not have arrived. This page asks whether it did.';
+    case 'unanswered': return 'Sent as the page was left: it may not have arrived. Buying again sends the same order; it counts only once.';
     case 'lost': return 'No decision was found within an hour: it probably did not arrive.';
     case 'unknown': return `Sent, but its answer can’t be read: ${text}`;
     case 'postponed': return `Not taken: ${text} Buying again sends the same order.`;

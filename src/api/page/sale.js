@@ -108,7 +108,7 @@ function showOrders(id) {
     text.textContent = words(order);
     const facts = document.createElement('p');
     facts.className = 'hint';
-    facts.textContent = `${times.format(order.at)}, ${units(order.quantity)}, ${order.user_id}\nOrder ${order.order_id}`;
+    facts.textContent = `${times.format(order.at)}, ${units(order.quantity)}, ${order.user_id}\nOrder ${order.order_id ?? 'without an id yet'}`;
     item.append(text, facts);
     return item;
   });

@@ -6,7 +6,7 @@ use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Message};
 use crate::decision::{Decision, Outcome};
 use crate::event::Event;
-use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::sale::Sale;
 
 /// Messages in one publish, for who wants no other number.
@@ -55,10 +55,11 @@ impl Load {
         format!("{:08x}-0000-7000-8000-{number:012x}", self.run)
     }
 
-    /// The number of the order that the data of an event is about.
-    pub(super) fn number(&self, subject: &str) -> Option<u32> {
-        let number = u32::from_str_radix(subject.get(24..)?, 16).ok()?;
-        (self.order_id(number) == subject).then_some(number)
+    /// The number of `order`, or nothing when it is of another run.
+    pub(super) fn number(&self, order: &OrderKey) -> Option<u32> {
+        let OrderKey { sale_id, order_id } = order;
+        let number = u32::from_str_radix(order_id.as_str().get(24..)?, 16).ok()?;
+        (self.order_id(number) == order_id.as_str() && self.sale_id() == *sale_id).then_some(number)
     }
 
     /// Orders `from` up to `to` as the body of one message.

@@ -12,7 +12,8 @@ use super::load::{CHUNK, Load};
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Deliveries, Message};
 use crate::cli::process;
-use crate::event::order_id_of;
+use crate::event::order_key_of;
+use crate::order::OrderKey;
 
 /// No event for so long means that something is wrong.
 pub(super) const STALLED: Duration = Duration::from_mins(1);
@@ -93,8 +94,8 @@ impl<'a> Runner<'a> {
         let sending = tokio::spawn(send(self.broker.clone(), source, per_message, orders_per_s));
         let mut received = vec![None; orders as usize];
         for _ in 0..orders {
-            let subject = self.event().await?;
-            let number = load.number(&subject).context("an event of another run")?;
+            let order = self.event().await?;
+            let number = load.number(&order).context("an event of another run")?;
             received[number as usize].get_or_insert_with(Instant::now);
         }
         let sent = sending.await??;
@@ -109,14 +110,14 @@ impl<'a> Runner<'a> {
         Ok(Latency { p50_ms: at(0.50), p99_ms: at(0.99), at_orders_per_s: orders_per_s })
     }
 
-    /// The order id of the next event.
-    async fn event(&mut self) -> anyhow::Result<String> {
+    /// The order that the next event is about.
+    async fn event(&mut self) -> anyhow::Result<OrderKey> {
         let Ok(Some(delivery)) = tokio::time::timeout(STALLED, self.events.next()).await else {
             bail!("no event for {STALLED:?}; see what the worker printed above");
         };
-        let order_id = order_id_of(&delivery.body).context("an event without an order id")?;
+        let order = order_key_of(&delivery.body).context("an event that is about no order")?;
         delivery.ack();
-        Ok(order_id)
+        Ok(order)
     }
 
     fn start(&self, process: Process) -> anyhow::Result<Child> {

@@ -16,7 +16,8 @@ use super::run::{STALLED, SUBSCRIBER_PREFETCH};
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Delay, Deliveries, Queue};
 use crate::cli::{output, process};
-use crate::order::{Order, SaleId};
+use crate::event::order_key_of;
+use crate::order::{Order, OrderKey, SaleId};
 use crate::sale::Sale;
 use crate::user_service::{Behaviour, Latency};
 
@@ -315,19 +316,20 @@ impl Setup<'_> {
         sale: &SaleId,
         orders: u32,
     ) -> anyhow::Result<(f64, HashMap<String, usize>)> {
-        let mut outcomes: HashMap<String, String> = HashMap::new();
+        let mut outcomes: HashMap<OrderKey, String> = HashMap::new();
         let mut begun = None;
         while outcomes.len() < orders as usize {
             let Ok(Some(event)) = tokio::time::timeout(STALLED, self.events.next()).await else {
                 bail!("{} of {orders} orders have no decision", orders as usize - outcomes.len());
             };
+            let order = order_key_of(&event.body).context("an event that is about no order")?;
             let data: serde_json::Value = serde_json::from_slice(&event.body)?;
             event.ack();
             let text = |name: &str| data[name].as_str().map(str::to_owned);
-            if text("sale_id").as_deref() == Some(sale.as_str()) {
+            if order.sale_id == *sale {
                 begun.get_or_insert_with(Instant::now);
                 let outcome = text("reason").or_else(|| text("outcome")).context("no outcome")?;
-                outcomes.insert(text("order_id").context("no order id")?, outcome);
+                outcomes.insert(order, outcome);
             }
         }
         let elapsed = begun.map_or(Duration::ZERO, |begun| begun.elapsed());

@@ -17,7 +17,7 @@ use crate::cli::process;
 use crate::cli::server::Server;
 use crate::config::Settings;
 use crate::decision::Outcome;
-use crate::order::{OrderId, SaleId};
+use crate::order::{OrderId, OrderKey, SaleId};
 use crate::sale::Sale;
 
 /// How long anything may take before the sale and after it.
@@ -143,13 +143,16 @@ impl Intake {
         api.stop().await?;
         futures_util::future::try_join_all(workers.into_iter().map(process::drain)).await?;
         let left = left(scratch).await?;
-        let ids: Vec<OrderId> = (0..buyers)
-            .map(|number| OrderId::parse(format!("o-{number}")))
-            .collect::<Result<_, _>>()?;
-        let decisions = scratch.app.ledger().await?.decisions(&ids).await?;
-        let created = decisions.into_iter().flatten().filter(|decision| {
-            decision.outcome == Outcome::Created && decision.order.sale_id.as_str() == SALE
-        });
+        let sale_id = SaleId::parse(SALE)?;
+        let orders: Vec<OrderKey> = (0..buyers)
+            .map(|number| {
+                let order_id = OrderId::parse(format!("o-{number}"))?;
+                Ok(OrderKey { sale_id: sale_id.clone(), order_id })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let decisions = scratch.app.ledger().await?.decisions(&orders).await?;
+        let created =
+            decisions.into_iter().flatten().filter(|decision| decision.outcome == Outcome::Created);
         let orders = created.map(|decision| decision.order.user_id.as_str().to_owned()).collect();
         Ok(Closed { orders, left })
     }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Deserialize;
 
 use crate::cli::client::{Answer, Connection};
-use crate::order::{OrderId, SaleId};
+use crate::order::{OrderId, OrderKey, SaleId};
 
 /// How long a buyer waits for a decision in one request, in seconds.
 const WAIT_S: u32 = 5;
@@ -20,24 +20,22 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// One who wants a bottle, known by a number that makes out the character.
 pub(super) struct Buyer {
     number: u32,
-    order_id: OrderId,
+    order: OrderKey,
     /// A second order of some, who try to get more than one.
-    greedy: Option<OrderId>,
+    greedy: Option<OrderKey>,
 }
 
-/// What a buyer was told in the end, about one order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Told {
-    /// The decision.
-    Decided { outcome: String, reason: Option<String> },
-    /// Sold out, before the order was queued.
-    SoldOutAtTheDoor,
+/// The decision that a buyer was told, about one order.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Told {
+    pub outcome: String,
+    pub reason: Option<String>,
 }
 
 /// One order, from the first click to the answer.
 #[derive(Debug)]
 pub(super) struct Bought {
-    pub order_id: OrderId,
+    pub order: OrderKey,
     pub user_id: String,
     pub told: Told,
     /// The server said 202 to it at least once.
@@ -48,12 +46,6 @@ pub(super) struct Bought {
     pub retries: usize,
 }
 
-#[derive(Deserialize)]
-struct Decision {
-    outcome: String,
-    reason: Option<String>,
-}
-
 /// What a request has led to.
 enum Reply {
     Final(Told),
@@ -62,17 +54,17 @@ enum Reply {
 }
 
 impl Buyer {
-    pub(super) fn new(number: u32) -> anyhow::Result<Self> {
-        let order_id = OrderId::parse(format!("o-{number}"))?;
-        let greedy =
-            (number % 25 == 9).then(|| OrderId::parse(format!("o-{number}-more"))).transpose()?;
-        Ok(Self { number, order_id, greedy })
+    pub(super) fn new(sale_id: &SaleId, number: u32) -> anyhow::Result<Self> {
+        let order = |id: String| {
+            anyhow::Ok(OrderKey { sale_id: sale_id.clone(), order_id: OrderId::parse(id)? })
+        };
+        let greedy = (number % 25 == 9).then(|| order(format!("o-{number}-more"))).transpose()?;
+        Ok(Self { number, order: order(format!("o-{number}"))?, greedy })
     }
 
     /// Orders, in one way or another, until there is an answer to each order.
     pub(super) async fn buy(
         self,
-        sale: &SaleId,
         first: &mut Connection,
         second: &mut Connection,
     ) -> anyhow::Result<Vec<Bought>> {
@@ -80,30 +72,27 @@ impl Buyer {
         let impatient = self.number % 10 == 3;
         let mut bought = if clicks_twice {
             let (one, other) = tokio::try_join!(
-                self.order(sale, &self.order_id, first, false),
-                self.order(sale, &self.order_id, second, false)
+                self.order(&self.order, first, false),
+                self.order(&self.order, second, false)
             )?;
-            if !agree(&one.told, &other.told) {
+            if one.told != other.told {
                 bail!("one order got two answers: {:?} and {:?}", one.told, other.told);
             }
             let accepted = one.accepted || other.accepted;
             let retries = one.retries + other.retries;
-            let mut bought = if one.told == Told::SoldOutAtTheDoor { other } else { one };
-            (bought.accepted, bought.duplicates, bought.retries) = (accepted, 1, retries);
-            vec![bought]
+            vec![Bought { accepted, duplicates: 1, retries, ..one }]
         } else {
-            vec![self.order(sale, &self.order_id, first, impatient).await?]
+            vec![self.order(&self.order, first, impatient).await?]
         };
         if let Some(more) = &self.greedy {
-            bought.push(self.order(sale, more, first, false).await?);
+            bought.push(self.order(more, first, false).await?);
         }
         Ok(bought)
     }
 
     async fn order(
         &self,
-        sale: &SaleId,
-        order_id: &OrderId,
+        order: &OrderKey,
         connection: &mut Connection,
         impatient: bool,
     ) -> anyhow::Result<Bought> {
@@ -112,10 +101,11 @@ impl Buyer {
         let (begun, mut retries, mut accepted) = (Instant::now(), 0, false);
         let told = loop {
             if begun.elapsed() > PATIENCE {
-                bail!("order {order_id} has no answer after {PATIENCE:?}");
+                bail!("order {order} has no answer after {PATIENCE:?}");
             }
+            let OrderKey { sale_id, order_id } = order;
             let posting =
-                connection.post_order(sale, body.as_bytes(), Some(order_id), Some(WAIT_S));
+                connection.post_order(sale_id, body.as_bytes(), Some(order_id), Some(WAIT_S));
             let patience = if impatient && retries == 0 { IMPATIENT } else { PATIENCE };
             // What the server does with a request that was given up is unknown; the order id makes
             // it safe to click again.
@@ -131,28 +121,15 @@ impl Buyer {
             retries += 1;
         };
         let waited = begun.elapsed();
-        let order_id = order_id.clone();
-        Ok(Bought { order_id, user_id, told, accepted, waited, duplicates: 0, retries })
+        let order = order.clone();
+        Ok(Bought { order, user_id, told, accepted, waited, duplicates: 0, retries })
     }
-}
-
-/// Two answers to one order may differ in one way only: sold out, said early or late.
-fn agree(one: &Told, other: &Told) -> bool {
-    let sold_out = |told: &Told| match told {
-        Told::SoldOutAtTheDoor => true,
-        Told::Decided { outcome, .. } => outcome == "sold_out",
-    };
-    one == other || (sold_out(one) && sold_out(other))
 }
 
 fn reply(answer: &Answer) -> anyhow::Result<Reply> {
     Ok(match answer.status {
-        200 => {
-            let Decision { outcome, reason } = serde_json::from_slice(&answer.body)?;
-            Reply::Final(Told::Decided { outcome, reason })
-        }
+        200 => Reply::Final(serde_json::from_slice(&answer.body)?),
         202 => Reply::Accepted,
-        410 => Reply::Final(Told::SoldOutAtTheDoor),
         429 | 503 => Reply::Again(answer.retry_after.unwrap_or(PAUSE).min(PAUSE)),
         status => bail!("unexpected answer {status}: {}", String::from_utf8_lossy(&answer.body)),
     })

@@ -1,6 +1,6 @@
 //! What happened, held against what must be true.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::buyer::{Bought, Told};
+use super::buyer::Bought;
 use crate::app::scratch::Scratch;
 use crate::broker::{Deliveries, Queue};
 use crate::decision::{Decision, Outcome, Reason};
-use crate::event::{decision_json, order_id_of};
+use crate::event::{decision_json, order_key_of};
 use crate::ledger::Ledger;
-use crate::order::OrderId;
+use crate::order::OrderKey;
 use crate::sale::Sale;
 
 /// Events taken from the broker at once.
@@ -51,7 +51,7 @@ pub(super) struct Seen {
 /// The data of each order's event, and how often it was repeated.
 #[derive(Default)]
 struct Events {
-    by_order: HashMap<String, Vec<u8>>,
+    by_order: HashMap<OrderKey, Vec<u8>>,
     repeats: usize,
     /// Repeats that were not the same to the byte.
     differing: usize,
@@ -81,9 +81,9 @@ impl Seen {
 
 async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: watch::Sender<u32>) {
     while let Some(delivery) = deliveries.next().await {
-        if let Some(order_id) = order_id_of(&delivery.body) {
+        if let Some(order) = order_key_of(&delivery.body) {
             let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(first) = events.by_order.get(&order_id) {
+            if let Some(first) = events.by_order.get(&order) {
                 let differs = *first != delivery.body;
                 events.repeats += 1;
                 events.differing += usize::from(differs);
@@ -91,7 +91,7 @@ async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: w
                 if delivery.properties.routing_key.starts_with("order.created.") {
                     created.send_modify(|created| *created += 1);
                 }
-                events.by_order.insert(order_id, delivery.body.clone());
+                events.by_order.insert(order, delivery.body.clone());
             }
         }
         delivery.ack();
@@ -106,10 +106,8 @@ pub(super) async fn check(
     seen: Seen,
 ) -> anyhow::Result<(Decisions, Vec<Verdict>)> {
     let ledger = scratch.app.ledger().await?;
-    let ids: Vec<OrderId> = bought.iter().map(|bought| bought.order_id.clone()).collect();
-    let decided = settled(ledger.as_ref(), scratch, &ids, &seen).await?;
-    let decided: HashMap<&str, &Decision> =
-        decided.iter().map(|decision| (decision.order.id.as_str(), decision)).collect();
+    let orders: Vec<OrderKey> = bought.iter().map(|bought| bought.order.clone()).collect();
+    let decided = settled(ledger.as_ref(), scratch, &orders, &seen).await?;
     let states = ledger.sales(Some(std::slice::from_ref(&sale.id))).await?;
     let Some(state) = states.first() else { bail!("the sale is gone from the ledger") };
     let dead = scratch.app.broker().await?.depth(Queue::DeadLetters).await?.messages;
@@ -123,8 +121,7 @@ pub(super) async fn check(
         sold_out: count(|outcome| *outcome == Outcome::SoldOut),
         rejected: count(|outcome| matches!(outcome, Outcome::Rejected(_))),
     };
-    let buyers: std::collections::HashSet<&str> =
-        bought.iter().map(|bought| bought.user_id.as_str()).collect();
+    let buyers: HashSet<&str> = bought.iter().map(|bought| bought.user_id.as_str()).collect();
     let demand = u32::try_from(buyers.len()).unwrap_or(u32::MAX).min(sale.stock);
     let verdicts = vec![
         Verdict {
@@ -145,22 +142,23 @@ pub(super) async fn check(
     Ok((decisions, verdicts))
 }
 
-/// The decisions of `ids`, once queues and events are quiet.
+/// The decisions of `orders`, once queues and events are quiet.
 async fn settled(
     ledger: &dyn Ledger,
     scratch: &Scratch,
-    ids: &[OrderId],
+    orders: &[OrderKey],
     seen: &Seen,
-) -> anyhow::Result<Vec<Decision>> {
+) -> anyhow::Result<HashMap<OrderKey, Decision>> {
     let broker = scratch.app.broker().await?;
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut before = None;
     loop {
         let mut waiting = broker.depth(Queue::Intents).await?.messages;
         waiting += broker.depth(Queue::Returned).await?.messages;
-        let mut decided = Vec::new();
-        for chunk in ids.chunks(CHUNK) {
-            decided.extend(ledger.decisions(chunk).await?.into_iter().flatten());
+        let mut decided = HashMap::new();
+        for chunk in orders.chunks(CHUNK) {
+            let found = ledger.decisions(chunk).await?.into_iter().flatten();
+            decided.extend(found.map(|decision| (decision.order.key(), decision)));
         }
         let now = (decided.len(), seen.lock().by_order.len());
         let quiet = waiting == 0 && now.0 == now.1 && before == Some(now);
@@ -172,7 +170,7 @@ async fn settled(
     }
 }
 
-fn one_each(decided: &HashMap<&str, &Decision>) -> Verdict {
+fn one_each(decided: &HashMap<OrderKey, Decision>) -> Verdict {
     let mut units: HashMap<&str, u32> = HashMap::new();
     for decision in decided.values().filter(|decision| decision.outcome == Outcome::Created) {
         *units.entry(decision.order.user_id.as_str()).or_default() += decision.order.quantity.get();
@@ -189,9 +187,9 @@ fn one_each(decided: &HashMap<&str, &Decision>) -> Verdict {
     }
 }
 
-fn nothing_lost(bought: &[Bought], decided: &HashMap<&str, &Decision>, dead: u32) -> Verdict {
+fn nothing_lost(bought: &[Bought], decided: &HashMap<OrderKey, Decision>, dead: u32) -> Verdict {
     let accepted = bought.iter().filter(|bought| bought.accepted);
-    let lost = accepted.filter(|bought| !decided.contains_key(bought.order_id.as_str())).count();
+    let lost = accepted.filter(|bought| !decided.contains_key(&bought.order)).count();
     Verdict {
         invariant: "nothing accepted is lost",
         holds: lost == 0 && dead == 0,
@@ -199,18 +197,12 @@ fn nothing_lost(bought: &[Bought], decided: &HashMap<&str, &Decision>, dead: u32
     }
 }
 
-fn told_the_truth(bought: &[Bought], decided: &HashMap<&str, &Decision>) -> Verdict {
+fn told_the_truth(bought: &[Bought], decided: &HashMap<OrderKey, Decision>) -> Verdict {
     let wrong = bought.iter().filter(|bought| {
-        let decision = decided.get(bought.order_id.as_str());
-        match &bought.told {
-            Told::SoldOutAtTheDoor => {
-                decision.is_some_and(|decision| decision.outcome == Outcome::Created)
-            }
-            Told::Decided { outcome, reason } => decision.is_none_or(|decision| {
-                decision.outcome.name() != outcome
-                    || decision.outcome.reason().map(Reason::name) != reason.as_deref()
-            }),
-        }
+        decided.get(&bought.order).is_none_or(|decision| {
+            decision.outcome.name() != bought.told.outcome
+                || decision.outcome.reason().map(Reason::name) != bought.told.reason.as_deref()
+        })
     });
     let wrong = wrong.count();
     Verdict {
@@ -220,11 +212,11 @@ fn told_the_truth(bought: &[Bought], decided: &HashMap<&str, &Decision>) -> Verd
     }
 }
 
-fn events_agree(decided: &HashMap<&str, &Decision>, seen: &Seen) -> Verdict {
+fn events_agree(decided: &HashMap<OrderKey, Decision>, seen: &Seen) -> Verdict {
     let events = seen.lock();
     let matching = decided
         .iter()
-        .filter(|(id, decision)| events.by_order.get(**id) == Some(&decision_json(decision)))
+        .filter(|(order, decision)| events.by_order.get(*order) == Some(&decision_json(decision)))
         .count();
     let (distinct, Events { repeats, differing, .. }) = (events.by_order.len(), &*events);
     Verdict {

@@ -145,7 +145,7 @@ async fn while_the_ledger_is_away_orders_for_known_sales_are_accepted() {
     for order in &all[10..] {
         post(order).await;
     }
-    refused(served.get("/v1/orders/o-1"), 503, "ledger-unavailable").await;
+    refused(served.get("/v1/sales/s/orders/o-1"), 503, "ledger-unavailable").await;
     refused(served.get("/v1/sales"), 503, "ledger-unavailable").await;
     refused(served.get("/v1/sales/s"), 503, "ledger-unavailable").await;
     refused(served.post("/v1/sales/t/orders", &wanted("u", 1)), 503, "ledger-unavailable").await;
@@ -165,7 +165,7 @@ async fn while_the_ledger_is_away_orders_for_known_sales_are_accepted() {
     let worker = stage.worker().await;
     let totals = check::settled(&mut stage, &all).await;
     assert_eq!(totals, Totals { created: 20, sold_out: 0, rejected: 0 });
-    assert_eq!(answer(served.get("/v1/orders/o-1")).await.0, 200);
+    assert_eq!(answer(served.get("/v1/sales/s/orders/o-1")).await.0, 200);
     worker.stop().await;
     served.stop().await;
     stage.remove().await;
@@ -188,7 +188,7 @@ async fn a_ledger_that_hangs_holds_up_no_order() {
     assert_eq!(answer(order("a")).await.0, 202);
     hang(&proxy);
     assert_eq!(answer(order("b")).await.0, 202);
-    refused(served.get("/v1/orders/a"), 503, "ledger-unavailable").await;
+    refused(served.get("/v1/sales/s/orders/a"), 503, "ledger-unavailable").await;
     heal(&proxy);
     served.stop().await;
     stage.remove().await;

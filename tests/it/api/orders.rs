@@ -18,7 +18,7 @@ async fn an_order_is_accepted_and_its_decision_found_at_its_location() {
     let response = served.post(ORDERS, &order).send().await.expect("an answer");
     assert_eq!(response.status(), 202);
     let location = header(&response, "location").expect("Location").to_owned();
-    assert_eq!(location, "/v1/orders/o-1");
+    assert_eq!(location, "/v1/sales/s/orders/o-1");
     assert_eq!(header(&response, "preference-applied"), None);
     assert_eq!(
         body_of(response).await,
@@ -77,7 +77,7 @@ async fn who_prefers_to_wait_gets_the_decision() {
         assert_eq!(header(&response, "content-type"), Some("application/json"));
         let decision = body_of(response).await;
         assert_eq!(decision["outcome"], "created", "{decision}");
-        let path = format!("/v1/orders/{}", decision["order_id"].as_str().expect("an id"));
+        let path = format!("{ORDERS}/{}", decision["order_id"].as_str().expect("an id"));
         assert_eq!(answer(served.get(&path)).await, (200, decision));
     }
     served.stop().await;
@@ -121,7 +121,7 @@ async fn a_key_names_the_order() {
     let differing = served.post(ORDERS, &named).header("idempotency-key", "\"other\"");
     refused(differing, 422, "idempotency-mismatch").await;
     let long = "x".repeat(65);
-    for bad in ["\"\"", "a b", "\"half", long.as_str()] {
+    for bad in ["\"\"", "a b", "a/b", "\"half", long.as_str()] {
         let request = served.post(ORDERS, &wanted("u", 1)).header("idempotency-key", bad);
         refused(request, 400, "bad-header").await;
     }
@@ -137,7 +137,6 @@ async fn a_key_names_the_order() {
 async fn a_repeat_gets_the_first_answer_whatever_has_happened_since() {
     let stage = stage("repeat").await;
     stage.open(sale("s", 5)).await;
-    stage.open(sale("t", 5)).await;
     let served = Served::up(&stage.scratch.app).await;
     let ask = |body: &Value, key: &str| {
         served.post(ORDERS, body).header("idempotency-key", key).header("prefer", "wait=30")
@@ -152,20 +151,20 @@ async fn a_repeat_gets_the_first_answer_whatever_has_happened_since() {
     for other in [wanted("u", 1), wanted("v", 2)] {
         refused(ask(&other, "first"), 422, "idempotency-mismatch").await;
     }
-    let elsewhere = served.post("/v1/sales/t/orders", &plain);
-    refused(elsewhere, 422, "idempotency-mismatch").await;
 
     let (_, last) = answer(ask(&wanted("v", 3), "last")).await;
     assert_eq!(last["outcome"], "created");
     super::order_until(&served, "s", 410).await;
     assert_eq!(answer(ask(&wanted("u", 2), "first")).await, (200, first.clone()), "sold out");
     refused(ask(&wanted("u", 1), "first"), 422, "idempotency-mismatch").await;
-    refused(ask(&wanted("w", 1), "new"), 410, "sold-out").await;
+    refused(served.post(ORDERS, &wanted("w", 1)), 410, "sold-out").await;
+    assert_eq!(answer(ask(&wanted("w", 1), "new")).await.1["outcome"], "sold_out");
 
     assert_eq!(answer(served.post("/v1/sales/s/close", &Value::Null)).await.0, 200);
     assert_eq!(answer(ask(&wanted("u", 2), "first")).await, (200, first), "closed");
     assert_eq!(answer(ask(&wanted("v", 3), "last")).await, (200, last), "closed");
-    refused(ask(&wanted("w", 1), "new"), 409, "closed").await;
+    refused(served.post(ORDERS, &wanted("w", 1)), 409, "closed").await;
+    assert_eq!(answer(ask(&wanted("w", 1), "newer")).await.1["outcome"], "rejected");
     served.stop().await;
     stage.remove().await;
 }
@@ -192,15 +191,53 @@ async fn an_order_sent_twice_before_its_decision_is_decided_once() {
 }
 
 #[tokio::test]
-async fn an_id_stands_for_one_order_also_while_that_waits_for_its_decision() {
-    let stage = stage("waiting").await;
+async fn the_first_of_two_orders_with_one_id_stands() {
+    let mut stage = stage("waiting").await;
+    stage.open(sale("s", 5)).await;
+    // Two processes, of which neither knows what the other has queued.
+    let here = Served::without_worker(&stage.scratch.app).await;
+    let there = Served::without_worker(&stage.scratch.app).await;
+    let ask = |api: &Served, quantity| {
+        api.post(ORDERS, &wanted("u", quantity)).header("idempotency-key", "one")
+    };
+    assert_eq!(answer(ask(&here, 1)).await.0, 202);
+    assert_eq!(answer(ask(&here, 2)).await.0, 202, "nobody knows better yet");
+    assert_eq!(answer(ask(&there, 1)).await.0, 202, "a repeat");
+
+    let worker = stage.worker().await;
+    let first = stage.event().await;
+    assert_eq!((&first["quantity"], &first["outcome"]), (&1.into(), &"created".into()));
+    assert_eq!(stage.event().await, first, "the repeat");
+    let letters = stage.dead_letters(1).await;
+    assert_eq!(letters[0].0, "order_id_conflict");
+    for api in [&here, &there] {
+        assert_eq!(answer(ask(api, 1)).await, (200, first.clone()));
+        refused(ask(api, 2), 422, "idempotency-mismatch").await;
+        assert_eq!(answer(api.get(&format!("{ORDERS}/one"))).await, (200, first.clone()));
+    }
+    worker.stop().await;
+    here.stop().await;
+    there.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_repeat_after_the_sale_closed_gets_the_answer_of_the_first_which_is_still_queued() {
+    let mut stage = stage("closed").await;
     stage.open(sale("s", 5)).await;
     let served = Served::without_worker(&stage.scratch.app).await;
-    let ask =
-        |quantity| served.post(ORDERS, &wanted("u", quantity)).header("idempotency-key", "one");
-    assert_eq!(answer(ask(1)).await.0, 202);
-    assert_eq!(answer(ask(1)).await.0, 202, "a repeat");
-    refused(ask(2), 422, "idempotency-mismatch").await;
+    let order = json!({ "order_id": "o", "user_id": "u", "quantity": 2 });
+    assert_eq!(answer(served.post(ORDERS, &order)).await.0, 202);
+    assert_eq!(answer(served.post("/v1/sales/s/close", &Value::Null)).await.0, 200);
+    refused(served.post(ORDERS, &wanted("v", 1)), 409, "closed").await;
+    assert_eq!(answer(served.post(ORDERS, &order)).await.0, 202);
+
+    let worker = stage.worker().await;
+    let first = stage.event().await;
+    assert_eq!(first["outcome"], "created", "it was in time");
+    assert_eq!(stage.event().await, first);
+    assert_eq!(answer(served.post(ORDERS, &order)).await, (200, first));
+    worker.stop().await;
     served.stop().await;
     stage.remove().await;
 }

@@ -7,7 +7,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 
 use super::{refused, stage, wanted};
-use crate::harness::api::Served;
+use crate::harness::api::{Served, answer};
 use crate::harness::sale;
 
 const ORDERS: &str = "/v1/sales/s/orders";
@@ -34,6 +34,37 @@ async fn a_sale_that_takes_no_orders_says_why() {
     assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     assert_eq!(broker.depth(Queue::DeadLetters).await.expect("depth").messages, 0);
     assert!(ledger.sales(None).await.expect("sales").iter().all(|state| state.sold == 0));
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn an_order_that_may_be_queued_already_is_not_refused_by_what_is_known_of_its_sale() {
+    let stage = stage("queued").await;
+    let (now, hour) = (Utc::now(), TimeDelta::hours(1));
+    stage.open(Sale { opens_at: Some(now + hour), ..sale("early", 10) }).await;
+    stage.open(Sale { closes_at: Some(now - hour), ..sale("late", 10) }).await;
+    stage.open(sale("none", 0)).await;
+    let served = Served::up(&stage.scratch.app).await;
+    for (id, outcome, reason) in [
+        ("early", "rejected", json!("not_open")),
+        ("late", "rejected", json!("closed")),
+        ("none", "sold_out", json!(null)),
+    ] {
+        let path = format!("/v1/sales/{id}/orders");
+        let named = json!({ "order_id": format!("{id}-1"), "user_id": "u", "quantity": 1 });
+        let with_key = served.post(&path, &wanted("u", 1));
+        let with_key = with_key.header("idempotency-key", format!("{id}-2"));
+        for request in [served.post(&path, &named), with_key] {
+            let again = request.try_clone().expect("no stream");
+            let (status, decision) = answer(request.header("prefer", "wait=30")).await;
+            assert_eq!((status, &decision["outcome"]), (200, &outcome.into()), "{decision}");
+            assert_eq!(decision["reason"], reason);
+            assert_eq!(answer(again).await, (200, decision));
+        }
+    }
+    let unknown = json!({ "order_id": "o", "user_id": "u", "quantity": 1 });
+    refused(served.post("/v1/sales/never/orders", &unknown), 404, "unknown-sale").await;
     served.stop().await;
     stage.remove().await;
 }
@@ -136,21 +167,29 @@ async fn a_path_that_leads_nowhere_is_refused() {
         refused(served.get(&format!("/v1/sales/{id}/stream")), 422, "invalid-request").await;
         let close = served.post(&format!("/v1/sales/{id}/close"), &json!(null));
         refused(close, 422, "invalid-request").await;
+        let order = served.get(&format!("/v1/sales/{id}/orders/o"));
+        refused(order, 422, "invalid-request").await;
     }
     for id in ["a%20b", "%FF", long.as_str()] {
-        refused(served.get(&format!("/v1/orders/{id}")), 422, "invalid-request").await;
+        refused(served.get(&format!("{ORDERS}/{id}")), 422, "invalid-request").await;
     }
-    for path in ["/v1/sales/", "/v1/sales/s/", "/v2/sales", "/v1"] {
+    for path in
+        ["/v1/sales/", "/v1/sales/s/", "/v1/sales/s/orders/", "/v1/orders/o", "/v2/sales", "/v1"]
+    {
         refused(served.get(path), 404, "not-found").await;
     }
-    for path in ["/v1/sales/s", "/v1/orders/o", "/openapi.json", "/", "/livez", "/readyz"] {
+    for path in ["/v1/sales/s", "/v1/sales/s/orders/o", "/openapi.json", "/", "/livez", "/readyz"] {
         let request = || served.post(path, &json!({}));
         refused(request(), 405, "method-not-allowed").await;
         let response = request().send().await.expect("an answer");
         assert_eq!(super::header(&response, "allow"), Some("GET,HEAD"), "{path}");
     }
     refused(served.get(ORDERS), 405, "method-not-allowed").await;
-    refused(served.get("/v1/orders/never"), 404, "not-decided").await;
+    for (sale, id) in [("s", "never"), ("never", "o")] {
+        let path = format!("/v1/sales/{sale}/orders/{id}");
+        let detail = refused(served.get(&path), 404, "not-decided").await;
+        assert!(detail.contains(&format!("{sale}/{id}")), "{detail}");
+    }
     served.stop().await;
     stage.remove().await;
 }

@@ -122,6 +122,41 @@ async fn an_event_that_lies_is_corrected_by_the_ledger() {
 }
 
 #[tokio::test]
+async fn a_repeat_is_queued_although_the_sale_is_said_to_be_sold_out() {
+    let mut stage = stage("last").await;
+    stage.open(sale("s", 1000)).await;
+    let served = Served::without_worker(&stage.scratch.app).await;
+    let order = json!({ "order_id": "first", "user_id": "first", "quantity": 1 });
+    let repeat = || served.post("/v1/sales/s/orders", &order);
+    let (status, accepted) = answer(repeat()).await;
+    assert_eq!(status, 202);
+    let refused_without_id = async |n: usize| {
+        let other = served.post("/v1/sales/s/orders", &wanted(&format!("u-{n}"), 1));
+        other.send().await.expect("an answer").status() == 410
+    };
+    // Until the repeat was surely posted while this process took the sale for sold out.
+    let mut n = 0;
+    super::until("a repeat between two refusals", async || {
+        n += 2;
+        say_sold_out(&stage, 1).await;
+        let before = refused_without_id(n).await;
+        assert_eq!(answer(repeat()).await, (202, accepted.clone()));
+        before && refused_without_id(n + 1).await
+    })
+    .await;
+    let worker = stage.worker().await;
+    let mut event = stage.event().await;
+    while event["order_id"] != "first" {
+        event = stage.event().await;
+    }
+    assert_eq!(event["outcome"], "created");
+    assert_eq!(answer(repeat()).await, (200, event));
+    worker.stop().await;
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
 async fn a_sale_opened_elsewhere_is_known_soon() {
     let stage = stage("elsewhere").await;
     let served = Served::without_worker(&stage.scratch.app).await;

@@ -12,10 +12,10 @@ use crate::harness::api::{Served, answer, on_free_port};
 use crate::harness::{Stage, sale};
 
 const ORDERS: &str = "/v1/sales/s/orders";
-const SECRET: &str = "a secret of tests, of 32 bytes or more";
+pub(super) const SECRET: &str = "a secret of tests, of 32 bytes or more";
 
 /// What signs tokens.
-enum Signer {
+pub(super) enum Signer {
     Hs256(&'static str),
     Ed25519([u8; 32]),
     None,
@@ -30,7 +30,7 @@ impl Signer {
         }
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub(super) fn sign(&self, claims: &Value) -> String {
         self.sign_as(self.algorithm(), claims)
     }
 
@@ -55,11 +55,11 @@ impl Signer {
 }
 
 /// Claims that are good for an hour.
-fn claims(subject: &str, scope: &str) -> Value {
+pub(super) fn claims(subject: &str, scope: &str) -> Value {
     json!({ "sub": subject, "scope": scope, "exp": Utc::now().timestamp() + 3600 })
 }
 
-async fn with_secret(what: &str) -> (Stage, Served) {
+pub(super) async fn with_secret(what: &str) -> (Stage, Served) {
     let stage = Stage::with(what, |settings| {
         on_free_port(settings);
         settings.api.jwt_secret = SECRET.into();
@@ -105,7 +105,7 @@ async fn a_token_that_is_not_good_opens_nothing() {
     unauthorized(|| served.post(ORDERS, &wanted("u", 1)), "Bearer").await;
     unauthorized(|| served.post(ORDERS, &wanted("u", 1)).basic_auth("u", Some("p")), "Bearer")
         .await;
-    for path in ["/v1/orders/o", "/v1/decisions/stream"] {
+    for path in ["/v1/sales/s/orders/o", "/v1/decisions/stream"] {
         unauthorized(|| served.get(path), "Bearer").await;
     }
     for path in
@@ -130,15 +130,15 @@ async fn a_buyer_orders_for_nobody_else_and_sees_nothing_of_others() {
     let signer = Signer::Hs256(SECRET);
     let (mine, others) = (signer.sign(&claims("me", "")), signer.sign(&claims("other", "")));
     let order = |body: &Value| served.post(ORDERS, body).header("prefer", "wait=30");
-    let named = json!({ "order_id": "o", "user_id": "me", "quantity": 1 });
-    let (status, decision) = answer(order(&named).bearer_auth(&mine)).await;
+    let (status, decision) = answer(order(&wanted("me", 1)).bearer_auth(&mine)).await;
     assert_eq!((status, &decision["user_id"]), (200, &"me".into()));
     // The token says who; there is no need to repeat it.
     let (_, unnamed) = answer(order(&json!({ "quantity": 1 })).bearer_auth(&mine)).await;
     assert_eq!(unnamed["user_id"], "me");
     refused(order(&wanted("other", 1)).bearer_auth(&mine), 403, "forbidden").await;
 
-    let show = |token: &str| served.get("/v1/orders/o").bearer_auth(token);
+    let path = format!("{ORDERS}/{}", decision["order_id"].as_str().expect("an id"));
+    let show = |token: &str| served.get(&path).bearer_auth(token);
     assert_eq!(answer(show(&mine)).await, (200, decision.clone()));
     refused(show(&others), 404, "not-decided").await;
     for scope in ["floodgate:admin", "floodgate:submit", "read floodgate:submit"] {

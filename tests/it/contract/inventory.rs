@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use floodgate::decision::Hint;
-use floodgate::inventory::{Amendment, Inventory, InventoryError};
+use floodgate::inventory::{Amendment, InventoryError};
 use floodgate::order::{Candidate, Order, UserId};
 use floodgate::sale::{Sale, SaleState};
 

@@ -1,13 +1,13 @@
 //! The invariants of the design, as a user could see them: events, ledger, queues.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use floodgate::broker::{Deliveries, Queue};
 use floodgate::decision::{Decision, Outcome};
 use floodgate::ledger::Ledger;
-use floodgate::order::{Order, OrderId};
+use floodgate::order::{Order, OrderKey};
 
-use super::{PATIENCE, Stage};
+use super::{PATIENCE, Stage, order_key};
 
 /// What came out of a set of orders.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Totals {
 
 /// Waits until every one of `orders` has its event, then checks that events and ledger agree, that
 /// a repeated event repeats its first to the byte, and that no sale sold more than it had.
-/// `orders` hold each order id once.
+/// `orders` hold each order once; the same order id in two sales is two orders.
 pub async fn settled(stage: &mut Stage, orders: &[Order]) -> Totals {
     settled_but(stage, orders, 0).await
 }
@@ -36,28 +36,27 @@ pub async fn settled_in(
     orders: &[Order],
     taken: usize,
 ) -> Totals {
-    let mut missing: HashMap<String, &Order> =
-        orders.iter().map(|order| (order.id.to_string(), order)).collect();
-    assert_eq!(missing.len(), orders.len(), "each order id once");
-    let mut seen: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut missing: HashSet<OrderKey> = orders.iter().map(Order::key).collect();
+    assert_eq!(missing.len(), orders.len(), "each order once");
+    let mut seen: HashMap<OrderKey, Vec<u8>> = HashMap::new();
     while missing.len() > taken {
         let next = tokio::time::timeout(PATIENCE, events.next()).await;
         let Ok(Some(event)) = next else {
-            let some: Vec<_> = missing.keys().take(5).collect();
+            let some: Vec<_> = missing.iter().take(5).map(OrderKey::to_string).collect();
             panic!("{} of {} orders have no event, such as {some:?}", missing.len(), orders.len());
         };
-        let id = floodgate::event::order_id_of(&event.body).expect("an order id");
-        missing.remove(&id);
-        let first = seen.entry(id).or_insert_with(|| event.body.clone());
+        let key = floodgate::event::order_key_of(&event.body).expect("an order");
+        missing.remove(&key);
+        let first = seen.entry(key).or_insert_with(|| event.body.clone());
         assert_eq!(*first, event.body, "a repeated event is the same to the byte");
         event.ack();
     }
     let mut totals = Totals::default();
     let mut sold: HashMap<&str, u32> = HashMap::new();
     for order in orders {
-        let decision = decision(ledger, &order.id).await.expect("decided");
+        let decision = decision(ledger, &order.key()).await.expect("decided");
         assert_eq!(decision.order, *order);
-        if let Some(event) = seen.get(order.id.as_str()) {
+        if let Some(event) = seen.get(&order.key()) {
             assert_eq!(
                 *event,
                 floodgate::event::decision_json(&decision),
@@ -93,11 +92,17 @@ pub async fn empty(stage: &Stage) {
 }
 
 /// The outcome of one order, by the ledger.
-pub async fn outcome(stage: &Stage, id: &str) -> Option<Outcome> {
-    let id = OrderId::parse(id).expect("order id");
-    decision(stage.ledger.as_ref(), &id).await.map(|decision| decision.outcome)
+pub async fn outcome(stage: &Stage, sale: &str, id: &str) -> Option<Outcome> {
+    decision(stage.ledger.as_ref(), &order_key(sale, id)).await.map(|decision| decision.outcome)
 }
 
-async fn decision(ledger: &dyn Ledger, id: &OrderId) -> Option<Decision> {
-    ledger.decisions(std::slice::from_ref(id)).await.expect("ledger").remove(0)
+async fn decision(ledger: &dyn Ledger, order: &OrderKey) -> Option<Decision> {
+    ledger.decisions(std::slice::from_ref(order)).await.expect("ledger").remove(0)
+}
+
+/// The outcomes of decided orders, by the ledger.
+pub async fn outcomes(stage: &Stage, orders: &[Order]) -> Vec<Outcome> {
+    let keys: Vec<_> = orders.iter().map(Order::key).collect();
+    let decisions = stage.ledger.decisions(&keys).await.expect("ledger");
+    decisions.into_iter().map(|decision| decision.expect("decided").outcome).collect()
 }

@@ -20,7 +20,7 @@ use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
-use floodgate::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::order::{Candidate, Eligibility, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use floodgate::sale::Sale;
 use floodgate::worker::Worker;
 use secrecy::ExposeSecret;
@@ -169,6 +169,11 @@ impl Running {
 
 pub fn sale_id(text: &str) -> SaleId {
     SaleId::parse(text).expect("sale id")
+}
+
+/// The order `id` of sale `sale`.
+pub fn order_key(sale: &str, id: &str) -> OrderKey {
+    OrderKey { sale_id: sale_id(sale), order_id: OrderId::parse(id).expect("order id") }
 }
 
 /// A sale without limit and window.

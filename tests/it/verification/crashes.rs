@@ -14,7 +14,7 @@ use crate::harness::{Stage, orders};
 // The user service has to answer while the test waits for a process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_around_a_check_loses_nothing_and_denies_nobody() {
-    for gap in ["verifying", "verified", "put_off"] {
+    for gap in ["verifying", "verified", "deferred"] {
         let users = Arc::new(UserService::new(Behaviour::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -24,7 +24,7 @@ async fn a_worker_that_dies_around_a_check_loses_nothing_and_denies_nobody() {
         stage.open(checked_sale("s", 100)).await;
         let all = orders("s", 400);
         stage.post_orders(&all).await;
-        users.set_failing(gap == "put_off");
+        users.set_failing(gap == "deferred");
         let fail_points = format!("{gap}=2*off->return");
         let doomed = WorkerProcess::with(
             &stage,

@@ -35,7 +35,7 @@ async fn orders_wait_out_an_outage_and_other_sales_go_on() {
     let worker = with_users(&stage, &users).await;
     until_decided(&stage, &here).await;
     until_decided(&stage, &plain).await;
-    assert_eq!(check::outcome(&stage, "away-0").await, None);
+    assert_eq!(check::outcome(&stage, "away", "away-0").await, None);
     assert!(users.calls() < 60 + 200, "the breaker keeps calls away: {}", users.calls());
 
     users.out.store(false, Ordering::SeqCst);
@@ -66,7 +66,10 @@ async fn an_outage_that_lasts_too_long_ends_in_expired() {
     assert_eq!(totals, Totals { created: 0, sold_out: 0, rejected: 6 });
     for order in &asked {
         let expired = Some(Outcome::Rejected(Reason::Expired));
-        assert_eq!(check::outcome(&stage, order.id.as_str()).await, expired);
+        assert_eq!(
+            check::outcome(&stage, order.sale_id.as_str(), order.id.as_str()).await,
+            expired
+        );
     }
     worker.stop().await;
     stage.remove().await;

@@ -33,7 +33,7 @@ async fn what_waits_for_the_user_service_is_sold_when_checks_are_switched_off() 
     let all = [asked("a", "u"), asked("b", "bad-1"), asked("c", "w"), asked("d", "bad-2")];
     stage.post_orders(&all[..1]).await;
     until_asked(&users, 0).await;
-    assert_eq!(check::outcome(&stage, "a").await, None, "it waits");
+    assert_eq!(check::outcome(&stage, "away", "a").await, None, "it waits");
 
     let switched = run(&stage, &["sale", "verification", "away", "off"]);
     assert_eq!(switched.status.code(), Some(0));
@@ -41,7 +41,7 @@ async fn what_waits_for_the_user_service_is_sold_when_checks_are_switched_off() 
     let calls = users.calls();
     stage.post_orders(&all[1..2]).await;
     until_decided(&stage, &all[..2]).await;
-    assert_eq!(check::outcome(&stage, "b").await, Some(Outcome::Created));
+    assert_eq!(check::outcome(&stage, "away", "b").await, Some(Outcome::Created));
     assert_eq!(users.calls(), calls, "nobody was asked any more");
 
     let switched = run(&stage, &["sale", "verification", "away", "on"]);
@@ -49,13 +49,13 @@ async fn what_waits_for_the_user_service_is_sold_when_checks_are_switched_off() 
     stage.post_orders(&all[2..]).await;
     until_asked(&users, calls).await;
     for id in ["c", "d"] {
-        assert_eq!(check::outcome(&stage, id).await, None, "{id} waits");
+        assert_eq!(check::outcome(&stage, "away", id).await, None, "{id} waits");
     }
     users.out.store(false, Ordering::SeqCst);
     let totals = check::settled(&mut stage, &all).await;
     assert_eq!(totals, Totals { created: 3, sold_out: 0, rejected: 1 });
     let denied = Some(Outcome::Rejected(Reason::UserDenied));
-    assert_eq!(check::outcome(&stage, "d").await, denied);
+    assert_eq!(check::outcome(&stage, "away", "d").await, denied);
     worker.stop().await;
     stage.remove().await;
 }
@@ -85,7 +85,7 @@ async fn an_embedded_worker_follows_what_another_process_switches() {
     let embedded = Embedded::new().await;
     embedded.ledger.open(&[checked_sale("away", u32::MAX)]).await.expect("open");
     let users = Users::new();
-    let mut worker = embedded.worker().await;
+    let mut worker = embedded.worker();
     worker.verifier = Some(users.clone());
     let worker = Running::start(worker);
     let post = async |order: &Order| {
@@ -93,8 +93,7 @@ async fn an_embedded_worker_follows_what_another_process_switches() {
         embedded.broker.publish(&[Message::intent("away", &body)]).await.expect("publish");
     };
     let outcome = async |order: &Order| {
-        let ids = [order.id.clone()];
-        let decisions = embedded.ledger.decisions(&ids).await.expect("decisions");
+        let decisions = embedded.ledger.decisions(&[order.key()]).await.expect("decisions");
         decisions.into_iter().next().flatten().map(|decision| decision.outcome)
     };
     let other = embedded.other_process().await;
