@@ -1,4 +1,4 @@
--- The ledger: the final word on every order. See docs/adr/0007-the-ledger-decides.md.
+-- The ledger: the final word on every order. See docs/adr/0008-the-ledger-decides.md.
 --
 -- Every table has the sale first in its primary key, so that all that belongs to a sale can live on
 -- one shard. Ids are compared byte by byte ("C"): then Rust, SQL and the indexes agree on their order,

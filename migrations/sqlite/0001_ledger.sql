@@ -1,4 +1,4 @@
--- The ledger: the final word on every order. See docs/adr/0007-the-ledger-decides.md.
+-- The ledger: the final word on every order. See docs/adr/0008-the-ledger-decides.md.
 -- The same tables as PostgreSQL's, with times as milliseconds since 1970.
 
 create table sales (

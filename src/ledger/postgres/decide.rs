@@ -1,4 +1,4 @@
-//! Deciding a batch in one transaction. See `docs/adr/0007-the-ledger-decides.md`.
+//! Deciding a batch in one transaction. See `docs/adr/0008-the-ledger-decides.md`.
 //!
 //! Locks are taken in one order, so that batches wait for each other but never both ways: sales by
 //! one statement in the order of their ids, and only then decisions by an insert in the order of
