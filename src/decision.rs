@@ -75,10 +75,9 @@ impl Outcome {
         match code {
             "created" => Some(Self::Created),
             "sold_out" => Some(Self::SoldOut),
-            reason => Reason::ALL
-                .into_iter()
-                .find(|known| known.name() == reason)
-                .map(Self::Rejected),
+            reason => {
+                Reason::ALL.into_iter().find(|known| known.name() == reason).map(Self::Rejected)
+            }
         }
     }
 }

@@ -10,7 +10,9 @@ pub const MAX_STOCK: u32 = i32::MAX.cast_unsigned();
 
 /// More units than [`MAX_STOCK`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the sale would have more units on offer than a sale can have; accepted: up to {MAX_STOCK}")]
+#[error(
+    "the sale would have more units on offer than a sale can have; accepted: up to {MAX_STOCK}"
+)]
 pub struct StockTooLarge;
 
 /// A sale as its operator defined it.

@@ -52,10 +52,7 @@ struct Watched {
 
 impl SaleWatch {
     /// Starts watching; nothing is known yet. Fails when the broker can't be reached.
-    pub async fn start(
-        ledger: Arc<dyn Ledger>,
-        broker: &dyn Broker,
-    ) -> Result<Self, BrokerError> {
+    pub async fn start(ledger: Arc<dyn Ledger>, broker: &dyn Broker) -> Result<Self, BrokerError> {
         let queue = Queue::Private(format!("sales.{}", Uuid::now_v7()));
         let events = broker.subscribe(queue, &["sale.#"], PREFETCH).await?;
         let (sales, read_at) = (Mutex::default(), Mutex::new(Instant::now()));

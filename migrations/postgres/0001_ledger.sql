@@ -24,24 +24,33 @@ create table sales (
 -- A sale that sells is updated with every batch: with room on its page the row needs no new index entry.
 ) with (fillfactor = 10);
 
--- How an order ended: created, sold_out, or the reason it was rejected for.
-create type outcome as enum
-    ('created', 'sold_out', 'user_denied', 'purchase_limit', 'not_open', 'closed', 'expired');
-
+-- One row for each order, for ever, so every byte counts; decided_orders shows them in words.
 create table decisions (
-    -- The order's time, and when it was decided.
-    submitted_at timestamptz      not null,
-    decided_at   timestamptz      not null,
-    quantity     integer          not null,
-    outcome      outcome          not null,
+    decided_at timestamptz      not null,
+    -- From the order's time to decided_at.
+    waited_ms  integer          not null,
+    quantity   integer          not null,
     -- The sale's version and units sold at the order's turn: by them a refusal can be checked.
-    version      integer          not null,
-    sold         integer          not null,
-    sale_id      text collate "C" not null,
-    order_id     text collate "C" not null,
-    user_id      text collate "C" not null,
-    primary key (sale_id, order_id) with (fillfactor = 100)
+    version    integer          not null,
+    sold       integer          not null,
+    sale_id    text collate "C" not null,
+    order_id   text collate "C" not null,
+    user_id    text collate "C" not null,
+    -- c created, s sold_out, or why it was rejected: d user_denied, l purchase_limit, n not_open,
+    -- x closed, e expired.
+    outcome    "char"           not null,
+    primary key (sale_id, order_id) with (fillfactor = 100),
+    constraint decisions_outcome_known check (outcome in ('c', 's', 'd', 'l', 'n', 'x', 'e'))
 );
+
+-- The decisions in the words of the events.
+create view decided_orders as
+select sale_id, order_id, user_id, quantity,
+       case outcome when 'c' then 'created' when 's' then 'sold_out' else 'rejected' end as outcome,
+       case outcome when 'd' then 'user_denied' when 'l' then 'purchase_limit'
+           when 'n' then 'not_open' when 'x' then 'closed' when 'e' then 'expired' end as reason,
+       decided_at - waited_ms * interval '1 millisecond' as submitted_at, decided_at, version, sold
+from decisions;
 
 -- Units by buyer, kept only for sales with a limit per user. The limit stands in the row, so that
 -- the database itself can hold it.

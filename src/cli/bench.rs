@@ -2,6 +2,7 @@
 
 mod api;
 mod buyers;
+mod hot;
 mod load;
 mod relay;
 mod run;
@@ -22,6 +23,7 @@ use run::{Latency, Process, Runner};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate bench --orders 100000 --batch 32\n  \
     floodgate bench --api --connections 64\n  \
+    floodgate bench --hot\n  \
     floodgate bench --verification --workers 4\n\n\
     In each round the queue is filled first, then a worker is started in a process of its own, and the \
     time from its first event to its last is taken. The bare relay does the same with one order a \
@@ -47,6 +49,9 @@ pub(super) struct Bench {
     /// Measure the checking of users instead: calls for few units, and a user service that fails
     #[arg(long, conflicts_with_all = ["batch", "api"])]
     verification: bool,
+    /// Measure one sale against 1,000, every order granted, and with and without Redis
+    #[arg(long, conflicts_with_all = ["api", "verification"])]
+    hot: bool,
     /// Workers that check users
     #[arg(long, default_value_t = 1, requires = "verification", value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
@@ -82,6 +87,7 @@ enum Measured {
     Path(Report),
     Api(api::Report),
     Verification(Box<verification::Report>),
+    Hot(hot::Report),
 }
 
 impl Bench {
@@ -99,6 +105,8 @@ impl Bench {
             (Measured::Api(report), false) => api::print(report),
             (Measured::Verification(report), true) => output::json(report),
             (Measured::Verification(report), false) => verification::print(report),
+            (Measured::Hot(report), true) => output::json(report),
+            (Measured::Hot(report), false) => hot::print(report),
         }
     }
 
@@ -114,6 +122,9 @@ impl Bench {
             let Self { orders, rounds, workers, outage_s, .. } = *self;
             let size = verification::Size { orders, rounds, workers, outage_s };
             Measured::Verification(Box::new(verification::measure(scratch, config, size).await?))
+        } else if self.hot {
+            let size = (self.orders, self.batch, self.rounds);
+            Measured::Hot(hot::measure(scratch, config, size).await?)
         } else {
             Measured::Path(self.measure_path(scratch, config).await?)
         })
@@ -132,7 +143,7 @@ impl Bench {
             let load = Load::new(2 * round, self.orders);
             relay.push(runner.throughput(&load, 1, Process::Relay).await?.0);
             let load = Load::new(2 * round + 1, self.orders);
-            load.open_sale(scratch).await?;
+            load.open_sales(scratch).await?;
             let (rate, bytes) =
                 runner.throughput(&load, self.batch.into(), Process::Worker).await?;
             whole.push(rate);
@@ -143,7 +154,7 @@ impl Bench {
         let redis = scratch.redis_usage(&sales).await?;
         let (bytes, decisions) = scratch.ledger_bytes().await?;
         let last = Load::new(2 * self.rounds, self.orders);
-        last.open_sale(scratch).await?;
+        last.open_sales(scratch).await?;
         let latency = runner.latency(&last, self.batch.into(), median(&whole) / 2.0).await?;
         runner.end().await;
         Ok(Report {

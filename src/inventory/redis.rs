@@ -137,7 +137,8 @@ impl RedisInventory {
         let mut connection = self.connection().await?;
         let results = call_on(&mut connection, script, calls).await;
         let results = results.and_then(|results| {
-            match results.iter().filter_map(|result| result.as_ref().err()).find(|e| !is_of_keys(e)) {
+            match results.iter().filter_map(|result| result.as_ref().err()).find(|e| !is_of_keys(e))
+            {
                 Some(error) => Err(error.clone()),
                 None => Ok(results),
             }

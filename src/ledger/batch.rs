@@ -55,10 +55,7 @@ impl<'a> Batch<'a> {
         &'b self,
         sales: &'b [&'a SaleId],
     ) -> impl Iterator<Item = &'a Candidate> + 'b {
-        sales
-            .iter()
-            .flat_map(|sale| &self.places[sale])
-            .map(|place| self.orders[*place].candidate)
+        sales.iter().flat_map(|sale| &self.places[sale]).map(|place| self.orders[*place].candidate)
     }
 
     /// Decides the orders of `sales` by `state`, which has read all of them. May be done again with

@@ -98,7 +98,8 @@ impl Worker {
         let tally = Arc::new(Tally::default());
         let _reporter = AbortOnDropHandle::new(tokio::spawn(report(tally.clone())));
         let sold_out = Arc::new(Notify::new());
-        let announcing = keep_announcing(self.ledger.clone(), self.broker.clone(), sold_out.clone());
+        let announcing =
+            keep_announcing(self.ledger.clone(), self.broker.clone(), sold_out.clone());
         let _announcer = AbortOnDropHandle::new(tokio::spawn(announcing));
         let too_late = async {
             stop.cancelled().await;

@@ -317,7 +317,8 @@ fn asks() -> impl Strategy<Value = Ask> {
 /// without any batches, hints or lookups.
 fn hold_against_the_rule(runtime: &tokio::runtime::Runtime, ledger: &dyn Ledger, cases: u32) {
     let definition = (0..15_u32, prop::option::of(1..6_u32), any::<bool>(), any::<bool>());
-    let batches = prop::collection::vec((any::<bool>(), prop::collection::vec(asks(), 1..10)), 1..6);
+    let batches =
+        prop::collection::vec((any::<bool>(), prop::collection::vec(asks(), 1..10)), 1..6);
     let mut runner = TestRunner::new(Config { cases, ..Config::default() });
     let run = |((stock, limit, windowed, verification), batches): (_, Vec<(bool, Vec<Ask>)>)| {
         let name = unique("random");

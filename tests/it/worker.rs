@@ -153,4 +153,3 @@ async fn an_intent_with_reply_to_is_answered_there() {
     worker.stop().await;
     stage.remove().await;
 }
-

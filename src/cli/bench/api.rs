@@ -64,7 +64,7 @@ pub(super) async fn measure(
         }
         for (way, has_id, rates) in [(2, false, &mut accepted), (3, true, &mut with_id)] {
             let load = Load::new(4 * round + way, orders);
-            load.open_sale(scratch).await?;
+            load.open_sales(scratch).await?;
             let begun = Instant::now();
             let took = post(Arc::new(load), server.address(), connections, has_id).await?;
             rates.push(f64::from(orders) / begun.elapsed().as_secs_f64());

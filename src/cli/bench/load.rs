@@ -12,41 +12,54 @@ use crate::sale::Sale;
 /// Messages in one publish, for who wants no other number.
 pub(super) const CHUNK: usize = 1000;
 
-/// As many orders of one unit as asked for, from as many users, for a sale with half the stock.
+/// As many orders of one unit as asked for, from as many users.
 pub(super) struct Load {
-    run: u16,
+    pub run: u16,
     pub orders: u32,
+    /// Sales that the orders are for, in turns.
+    pub sales: u32,
+    /// Units on offer in each sale.
+    pub stock: u32,
 }
 
 impl Load {
-    /// Orders that differ from those of any other `run`.
+    /// Orders for a sale with half the stock, that differ from those of any other `run`.
     pub(super) fn new(run: u16, orders: u32) -> Self {
-        Self { run, orders }
+        Self { run, orders, sales: 1, stock: orders / 2 }
     }
 
     /// The same run with another number of orders.
     pub(super) fn with_orders(&self, orders: u32) -> Self {
-        Self { run: self.run, orders }
+        Self { orders, ..*self }
     }
 
+    /// The sale, or the first one.
     pub(super) fn sale_id(&self) -> SaleId {
-        let Ok(id) = SaleId::parse(format!("bench-{:05}", self.run)) else {
-            unreachable!("fixed form")
+        self.sale_of(0)
+    }
+
+    /// The sale of order `number`.
+    fn sale_of(&self, number: u32) -> SaleId {
+        let id = match self.sales {
+            1 => format!("bench-{:05}", self.run),
+            sales => format!("bench-{:05}-{:04}", self.run, number % sales),
         };
+        let Ok(id) = SaleId::parse(id) else { unreachable!("fixed form") };
         id
     }
 
-    pub(super) async fn open_sale(&self, scratch: &Scratch) -> anyhow::Result<()> {
-        let (id, stock) = (self.sale_id(), self.orders / 2);
-        let sale = Sale {
-            id,
-            stock,
-            per_user_limit: None,
-            opens_at: None,
-            closes_at: None,
-            verification: false,
-        };
-        scratch.app.ledger().await?.open(&[sale]).await?;
+    pub(super) async fn open_sales(&self, scratch: &Scratch) -> anyhow::Result<()> {
+        let sales: Vec<Sale> = (0..self.sales)
+            .map(|number| Sale {
+                id: self.sale_of(number),
+                stock: self.stock,
+                per_user_limit: None,
+                opens_at: None,
+                closes_at: None,
+                verification: false,
+            })
+            .collect();
+        scratch.app.ledger().await?.open(&sales).await?;
         Ok(())
     }
 
@@ -59,15 +72,15 @@ impl Load {
     pub(super) fn number(&self, order: &OrderKey) -> Option<u32> {
         let OrderKey { sale_id, order_id } = order;
         let number = u32::from_str_radix(order_id.as_str().get(24..)?, 16).ok()?;
-        (self.order_id(number) == order_id.as_str() && self.sale_id() == *sale_id).then_some(number)
+        let is_ours = self.order_id(number) == order_id.as_str();
+        (is_ours && self.sale_of(number) == *sale_id).then_some(number)
     }
 
     /// Orders `from` up to `to` as the body of one message.
     pub(super) fn body(&self, from: u32, to: u32) -> Vec<u8> {
-        let sale = self.sale_id();
         let intent = |number| {
             json!({
-                "order_id": self.order_id(number), "sale_id": sale,
+                "order_id": self.order_id(number), "sale_id": self.sale_of(number),
                 "user_id": format!("user-{number:08}"), "quantity": 1,
             })
         };
@@ -96,15 +109,17 @@ impl Load {
         per_message: u32,
         in_flight: usize,
     ) -> anyhow::Result<()> {
-        let sale = self.sale_id();
         let firsts: Vec<u32> = (0..self.orders).step_by(per_message as usize).collect();
         for chunk in firsts.chunks(in_flight) {
-            let bodies: Vec<Vec<u8>> = chunk
+            let bodies: Vec<(SaleId, Vec<u8>)> = chunk
                 .iter()
-                .map(|&from| self.body(from, (from + per_message).min(self.orders)))
+                .map(|&from| {
+                    let body = self.body(from, (from + per_message).min(self.orders));
+                    (self.sale_of(from), body)
+                })
                 .collect();
             let messages: Vec<Message<'_>> =
-                bodies.iter().map(|body| Message::intent(sale.as_str(), body)).collect();
+                bodies.iter().map(|(sale, body)| Message::intent(sale.as_str(), body)).collect();
             broker.publish(&messages).await?;
         }
         Ok(())

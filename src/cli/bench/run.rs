@@ -28,7 +28,12 @@ pub(super) const SUBSCRIBER_PREFETCH: u16 = 5000;
 pub(super) enum Process {
     Relay,
     Worker,
+    /// A worker whose Redis cannot be reached.
+    WithoutRedis,
 }
+
+/// Nothing listens there.
+const NO_REDIS: &str = "redis://127.0.0.1:1/";
 
 /// Time from publishing an intent to receiving its event.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -121,14 +126,18 @@ impl<'a> Runner<'a> {
     }
 
     fn start(&self, process: Process) -> anyhow::Result<Child> {
-        process::floodgate(self.scratch, self.config.as_deref())?
-            .arg(match process {
-                Process::Relay => "bench-relay",
-                Process::Worker => "worker",
-            })
-            .env("FLOODGATE_LOG__FILTER", "warn")
-            .spawn()
-            .context("could not start a worker")
+        let mut command = process::floodgate(self.scratch, self.config.as_deref())?;
+        command.env("FLOODGATE_LOG__FILTER", "warn");
+        match process {
+            Process::Relay => command.arg("bench-relay"),
+            Process::Worker => command.arg("worker"),
+            Process::WithoutRedis => {
+                // It says once that Redis is unavailable, which is no news here.
+                command.env("FLOODGATE_LOG__FILTER", "error");
+                command.env("FLOODGATE_REDIS_URL", NO_REDIS).arg("worker")
+            }
+        };
+        command.spawn().context("could not start a worker")
     }
 }
 

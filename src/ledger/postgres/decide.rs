@@ -95,10 +95,7 @@ async fn read(
 }
 
 /// Writes what the batch came to. False when a decision is there already.
-async fn write(
-    connection: &mut PgConnection,
-    changes: &Changes<'_>,
-) -> Result<bool, sqlx::Error> {
+async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {
     let Changes { decisions, sales, buyers, announcements } = changes;
     if rows::insert_decisions(connection, decisions).await? < decisions.len() as u64 {
         return Ok(false);

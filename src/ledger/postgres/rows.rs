@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Row, query};
 
-use crate::decision::{Decision, Outcome};
+use crate::decision::{Decision, Outcome, Reason};
 use crate::ledger::MAX_ANNOUNCEMENTS;
 use crate::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::sale::{Announcement, Restock, Sale, SaleState, SoldOut};
@@ -37,6 +37,27 @@ fn user_id(row: &PgRow) -> Result<UserId, sqlx::Error> {
 fn adjustment_id(row: &PgRow) -> Result<AdjustmentId, sqlx::Error> {
     let id: String = row.try_get("adjustment_id")?;
     AdjustmentId::parse(id).map_err(|_| unexpected("an adjustment id"))
+}
+
+/// The letters that stand for outcomes in the table.
+const OUTCOMES: [(&str, Outcome); 7] = [
+    ("c", Outcome::Created),
+    ("s", Outcome::SoldOut),
+    ("d", Outcome::Rejected(Reason::UserDenied)),
+    ("l", Outcome::Rejected(Reason::PurchaseLimit)),
+    ("n", Outcome::Rejected(Reason::NotOpen)),
+    ("x", Outcome::Rejected(Reason::Closed)),
+    ("e", Outcome::Rejected(Reason::Expired)),
+];
+
+fn letter(outcome: Outcome) -> &'static str {
+    OUTCOMES.iter().find(|(_, known)| *known == outcome).map_or("?", |(letter, _)| letter)
+}
+
+/// How long an order waited for its decision. Four bytes hold 24 days.
+fn waited_ms(decision: &Decision) -> i32 {
+    let waited = decision.decided_at - decision.submitted_at;
+    i32::try_from(waited.num_milliseconds()).unwrap_or(i32::MAX)
 }
 
 /// What fits: the domain bounds stock and quantities to four bytes with a sign.
@@ -150,7 +171,7 @@ pub(super) async fn decisions(
     }
     let rows = query(
         "select d.sale_id, d.order_id, d.user_id, d.quantity, d.outcome::text as outcome,
-                d.submitted_at, d.decided_at, d.version, d.sold
+                d.waited_ms, d.decided_at, d.version, d.sold
          from unnest($1::text[], $2::text[]) as i (sale_id, order_id)
          join decisions d on d.sale_id = i.sale_id and d.order_id = i.order_id",
     )
@@ -167,7 +188,9 @@ pub(super) async fn decisions(
 
 fn decision(row: &PgRow) -> Result<Decision, sqlx::Error> {
     let id: String = row.try_get("order_id")?;
-    let outcome: &str = row.try_get("outcome")?;
+    let letter: &str = row.try_get("outcome")?;
+    let outcome = OUTCOMES.iter().find(|(known, _)| *known == letter);
+    let decided_at: DateTime<Utc> = row.try_get("decided_at")?;
     Ok(Decision {
         order: Order {
             id: OrderId::parse(id).map_err(|_| unexpected("an order id"))?,
@@ -175,9 +198,10 @@ fn decision(row: &PgRow) -> Result<Decision, sqlx::Error> {
             user_id: user_id(row)?,
             quantity: quantity(row, "quantity")?,
         },
-        outcome: Outcome::from_code(outcome).ok_or_else(|| unexpected("an outcome"))?,
-        submitted_at: row.try_get("submitted_at")?,
-        decided_at: row.try_get("decided_at")?,
+        outcome: outcome.ok_or_else(|| unexpected("an outcome"))?.1,
+        submitted_at: decided_at
+            - TimeDelta::milliseconds(row.try_get::<i32, _>("waited_ms")?.into()),
+        decided_at,
         version: count(row, "version")?,
         sold: count(row, "sold")?,
     })
@@ -192,22 +216,21 @@ pub(super) async fn insert_decisions(
         return Ok(0);
     }
     let insert = query(
-        "insert into decisions (sale_id, order_id, user_id, quantity, outcome, submitted_at,
-                decided_at, version, sold)
-         select sale_id, order_id, user_id, quantity, outcome::outcome, submitted_at, decided_at,
+        "insert into decisions (sale_id, order_id, user_id, quantity, outcome, waited_ms, decided_at,
+                version, sold)
+         select sale_id, order_id, user_id, quantity, outcome::\"char\", waited_ms, decided_at,
                 version, sold
-         from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::text[],
-                $6::timestamptz[], $7::timestamptz[], $8::integer[], $9::integer[])
-             as i (sale_id, order_id, user_id, quantity, outcome, submitted_at, decided_at, version,
-                sold)
+         from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::integer[],
+                $7::timestamptz[], $8::integer[], $9::integer[])
+             as i (sale_id, order_id, user_id, quantity, outcome, waited_ms, decided_at, version, sold)
          on conflict do nothing",
     )
     .bind(texts(decisions, |decision| decision.order.sale_id.as_str()))
     .bind(texts(decisions, |decision| decision.order.id.as_str()))
     .bind(texts(decisions, |decision| decision.order.user_id.as_str()))
     .bind(decisions.iter().map(|decision| int(decision.order.quantity.get())).collect::<Vec<_>>())
-    .bind(texts(decisions, |decision| decision.outcome.code()))
-    .bind(decisions.iter().map(|decision| decision.submitted_at).collect::<Vec<_>>())
+    .bind(texts(decisions, |decision| letter(decision.outcome)))
+    .bind(decisions.iter().map(|decision| waited_ms(decision)).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| decision.decided_at).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| int(decision.version)).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| int(decision.sold)).collect::<Vec<_>>());

@@ -69,11 +69,15 @@ async fn a_restock_adds_its_units_once(ledger: L) {
 async fn news_of_a_sale_are_owed_in_their_order(ledger: L) {
     ledger.open(&[sale("s", 1)]).await.expect("open");
     decide(&ledger, &[order("a", "s", "u", 1)]).await;
-    change(&ledger, "s", &Change::Restock {
-        adjustment_id: AdjustmentId::parse("r-1").expect("id"),
-        units: Quantity::ONE,
-        at: at(),
-    })
+    change(
+        &ledger,
+        "s",
+        &Change::Restock {
+            adjustment_id: AdjustmentId::parse("r-1").expect("id"),
+            units: Quantity::ONE,
+            at: at(),
+        },
+    )
     .await;
     let owed = ledger.unpublished().await.expect("outbox");
     let [
@@ -108,8 +112,8 @@ async fn an_adjustment_id_stands_for_one_restock_of_its_sale(ledger: L) {
 }
 
 async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
-    let opens = DateTime::from_timestamp(Utc::now().timestamp(), 0).expect("a time")
-        - TimeDelta::hours(6);
+    let opens =
+        DateTime::from_timestamp(Utc::now().timestamp(), 0).expect("a time") - TimeDelta::hours(6);
     let hours = |hours| opens + TimeDelta::hours(hours);
     ledger
         .open(&[

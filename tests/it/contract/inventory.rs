@@ -16,10 +16,7 @@ const MAX_AGE: Duration = Duration::from_hours(1);
 const YES: Option<Hint> = Some(Hint::Granted);
 const NO: Option<Hint> = Some(Hint::Refused);
 
-async fn try_propose(
-    stage: &Stage,
-    orders: &[Order],
-) -> Result<Vec<Option<Hint>>, InventoryError> {
+async fn try_propose(stage: &Stage, orders: &[Order]) -> Result<Vec<Option<Hint>>, InventoryError> {
     let candidates: Vec<Candidate> = orders.iter().cloned().map(candidate).collect();
     let candidates: Vec<&Candidate> = candidates.iter().collect();
     stage.inventory.propose(&candidates, MAX_AGE).await

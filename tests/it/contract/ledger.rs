@@ -122,18 +122,14 @@ async fn decisions_are_stored_as_they_were_answered(ledger: L) {
         ])
         .await
         .expect("open");
-    let denied = Candidate {
-        eligibility: Eligibility::Denied,
-        ..candidate(order("denied", "s", "u", 1))
-    };
+    let denied =
+        Candidate { eligibility: Eligibility::Denied, ..candidate(order("denied", "s", "u", 1)) };
     let old = Candidate {
         submitted_at: Some(now() - TimeDelta::hours(25)),
         ..candidate(order("old", "s", "u", 1))
     };
-    let told = Candidate {
-        submitted_at: Some(now() - hour),
-        ..candidate(order("created", "s", "u", 3))
-    };
+    let told =
+        Candidate { submitted_at: Some(now() - hour), ..candidate(order("created", "s", "u", 3)) };
     let candidates = [
         told.clone(),
         candidate(order("limit", "s", "u", 1)),
@@ -177,8 +173,7 @@ async fn deciding_again_gives_the_same_decisions_whatever_the_hints(ledger: L) {
     let first = decide(&ledger, &all).await;
     for redelivered in [false, true] {
         for hint in [None, Some(Hint::Granted), Some(Hint::Refused)] {
-            let again: Vec<_> =
-                all.iter().map(|order| (candidate(order.clone()), hint)).collect();
+            let again: Vec<_> = all.iter().map(|order| (candidate(order.clone()), hint)).collect();
             let answers = decide_hinted(&ledger, &again, redelivered).await.answers;
             for (answer, first) in answers.iter().zip(&first) {
                 let (Answer::Decided { decision, is_new }, Some(first)) =
@@ -292,9 +287,8 @@ async fn wrong_hints_change_nothing(ledger: L) {
 async fn a_batch_over_many_sales_is_decided_at_once(ledger: L) {
     let sales: Vec<Sale> = (0..50).map(|n| sale(&format!("s-{n}"), 1)).collect();
     ledger.open(&sales).await.expect("open");
-    let orders: Vec<Order> = (0..100)
-        .map(|n| order(&format!("o-{n}"), &format!("s-{}", n % 50), "u", 1))
-        .collect();
+    let orders: Vec<Order> =
+        (0..100).map(|n| order(&format!("o-{n}"), &format!("s-{}", n % 50), "u", 1)).collect();
     let outcomes = outcomes(&decide(&ledger, &orders).await);
     assert!(outcomes[..50].iter().all(|outcome| *outcome == Outcome::Created));
     assert!(outcomes[50..].iter().all(|outcome| *outcome == Outcome::SoldOut));

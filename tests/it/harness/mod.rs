@@ -20,7 +20,9 @@ use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
-use floodgate::order::{Candidate, Eligibility, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
+use floodgate::order::{
+    Candidate, Eligibility, Order, OrderId, OrderKey, Quantity, SaleId, UserId,
+};
 use floodgate::sale::Sale;
 use floodgate::worker::Worker;
 use secrecy::ExposeSecret;
