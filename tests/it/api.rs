@@ -9,7 +9,7 @@ mod refusals;
 mod sales;
 mod sold_out;
 mod streams;
-mod tokens;
+pub mod tokens;
 
 use std::io::Write;
 use std::time::Duration;

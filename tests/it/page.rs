@@ -1,8 +1,9 @@
 //! The live page in a real browser: what a visitor sees and does.
 
+use crate::api::tokens::{SECRET, Signer, claims};
 use crate::harness::api::{Served, on_free_port};
 use crate::harness::browser::Browser;
-use crate::harness::{Stage, unique};
+use crate::harness::{Stage, sale, unique};
 
 /// Whether the buy button can be pressed, and why not.
 const BLOCKED: &str = "return document.querySelector('#buy').getAttribute('aria-disabled')";
@@ -90,6 +91,36 @@ async fn an_order_without_an_answer_is_sent_again_and_counts_once() {
     assert_eq!(browser.run(ORDERS).await, 1);
 
     drop(browser);
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_with_a_token_finds_the_order_by_the_id_in_the_answer() {
+    let stage = Stage::with("page-token", |settings| {
+        on_free_port(settings);
+        settings.api.jwt_secret = SECRET.into();
+    })
+    .await;
+    let name = unique("bottle");
+    stage.open(sale(&name, 1)).await;
+    let served = Served::without_worker(&stage.scratch.app).await;
+    let browser = Browser::open().await;
+
+    browser.go(&format!("{}/#/sales/{name}", served.url())).await;
+    browser.fill("#token", &Signer::Hs256(SECRET).sign(&claims("me", ""))).await;
+    browser.click("#token-form button").await;
+    browser.fill("#buyer", "me").await;
+    browser.click("#buy").await;
+    browser.sees("#answer", "in the queue").await;
+    browser.sees("#orders > li:first-child", "Order k-").await;
+    // The page asks for it at that id.
+    let worker = stage.worker().await;
+    browser.sees("#answer", "Yours: 1 unit").await;
+    assert_eq!(browser.run(ORDERS).await, 1);
+
+    drop(browser);
+    worker.stop().await;
     served.stop().await;
     stage.remove().await;
 }

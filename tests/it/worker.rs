@@ -148,6 +148,7 @@ async fn an_intent_with_reply_to_is_answered_there() {
     stage.open(sale("s", 1)).await;
     let worker = stage.worker().await;
     let reply = crate::harness::ask(&stage, &order("o", "s", "u", 1)).await;
+    assert_eq!((&reply["sale_id"], &reply["order_id"]), (&"s".into(), &"o".into()));
     assert_eq!(reply["outcome"], "created");
     assert_eq!(stage.event().await, reply);
     worker.stop().await;

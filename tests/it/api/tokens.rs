@@ -12,10 +12,10 @@ use crate::harness::api::{Served, answer, on_free_port};
 use crate::harness::{Stage, sale};
 
 const ORDERS: &str = "/v1/sales/s/orders";
-pub(super) const SECRET: &str = "a secret of tests, of 32 bytes or more";
+pub const SECRET: &str = "a secret of tests, of 32 bytes or more";
 
 /// What signs tokens.
-pub(super) enum Signer {
+pub enum Signer {
     Hs256(&'static str),
     Ed25519([u8; 32]),
     None,
@@ -30,7 +30,7 @@ impl Signer {
         }
     }
 
-    pub(super) fn sign(&self, claims: &Value) -> String {
+    pub fn sign(&self, claims: &Value) -> String {
         self.sign_as(self.algorithm(), claims)
     }
 
@@ -55,7 +55,7 @@ impl Signer {
 }
 
 /// Claims that are good for an hour.
-pub(super) fn claims(subject: &str, scope: &str) -> Value {
+pub fn claims(subject: &str, scope: &str) -> Value {
     json!({ "sub": subject, "scope": scope, "exp": Utc::now().timestamp() + 3600 })
 }
 
