@@ -55,6 +55,14 @@ macro_rules! id {
             }
         }
 
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                Self::parse(text)
+            }
+        }
+
         impl std::str::FromStr for $name {
             type Err = InvalidId;
 
@@ -112,6 +120,19 @@ impl Quantity {
     /// The number of units.
     pub fn get(self) -> u32 {
         self.0
+    }
+}
+
+/// More or fewer units than one order may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("accepted: 1 to {max} units", max = Quantity::MAX)]
+pub struct InvalidQuantity;
+
+impl TryFrom<i32> for Quantity {
+    type Error = InvalidQuantity;
+
+    fn try_from(units: i32) -> Result<Self, InvalidQuantity> {
+        Self::new(units.into()).ok_or(InvalidQuantity)
     }
 }
 

@@ -199,6 +199,14 @@ impl Announcement {
             }
         }
     }
+
+    /// Units added, stock on offer, and when.
+    pub fn contents(&self) -> (Option<Quantity>, u32, DateTime<Utc>) {
+        match self {
+            Self::SoldOut(SoldOut { stock, at, .. }) => (None, *stock, *at),
+            Self::Restocked(Restock { units, stock, at, .. }) => (Some(*units), *stock, *at),
+        }
+    }
 }
 
 /// The moment in which a sale sold its last unit.

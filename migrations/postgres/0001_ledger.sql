@@ -63,26 +63,17 @@ create table buyers (
     constraint buyers_within_limit check (units <= unit_limit)
 );
 
--- Restocks, with the version and the stock that the sale has got by each.
-create table stock_adjustments (
-    sale_id       text collate "C" not null,
-    adjustment_id text collate "C" not null,
-    units         integer          not null,
-    version       integer          not null,
-    stock         integer          not null,
-    adjusted_at   timestamptz      not null,
-    primary key (sale_id, adjustment_id),
-    constraint stock_adjustments_add_units check (units > 0)
-);
-
--- What subscribers are owed of a sale, until it is published: that it sold out (no adjustment), or
--- that an adjustment has restocked it.
+-- What happened to a sale's stock, which subscribers are owed until it is published: that it sold out
+-- (no adjustment), or that an adjustment has restocked it, once for each adjustment id.
 create table announcements (
     sale_id       text collate "C" not null,
     version       integer          not null,
-    adjustment_id text collate "C" not null default '',
+    adjustment_id text collate "C" not null,
     units         integer,
     stock         integer          not null,
     at            timestamptz      not null,
-    primary key (sale_id, version, adjustment_id)
+    published     boolean          not null default false,
+    primary key (sale_id, adjustment_id, version)
 );
+
+create index announcements_owed on announcements (sale_id) where not published;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Change, Changed, LedgerError, Opening};
 use crate::order::SaleId;
-use crate::sale::{Restock, Sale, SaleState, StockTooLarge};
+use crate::sale::{Announcement, Restock, Sale, SaleState, StockTooLarge};
 
 impl Opening {
     /// What became of each of `sales`, of which those called `new` were stored just now.
@@ -59,4 +59,23 @@ impl Change {
         };
         Ok((Changed::Done { state: state.clone(), restock }, is_new))
     }
+}
+
+impl Changed {
+    /// What subscribers are owed for it.
+    pub(super) fn owed(&self) -> Vec<Announcement> {
+        match self {
+            Self::Done { restock: Some(restock), .. } => {
+                vec![Announcement::Restocked(restock.clone())]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Sales by id.
+pub(super) fn sorted(sales: HashMap<SaleId, SaleState>) -> Vec<SaleState> {
+    let mut sales: Vec<SaleState> = sales.into_values().collect();
+    sales.sort_unstable_by(|a, b| a.sale.id.cmp(&b.sale.id));
+    sales
 }

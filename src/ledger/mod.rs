@@ -3,6 +3,7 @@
 mod batch;
 mod changes;
 mod postgres;
+mod rows;
 mod sqlite;
 
 use std::collections::HashMap;
@@ -53,7 +54,7 @@ pub trait Outbox: Send + Sync {
     /// [`MAX_ANNOUNCEMENTS`].
     async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError>;
 
-    /// Forgets announcements, which are published.
+    /// Announcements are published, and owed no more.
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError>;
 }
 

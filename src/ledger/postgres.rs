@@ -17,6 +17,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
+use super::changes::sorted;
 use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::config::LedgerSettings;
 use crate::decision::Decision;
@@ -87,14 +88,12 @@ impl PostgresLedger {
     /// Bytes that the decisions take, with their index, and how many there are.
     pub async fn usage(&self) -> Result<(u64, u64), LedgerError> {
         let (bytes, count): (i64, i64) = self
-            .within(async {
-                let mut transaction = self.transaction().await?;
-                let usage = sqlx::query_as(
+            .run(async |db| {
+                sqlx::query_as(
                     "select pg_total_relation_size('decisions'), count(*) from decisions",
-                );
-                let usage = usage.fetch_one(transaction.connection()).await?;
-                transaction.commit().await?;
-                Ok(usage)
+                )
+                .fetch_one(db)
+                .await
             })
             .await?;
         Ok((bytes.cast_unsigned(), count.cast_unsigned()))
@@ -103,24 +102,20 @@ impl PostgresLedger {
     /// Fails unless the database can be reached, has this version's schema, and keeps what it has
     /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        let (tables, columns, fsync, synchronous): (i64, i64, String, String) = self
-            .within(async {
-                let mut transaction = self.transaction().await?;
+        let (columns, versions, fsync, synchronous): (i64, i64, String, String) = self
+            .run(async |db| {
                 let found = sqlx::query_as(
-                    "select count(*) filter (where a.attname = 'sale_id'),
-                            count(*) filter (where a.attname = 'version'),
+                    "select count(*), count(*) filter (where attname = 'version'),
                             current_setting('fsync'), current_setting('synchronous_commit')
-                     from pg_attribute a where a.attrelid = to_regclass('decisions')",
+                     from pg_attribute where attrelid = to_regclass('decisions')",
                 );
-                let found = found.fetch_one(transaction.connection()).await?;
-                transaction.commit().await?;
-                Ok(found)
+                found.fetch_one(db).await
             })
             .await?;
-        if tables == 0 {
+        if columns == 0 {
             return Err(permanent("the database has no ledger yet; run: floodgate migrate"));
         }
-        if columns == 0 {
+        if versions == 0 {
             return Err(permanent(OTHER_VERSION));
         }
         for (setting, value) in [("fsync", fsync), ("synchronous_commit", synchronous)] {
@@ -135,8 +130,18 @@ impl PostgresLedger {
         Ok(())
     }
 
-    async fn transaction(&self) -> Result<Transaction, sqlx::Error> {
-        Transaction::begin(&self.pool, &self.begin).await
+    /// Does `work` in a transaction.
+    async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        self.within(async {
+            let mut transaction = Transaction::begin(&self.pool, &self.begin).await?;
+            let result = work(transaction.connection()).await?;
+            transaction.commit().await?;
+            Ok(result)
+        })
+        .await
     }
 
     /// Waits for `work`, but no longer than the time limit. Work that is given up closes its
@@ -167,70 +172,45 @@ async fn execute(options: &PgConnectOptions, statement: String) -> Result<(), Le
 #[async_trait]
 impl Ledger for PostgresLedger {
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError> {
-        let opening = async {
-            let mut transaction = self.transaction().await?;
-            let connection = transaction.connection();
-            let new = rows::insert_sales(connection, sales).await?;
-            let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
-            let states = rows::sales(connection, &ids).await?;
-            transaction.commit().await?;
-            Ok((new, states))
-        };
-        let (new, states) = self.within(opening).await?;
+        let (new, states) = self
+            .run(async |db| {
+                let new = rows::insert_sales(db, sales).await?;
+                let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
+                Ok((new, rows::sales(db, &ids).await?))
+            })
+            .await?;
         Opening::all(sales, new, &states)
     }
 
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
-        self.within(async {
-            let mut transaction = self.transaction().await?;
-            let connection = transaction.connection();
-            let Some(mut state) = rows::lock_sales(connection, &[sale]).await?.remove(sale) else {
-                transaction.commit().await?;
+        self.run(async |db| {
+            let Some(mut state) = rows::lock_sales(db, &[sale]).await?.remove(sale) else {
                 return Ok(Ok(Changed::UnknownSale));
             };
             let first = match change {
                 Change::Restock { adjustment_id, .. } => {
-                    rows::restock(connection, sale, adjustment_id).await?
+                    rows::restock(db, sale, adjustment_id).await?
                 }
                 Change::Close { .. } | Change::Verify { .. } => None,
             };
-            let (changed, is_new) = match change.apply(&mut state, first) {
-                Ok(applied) => applied,
-                Err(refused) => {
-                    transaction.roll_back().await?;
-                    return Ok(Err(permanent(refused)));
+            Ok(match change.apply(&mut state, first) {
+                Err(refused) => Err(permanent(refused)),
+                Ok((changed, is_new)) => {
+                    if is_new {
+                        rows::update_sale(db, &state).await?;
+                        rows::announce(db, &changed.owed()).await?;
+                    }
+                    Ok(changed)
                 }
-            };
-            if is_new {
-                rows::update_sale(connection, &state).await?;
-                if let Changed::Done { restock: Some(restock), .. } = &changed {
-                    rows::insert_restock(connection, restock).await?;
-                    let owed = Announcement::Restocked(restock.clone());
-                    rows::announce(connection, &[owed]).await?;
-                }
-            }
-            transaction.commit().await?;
-            Ok(Ok(changed))
+            })
         })
         .await?
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
-        self.within(async {
-            let mut transaction = self.transaction().await?;
-            let connection = transaction.connection();
-            let sales = match ids {
-                None => rows::all_sales(connection).await?,
-                Some(ids) => {
-                    let ids: Vec<&SaleId> = ids.iter().collect();
-                    let sales = rows::sales(connection, &ids).await?;
-                    let mut sales: Vec<SaleState> = sales.into_values().collect();
-                    sales.sort_unstable_by(|a, b| a.sale.id.cmp(&b.sale.id));
-                    sales
-                }
-            };
-            transaction.commit().await?;
-            Ok(sales)
+        self.run(async |db| {
+            let Some(ids) = ids else { return rows::all_sales(db).await };
+            Ok(sorted(rows::sales(db, &ids.iter().collect::<Vec<_>>()).await?))
         })
         .await
     }
@@ -268,14 +248,7 @@ impl Ledger for PostgresLedger {
 
     async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
         let keys: Vec<_> = orders.iter().map(|key| (&key.sale_id, &key.order_id)).collect();
-        let found = self
-            .within(async {
-                let mut transaction = self.transaction().await?;
-                let found = rows::decisions(transaction.connection(), &keys).await?;
-                transaction.commit().await?;
-                Ok(found)
-            })
-            .await?;
+        let found = self.run(async |db| rows::decisions(db, &keys).await).await?;
         Ok(orders.iter().map(|key| found.get(key).cloned()).collect())
     }
 }
@@ -283,22 +256,11 @@ impl Ledger for PostgresLedger {
 #[async_trait]
 impl Outbox for PostgresLedger {
     async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
-        self.within(async {
-            let mut transaction = self.transaction().await?;
-            let announcements = rows::announcements(transaction.connection()).await?;
-            transaction.commit().await?;
-            Ok(announcements)
-        })
-        .await
+        self.run(async |db| rows::unpublished(db).await).await
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
-        self.within(async {
-            let mut transaction = self.transaction().await?;
-            rows::forget_announcements(transaction.connection(), announcements).await?;
-            transaction.commit().await
-        })
-        .await
+        self.run(async |db| rows::published(db, announcements).await).await
     }
 }
 

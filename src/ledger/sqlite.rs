@@ -8,9 +8,11 @@ mod rows;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::SubsecRound;
 use sqlx::sqlite::SqliteConnection;
 
 use super::batch::{Batch, Changes, limited};
+use super::changes::sorted;
 use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::clock::Clock;
 use crate::decision::Decision;
@@ -43,21 +45,36 @@ impl SqliteLedger {
         Ok((bytes.cast_unsigned(), count.cast_unsigned()))
     }
 
+    /// Does `work` in a transaction that writes.
+    async fn run<T>(
+        &self,
+        survives: Survives,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let transaction = async {
+            let mut writing = self.file.begin(survives).await?;
+            let result = work(writing.connection()).await?;
+            writing.commit().await?;
+            Ok(result)
+        };
+        transaction.await.map_err(classify)
+    }
+
     /// Reads what the rule needs to know of a batch.
     async fn read(
         &self,
-        connection: &mut SqliteConnection,
+        db: &mut SqliteConnection,
         batch: &Batch<'_>,
         max_age: Duration,
     ) -> Result<State, sqlx::Error> {
         let ids = batch.sales();
-        let sales = rows::sales_by_id(&mut *connection, &ids).await?;
+        let sales = rows::sales(&mut *db, &ids).await?;
         let buyers = limited(&sales, batch.orders_of(&ids));
-        let units = rows::units(&mut *connection, &buyers).await?;
+        let units = rows::units(db, &buyers).await?;
         let orders = batch.orders_of(&ids).map(|candidate| &candidate.order);
         let keys: Vec<_> = orders.map(|order| (&order.sale_id, &order.id)).collect();
-        let decisions = rows::decisions(connection, &keys).await?;
-        let now = rows::whole_ms((self.clock)());
+        let decisions = rows::decisions(db, &keys).await?;
+        let now = (self.clock)().trunc_subsecs(3);
         Ok(State { now, max_age, sales, units, decisions })
     }
 }
@@ -65,46 +82,46 @@ impl SqliteLedger {
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError> {
-        let sales: Vec<Sale> = sales.iter().map(rows::in_whole_ms).collect();
-        let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
-        let mut writing = self.file.begin(Survives::PowerLoss).await.map_err(classify)?;
-        let connection = writing.connection();
-        let new = rows::insert_sales(connection, &sales).await.map_err(classify)?;
-        let states = rows::sales_by_id(connection, &ids).await.map_err(classify)?;
-        writing.commit().await.map_err(classify)?;
-        Opening::all(&sales, new, &states)
+        let (new, states) = self
+            .run(Survives::PowerLoss, async |db| {
+                let new = rows::insert_sales(db, sales).await?;
+                let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
+                Ok((new, rows::sales(db, &ids).await?))
+            })
+            .await?;
+        Opening::all(sales, new, &states)
     }
 
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
-        let mut writing = self.file.begin(Survives::PowerLoss).await.map_err(classify)?;
-        let connection = writing.connection();
-        let states = rows::sales_by_id(connection, &[sale]).await.map_err(classify)?;
-        let Some(mut state) = states.into_values().next() else {
-            writing.roll_back().await.map_err(classify)?;
-            return Ok(Changed::UnknownSale);
-        };
-        let first = match change {
-            Change::Restock { adjustment_id, .. } => {
-                rows::restock(connection, sale, adjustment_id).await.map_err(classify)?
-            }
-            Change::Close { .. } | Change::Verify { .. } => None,
-        };
-        let (changed, is_new) = match change.apply(&mut state, first) {
-            Ok(applied) => applied,
-            Err(refused) => {
-                writing.roll_back().await.map_err(classify)?;
-                return Err(LedgerError::Permanent(Box::new(refused)));
-            }
-        };
-        if is_new {
-            store_change(connection, &state, &changed).await.map_err(classify)?;
-        }
-        writing.commit().await.map_err(classify)?;
-        Ok(changed)
+        self.run(Survives::PowerLoss, async |db| {
+            let Some(mut state) = rows::sales(&mut *db, &[sale]).await?.remove(sale) else {
+                return Ok(Ok(Changed::UnknownSale));
+            };
+            let first = match change {
+                Change::Restock { adjustment_id, .. } => {
+                    rows::restock(db, sale, adjustment_id).await?
+                }
+                Change::Close { .. } | Change::Verify { .. } => None,
+            };
+            Ok(match change.apply(&mut state, first) {
+                Err(refused) => Err(LedgerError::Permanent(Box::new(refused))),
+                Ok((changed, is_new)) => {
+                    if is_new {
+                        rows::update_sale(db, &state).await?;
+                        rows::announce(db, &changed.owed()).await?;
+                    }
+                    Ok(changed)
+                }
+            })
+        })
+        .await?
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
-        rows::sales(self.file.readers(), ids).await.map_err(classify)
+        let readers = self.file.readers();
+        let Some(ids) = ids else { return rows::all_sales(readers).await.map_err(classify) };
+        let states = rows::sales(readers, &ids.iter().collect::<Vec<_>>()).await;
+        states.map(sorted).map_err(classify)
     }
 
     async fn decide(
@@ -116,11 +133,12 @@ impl Ledger for SqliteLedger {
             return Ok(Decided::default());
         }
         let mut batch = Batch::new(orders);
-        let mut writing = self.file.begin(Survives::PowerLoss).await.map_err(classify)?;
-        let state = self.read(writing.connection(), &batch, max_age).await.map_err(classify)?;
-        batch.decide(&batch.sales(), state);
-        write(writing.connection(), &batch.changes()).await.map_err(classify)?;
-        writing.commit().await.map_err(classify)?;
+        self.run(Survives::PowerLoss, async |db| {
+            let state = self.read(db, &batch, max_age).await?;
+            batch.decide(&batch.sales(), state);
+            write(db, &batch.changes()).await
+        })
+        .await?;
         Ok(batch.finish())
     }
 
@@ -134,41 +152,21 @@ impl Ledger for SqliteLedger {
 #[async_trait]
 impl Outbox for SqliteLedger {
     async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
-        rows::announcements(self.file.readers()).await.map_err(classify)
+        rows::unpublished(self.file.readers()).await.map_err(classify)
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
-        let mut writing = self.file.begin(Survives::Kill).await.map_err(classify)?;
-        let forgotten = rows::forget_announcements(writing.connection(), announcements).await;
-        forgotten.map_err(classify)?;
-        writing.commit().await.map_err(classify)
+        self.run(Survives::Kill, async |db| rows::published(db, announcements).await).await
     }
 }
 
 /// Writes what a batch came to.
-async fn write(
-    connection: &mut SqliteConnection,
-    changes: &Changes<'_>,
-) -> Result<(), sqlx::Error> {
+async fn write(db: &mut SqliteConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
     let Changes { decisions, sales, buyers, announcements } = changes;
-    rows::insert_decisions(&mut *connection, decisions).await?;
-    rows::update_sold(&mut *connection, sales).await?;
-    rows::set_units(&mut *connection, buyers).await?;
-    rows::announce(connection, announcements).await
-}
-
-/// Writes what has become of a sale that an operator changed.
-async fn store_change(
-    connection: &mut SqliteConnection,
-    state: &SaleState,
-    changed: &Changed,
-) -> Result<(), sqlx::Error> {
-    rows::update_sale(&mut *connection, state).await?;
-    if let Changed::Done { restock: Some(restock), .. } = changed {
-        rows::insert_restock(&mut *connection, restock).await?;
-        rows::announce(connection, &[Announcement::Restocked(restock.clone())]).await?;
-    }
-    Ok(())
+    rows::insert_decisions(db, decisions).await?;
+    rows::update_sold(db, sales).await?;
+    rows::set_units(db, buyers).await?;
+    rows::announce(db, announcements).await
 }
 
 fn classify(error: sqlx::Error) -> LedgerError {

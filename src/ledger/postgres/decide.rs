@@ -84,7 +84,8 @@ async fn read(
     look_up: LookUp,
 ) -> Result<State, sqlx::Error> {
     let buyers = limited(&sales, orders.iter().copied());
-    let (now, units) = rows::units(connection, &buyers).await?;
+    let now = rows::now(connection).await?;
+    let units = rows::units(connection, &buyers).await?;
     let wanted = orders
         .iter()
         .filter(|candidate| look_up == LookUp::All || awaits_verification(&sales, candidate))
