@@ -6,6 +6,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::announce::{AnnounceError, announce};
 use crate::broker::Broker;
+use crate::fault::crash_point;
 use crate::ledger::{Change, Changed, Ledger, LedgerError};
 use crate::order::{AdjustmentId, Quantity, SaleId};
 
@@ -63,6 +64,7 @@ impl Operations {
 
     async fn change(&self, sale: &SaleId, change: Change) -> Result<Changed, OperationError> {
         let changed = self.ledger.change(sale, &change).await?;
+        crash_point("changed");
         if let Changed::Done { restock: Some(_), .. } = &changed {
             let announced = announce(self.ledger.as_ref(), self.broker.as_ref()).await;
             announced.map_err(OperationError::NotTold)?;

@@ -96,6 +96,7 @@ impl Cli {
     async fn try_run(self) -> anyhow::Result<ExitCode> {
         let app = App::new(Settings::load(self.config.as_deref())?);
         telemetry::init(&app.settings().log)?;
+        let _fail_points = fail::FailScenario::setup();
         match self.command {
             Command::Demo(command) => return command.run(&app, self.config).await,
             Command::Migrate(command) => command.run(&app).await?,

@@ -32,7 +32,6 @@ impl Serve {
 
 impl Up {
     pub(super) async fn run(self, app: &App) -> Result<()> {
-        let _fail_points = fail::FailScenario::setup();
         let stop = shutdown::on_signal()?;
         let parts = app.parts().await?;
         let bound = bound(app, &parts)?;

@@ -13,7 +13,6 @@ pub(super) struct Work {}
 
 impl Work {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
-        let _fail_points = fail::FailScenario::setup();
         let stop = shutdown::on_signal()?;
         let parts = app.parts().await?;
         app.worker(&parts).run(stop).await?;
