@@ -185,17 +185,8 @@ impl Writing {
 
     /// Makes what was written last. After an error it is unknown whether it does.
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
-        self.end("commit").await
-    }
-
-    /// Undoes what was written.
-    pub(crate) async fn roll_back(self) -> Result<(), sqlx::Error> {
-        self.end("rollback").await
-    }
-
-    async fn end(self, how: &'static str) -> Result<(), sqlx::Error> {
         let Self { mut connection, mut idle, survives } = self;
-        sqlx::query(how).execute(&mut connection).await?;
+        sqlx::query("commit").execute(&mut connection).await?;
         if survives == Survives::Kill {
             sqlx::query("pragma synchronous = full").execute(&mut connection).await?;
         }
@@ -263,8 +254,7 @@ mod tests {
             let mut writing = file.begin(survives).await.unwrap();
             insert(&mut writing, "dropped").await.unwrap();
             drop(writing);
-            let writing = file.begin(survives).await.unwrap();
-            writing.roll_back().await.unwrap();
+            drop(file.begin(survives).await.unwrap());
             assert_eq!(sales(&file).await, 0);
         }
         let mut writing = file.begin(Survives::Kill).await.unwrap();
