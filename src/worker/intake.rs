@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, Batcher, Item};
+use super::batch::{Batch, Item};
+use super::batcher::Batcher;
 use super::decide::Seen;
-use super::sources::Sources;
 use super::verify::Verification;
 use crate::broker::Delivery;
 
@@ -23,7 +23,6 @@ pub(super) enum Next {
 
 /// Where the orders come from that are to be proposed.
 pub(super) struct Intake<F> {
-    pub sources: Sources,
     pub batcher: Batcher<F>,
     pub verification: Verification,
     /// What the ledger has seen.
@@ -55,10 +54,10 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
             }
             () = stop.cancelled(), if !self.stopping => {
                 self.stopping = true;
-                self.sources.stop();
+                self.batcher.stop();
             }
             verified = self.verification.next(), if has_room => return Next::Propose(verified),
-            arrived = self.batcher.next(&mut self.sources), if has_room && !self.exhausted => {
+            arrived = self.batcher.next(), if has_room && !self.exhausted => {
                 match arrived {
                     Some(batch) => return Next::Propose(batch),
                     None => {

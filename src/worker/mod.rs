@@ -6,6 +6,7 @@
 
 mod amend;
 mod batch;
+mod batcher;
 mod check;
 mod decide;
 mod intake;
@@ -13,7 +14,6 @@ mod line;
 mod parse;
 mod propose;
 mod publish;
-mod sources;
 mod tally;
 mod verify;
 mod wait;
@@ -36,12 +36,11 @@ use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::verification::Verifier;
 use amend::Amender;
-use batch::Batcher;
+use batcher::Batcher;
 use decide::{DecidedBatch, Decider, Seen};
 use intake::{Intake, Next};
 use propose::{ProposedBatch, Proposer};
 use publish::Outlet;
-use sources::Sources;
 use tally::Tally;
 use verify::Verification;
 
@@ -125,13 +124,14 @@ impl Worker {
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let settings = &self.settings;
-        let sources = Sources::consume(self.broker.as_ref(), settings.broker.prefetch).await?;
         let limits = settings.intent.limits();
         let take_apart = move |delivery| parse::take_apart(delivery, limits);
+        let (prefetch, max_batch) = (settings.broker.prefetch, settings.worker.max_batch);
+        let batcher =
+            Batcher::consume(self.broker.as_ref(), prefetch, max_batch, take_apart).await?;
         let (tell, seen) = mpsc::unbounded_channel();
         let mut intake = Intake {
-            sources,
-            batcher: Batcher::new(settings.worker.max_batch, take_apart),
+            batcher,
             verification: Verification::new(
                 self.verifier.clone(),
                 settings,
@@ -176,7 +176,7 @@ impl Worker {
         drop(room);
         drop(to_decide);
         propagate(deciding.await);
-        intake.sources.finished().await;
+        intake.batcher.finished().await;
         Ok(())
     }
 

@@ -1,0 +1,169 @@
+//! Batches of what is ready in the two queues that a worker consumes.
+
+use std::collections::VecDeque;
+
+use super::batch::{Batch, Item};
+use crate::broker::{Broker, BrokerError, Deliveries, Delivery, Queue};
+
+/// Makes batches: returned intents first, but in at most half of the places while new ones are ready, so
+/// that neither queue waits for the other. Holds no more than one message that is taken apart.
+pub(super) struct Batcher<F> {
+    /// Deferred intents, whose delay has passed.
+    returned: Deliveries,
+    intents: Deliveries,
+    max_batch: usize,
+    /// Takes a message apart.
+    take_apart: F,
+    /// Items of a message that was larger than the room left in its batch.
+    left_over: VecDeque<Item>,
+    /// The last batch had returned ones.
+    had_returned: bool,
+}
+
+impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
+    /// Consumes both queues: up to `prefetch` intents at a time, and half as many returned ones.
+    pub(super) async fn consume(
+        broker: &dyn Broker,
+        prefetch: u16,
+        max_batch: usize,
+        take_apart: F,
+    ) -> Result<Self, BrokerError> {
+        let returned = broker.consume(Queue::Returned, (prefetch / 2).max(1)).await?;
+        let intents = broker.consume(Queue::Intents, prefetch).await?;
+        Ok(Self::new(returned, intents, max_batch, take_apart))
+    }
+
+    fn new(returned: Deliveries, intents: Deliveries, max_batch: usize, take_apart: F) -> Self {
+        let left_over = VecDeque::new();
+        Self { returned, intents, max_batch, take_apart, left_over, had_returned: false }
+    }
+
+    /// The next batch, of at least one item; waits for a delivery if there is none. `None` after
+    /// [`Batcher::stop`], once all that was delivered is taken. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<Batch> {
+        loop {
+            let batch = self.ready();
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            let delivery = tokio::select! {
+                biased;
+                Some(delivery) = self.returned.next() => delivery,
+                Some(delivery) = self.intents.next() => delivery,
+                else => return None,
+            };
+            self.left_over = (self.take_apart)(delivery);
+        }
+    }
+
+    /// What is ready.
+    fn ready(&mut self) -> Batch {
+        let half = match self.max_batch {
+            // Half of one place is every second batch.
+            1 => usize::from(!self.had_returned),
+            places => places / 2,
+        };
+        let (mut batch, mut returned) = (Batch::default(), 0);
+        while batch.len() < self.max_batch {
+            match self.left_over.pop_front() {
+                Some(Item::Entry(entry)) => batch.entries.push(entry),
+                Some(Item::Parked(parked)) => batch.parked.push(parked),
+                None => {
+                    let come_back = if returned < half { self.returned.ready() } else { None };
+                    returned += usize::from(come_back.is_some());
+                    let next = come_back.or_else(|| self.intents.ready());
+                    let Some(delivery) = next.or_else(|| self.returned.ready()) else { break };
+                    self.left_over = (self.take_apart)(delivery);
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.had_returned = returned > 0;
+        }
+        batch
+    }
+
+    /// Takes no more from either queue.
+    pub(super) fn stop(&self) {
+        self.returned.stop();
+        self.intents.stop();
+    }
+
+    /// Waits until all that was delivered is settled and the broker was told.
+    pub(super) async fn finished(self) {
+        tokio::join!(self.returned.finished(), self.intents.finished());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::batch::{Parked, Ticket};
+    use super::*;
+    use crate::broker::Properties;
+
+    /// A batcher of messages in which every letter is an intent, and where messages are put in: returned
+    /// ones, and new ones.
+    fn batcher(
+        max_batch: usize,
+    ) -> (Batcher<impl Fn(Delivery) -> VecDeque<Item>>, [UnboundedSender<Delivery>; 2]) {
+        let queue = || {
+            let (deliver, incoming) = unbounded_channel();
+            let consumer = tokio::spawn(async {});
+            (deliver, Deliveries::new(incoming, CancellationToken::new(), consumer))
+        };
+        let ((to_returned, returned), (to_intents, intents)) = (queue(), queue());
+        let take_apart = |delivery| {
+            let ticket = Ticket::new(delivery);
+            let letter = |n| Parked::new(ticket.share(), n..n + 1, "a letter", String::new());
+            (0..ticket.body().len()).map(|n| Item::Parked(letter(n))).collect()
+        };
+        (Batcher::new(returned, intents, max_batch, take_apart), [to_returned, to_intents])
+    }
+
+    fn delivery(body: &str) -> Delivery {
+        Delivery::new(body.into(), Properties::default(), false, Box::new(|_| ()))
+    }
+
+    fn letters(batch: &Batch) -> String {
+        let bodies = batch.parked.iter().map(|parked| parked.letter.body.as_slice());
+        String::from_utf8(bodies.collect::<Vec<_>>().concat()).unwrap()
+    }
+
+    /// The batches, of up to `max_batch`, of messages that are ready in both queues.
+    async fn batches(max_batch: usize, returned: &[&str], intents: &[&str]) -> Vec<String> {
+        let (mut batcher, queues) = batcher(max_batch);
+        for (queue, bodies) in queues.into_iter().zip([returned, intents]) {
+            bodies.iter().for_each(|body| assert!(queue.send(delivery(body)).is_ok()));
+        }
+        let mut all = Vec::new();
+        while let Some(batch) = batcher.next().await {
+            all.push(letters(&batch));
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn returned_intents_get_half_of_a_batch_while_others_are_ready_and_else_all_of_it() {
+        assert_eq!(batches(4, &["r"; 5], &["i"; 5]).await, ["rrii", "rrii", "ri"]);
+        assert_eq!(batches(4, &["r"; 1], &["i"; 5]).await, ["riii", "ii"]);
+        assert_eq!(batches(4, &["r"; 7], &["i"; 1]).await, ["rrir", "rrrr"]);
+        assert_eq!(batches(4, &["r"; 5], &[]).await, ["rrrr", "r"]);
+        assert_eq!(batches(4, &["r"; 3], &["ijklm"]).await, ["rrij", "klmr"]);
+        assert_eq!(batches(1, &["r"; 3], &["i"; 2]).await, ["r", "i", "r", "i", "r"]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_not_waited_for_any_more_loses_nothing() {
+        let (mut batcher, [to_returned, to_intents]) = batcher(2);
+        assert!(batcher.next().now_or_never().is_none());
+        to_intents.send(delivery("ijk")).unwrap();
+        assert_eq!(letters(&batcher.next().await.unwrap()), "ij");
+        to_returned.send(delivery("r")).unwrap();
+        assert_eq!(letters(&batcher.next().await.unwrap()), "kr");
+        assert!(batcher.next().now_or_never().is_none());
+    }
+}
