@@ -30,6 +30,7 @@ use run::{Latency, Process, Runner};
     message and an event of the same size for each, by the same code for consuming, publishing with \
     confirms and acknowledging, but without Redis and without a ledger. Latency is taken at half the \
     rate the whole path has reached. Uses a namespace and a database of its own.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Bench {
     /// Orders in each round
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]

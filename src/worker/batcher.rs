@@ -105,23 +105,25 @@ mod tests {
     use super::*;
     use crate::broker::Properties;
 
+    type Queues = [UnboundedSender<Delivery>; 2];
+
     /// A batcher of messages in which every letter is an intent, and where messages are put in: returned
     /// ones, and new ones.
-    fn batcher(
-        max_batch: usize,
-    ) -> (Batcher<impl Fn(Delivery) -> VecDeque<Item>>, [UnboundedSender<Delivery>; 2]) {
+    fn batcher(max_batch: usize) -> (Batcher<fn(Delivery) -> VecDeque<Item>>, Queues) {
         let queue = || {
             let (deliver, incoming) = unbounded_channel();
             let consumer = tokio::spawn(async {});
             (deliver, Deliveries::new(incoming, CancellationToken::new(), consumer))
         };
         let ((to_returned, returned), (to_intents, intents)) = (queue(), queue());
-        let take_apart = |delivery| {
-            let ticket = Ticket::new(delivery);
-            let letter = |n| Parked::new(ticket.share(), n..n + 1, "a letter", String::new());
-            (0..ticket.body().len()).map(|n| Item::Parked(letter(n))).collect()
-        };
-        (Batcher::new(returned, intents, max_batch, take_apart), [to_returned, to_intents])
+        let batcher = Batcher::new(returned, intents, max_batch, take_apart as fn(_) -> _);
+        (batcher, [to_returned, to_intents])
+    }
+
+    fn take_apart(delivery: Delivery) -> VecDeque<Item> {
+        let ticket = Ticket::new(delivery);
+        let letter = |n| Parked::new(ticket.share(), n..n + 1, "a letter", String::new());
+        (0..ticket.body().len()).map(|n| Item::Parked(letter(n))).collect()
     }
 
     fn delivery(body: &str) -> Delivery {
@@ -137,7 +139,9 @@ mod tests {
     async fn batches(max_batch: usize, returned: &[&str], intents: &[&str]) -> Vec<String> {
         let (mut batcher, queues) = batcher(max_batch);
         for (queue, bodies) in queues.into_iter().zip([returned, intents]) {
-            bodies.iter().for_each(|body| assert!(queue.send(delivery(body)).is_ok()));
+            for body in bodies {
+                queue.send(delivery(body)).unwrap();
+            }
         }
         let mut all = Vec::new();
         while let Some(batch) = batcher.next().await {

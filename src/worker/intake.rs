@@ -58,13 +58,11 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
             }
             verified = self.verification.next(), if has_room => return Next::Propose(verified),
             arrived = self.batcher.next(), if has_room && !self.exhausted => {
-                match arrived {
-                    Some(batch) => return Next::Propose(batch),
-                    None => {
-                        self.exhausted = true;
-                        self.verification.give_up();
-                    }
+                if let Some(batch) = arrived {
+                    return Next::Propose(batch);
                 }
+                self.exhausted = true;
+                self.verification.give_up();
             }
         }
         Next::Seen

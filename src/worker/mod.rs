@@ -145,8 +145,8 @@ impl Worker {
         };
         let mut proposer = self.proposer();
         // One batch waits, proposed, while another one is decided.
-        let (to_decide, proposed) = mpsc::channel(1);
-        let deciding = self.decide_all(tally, sold_out, proposed, tell);
+        let (to_decide, next) = mpsc::channel(1);
+        let deciding = self.decide_all(tally, sold_out, next, tell);
         let deciding = AbortOnDropHandle::new(tokio::spawn(deciding));
         tracing::info!("consuming");
         let mut room = None;
@@ -164,10 +164,10 @@ impl Worker {
                     Next::Seen => {}
                     Next::End => break,
                     Next::Propose(batch) => {
-                        let proposed = proposer.propose(batch).await;
+                        let batch = proposer.propose(batch).await;
                         intake.unseen += 1;
                         if let Some(permit) = room.take() {
-                            permit.send(proposed);
+                            permit.send(batch);
                         }
                     }
                 },
@@ -186,7 +186,7 @@ impl Worker {
         &self,
         tally: Arc<Tally>,
         sold_out: Arc<Notify>,
-        mut proposed: mpsc::Receiver<ProposedBatch>,
+        mut batches: mpsc::Receiver<ProposedBatch>,
         tell: mpsc::UnboundedSender<Seen>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let max_age = self.settings.intent.max_age();
@@ -198,16 +198,16 @@ impl Worker {
         let slots = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
         async move {
             let mut finishing = JoinSet::new();
-            while let Some(batch) = proposed.recv().await {
-                let (decided, seen) = decider.decide(batch).await;
+            while let Some(batch) = batches.recv().await {
+                let (batch, seen) = decider.decide(batch).await;
                 if seen.sold_out {
                     sold_out.notify_one();
                 }
                 // Without a receiver the worker is ending.
                 let _ = tell.send(seen);
-                if !decided.is_empty() {
+                if !batch.is_empty() {
                     let slot = slot(&slots).await;
-                    finishing.spawn(finisher.clone().finish(decided, slot));
+                    finishing.spawn(finisher.clone().finish(batch, slot));
                 }
                 while let Some(finished) = finishing.try_join_next() {
                     propagate(finished);
