@@ -11,6 +11,7 @@ mod embedded_up;
 mod faults;
 mod harness;
 mod page;
+mod undersell;
 mod user_service;
 mod vectors;
 mod verification;
