@@ -10,6 +10,7 @@ mod embedded;
 mod embedded_up;
 mod faults;
 mod harness;
+mod ledger_faults;
 mod page;
 mod undersell;
 mod user_service;
