@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod ledger_faults;
 mod page;
+mod redis_faults;
 mod undersell;
 mod user_service;
 mod vectors;
