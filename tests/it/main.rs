@@ -7,6 +7,7 @@ mod commands;
 mod compare;
 mod contract;
 mod dead_letters;
+mod deferral;
 mod embedded;
 mod embedded_up;
 mod faults;
