@@ -1,16 +1,21 @@
 //! Tests against real servers. Start them first: `eval "$(scripts/services env)"` after
 //! `scripts/services up`; `scripts/test` does both. The tests of embedded adapters need none.
 
+mod announcements;
 mod api;
 mod commands;
 mod compare;
 mod contract;
 mod dead_letters;
+mod deferral;
 mod embedded;
 mod embedded_up;
 mod faults;
 mod harness;
+mod ledger_faults;
 mod page;
+mod redis_faults;
+mod undersell;
 mod user_service;
 mod vectors;
 mod verification;

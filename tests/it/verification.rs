@@ -9,104 +9,15 @@ mod outage;
 #[path = "verification/switch.rs"]
 mod switch;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use async_trait::async_trait;
 use floodgate::config::Settings;
 use floodgate::decision::{Outcome, Reason};
 use floodgate::order::Order;
-use floodgate::sale::Sale;
-use floodgate::verification::{Verdict, Verifier, VerifierError};
-use tokio::sync::Semaphore;
 
 use crate::harness::check::{self, Totals};
-use crate::harness::{PATIENCE, Running, Stage, order, orders, sale};
-
-/// Users as a test wants them: denies those whose id begins with `bad`; fails every call for a sale
-/// whose id begins with `away` while it is out; waits for a permit for each user of sale `slow`.
-struct Users {
-    calls: AtomicUsize,
-    at_once: AtomicUsize,
-    most_at_once: AtomicUsize,
-    by_user: Mutex<HashMap<String, usize>>,
-    permits: Semaphore,
-    out: AtomicBool,
-    /// Asks for patience so often before it answers.
-    busy: AtomicUsize,
-}
-
-#[async_trait]
-impl Verifier for Users {
-    async fn verify(&self, order: &Order) -> Result<Verdict, VerifierError> {
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        *self.by_user.lock().expect("a lock").entry(order.user_id.to_string()).or_default() += 1;
-        let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
-        if order.sale_id.as_str() == "slow" {
-            self.permits.acquire().await.expect("never closed").forget();
-        }
-        self.at_once.fetch_sub(1, Ordering::SeqCst);
-        if self.out.load(Ordering::SeqCst) && order.sale_id.as_str().starts_with("away") {
-            return Err(VerifierError::Unavailable("not today".into()));
-        }
-        let busy = self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if busy.is_ok() {
-            return Err(VerifierError::Busy { retry_after: Some(Duration::from_millis(10)) });
-        }
-        let denied = order.user_id.as_str().starts_with("bad");
-        Ok(if denied { Verdict::Denied } else { Verdict::Allowed })
-    }
-}
-
-impl Users {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            calls: AtomicUsize::new(0),
-            at_once: AtomicUsize::new(0),
-            most_at_once: AtomicUsize::new(0),
-            by_user: Mutex::default(),
-            permits: Semaphore::new(0),
-            out: AtomicBool::new(true),
-            busy: AtomicUsize::new(0),
-        })
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
-    }
-}
-
-fn checked_sale(id: &str, stock: u32) -> Sale {
-    Sale { verification: true, ..sale(id, stock) }
-}
-
-async fn with_users(stage: &Stage, users: &Arc<Users>) -> Running {
-    let parts = stage.scratch.app.parts().await.expect("parts");
-    let mut worker = stage.scratch.app.worker(&parts);
-    worker.verifier = Some(users.clone());
-    Running::start(worker)
-}
-
-/// Waits until something is true.
-async fn until(is_true: impl AsyncFn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !is_true().await {
-        assert!(tokio::time::Instant::now() < deadline, "it does not come true");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn until_decided(stage: &Stage, orders: &[Order]) {
-    let keys: Vec<_> = orders.iter().map(Order::key).collect();
-    until(async || {
-        let decisions = stage.ledger.decisions(&keys).await.expect("decisions");
-        decisions.iter().all(Option::is_some)
-    })
-    .await;
-}
+use crate::harness::users::{Users, checked_sale, until_decided, with_users};
+use crate::harness::{Running, Stage, order, orders, sale, until};
 
 #[tokio::test]
 async fn a_denied_user_is_rejected_and_a_busy_service_is_no_denial() {
@@ -155,7 +66,7 @@ async fn a_slow_check_holds_up_no_other_sale() {
     stage.post_orders(&quick).await;
     let users = Users::new();
     let worker = with_users(&stage, &users).await;
-    until_decided(&stage, &quick).await;
+    until_decided(stage.ledger.as_ref(), &quick).await;
     assert_eq!(check::outcome(&stage, "slow", "slow-0").await, None, "its check has not come back");
     users.permits.add_permits(60);
     let all: Vec<Order> = slow.into_iter().chain(quick).collect();
@@ -199,7 +110,7 @@ async fn a_user_is_checked_once_for_many_orders_and_never_for_a_decided_one() {
     let users = Users::new();
     users.permits.add_permits(2);
     let worker = with_users(&stage, &users).await;
-    until_decided(&stage, &asked[..20]).await;
+    until_decided(stage.ledger.as_ref(), &asked[..20]).await;
     assert_eq!(users.calls(), 2, "one for each user");
     // The verdict is remembered; and what is decided needs none, even in another worker.
     stage.post_orders(&asked[20..]).await;
@@ -241,7 +152,7 @@ async fn without_an_inventory_nobody_gets_a_unit_unchecked() {
     let worker = Running::start(worker);
     for one in &asked[..3] {
         stage.post_orders(std::slice::from_ref(one)).await;
-        until_decided(&stage, std::slice::from_ref(one)).await;
+        until_decided(stage.ledger.as_ref(), std::slice::from_ref(one)).await;
     }
     // Sold out; and the first one again: neither is asked about.
     stage.post_orders(&asked[3..]).await;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use floodgate::broker::{Deliveries, Queue};
+use floodgate::broker::{Broker, Deliveries, Queue};
 use floodgate::decision::{Decision, Outcome};
 use floodgate::ledger::Ledger;
 use floodgate::order::{Order, OrderKey};
@@ -82,9 +82,14 @@ pub async fn settled_in(
 
 /// Waits until the queues of intents are empty.
 pub async fn empty(stage: &Stage) {
+    empty_in(stage.broker.as_ref()).await;
+}
+
+/// The same, with the broker of any deployment.
+pub async fn empty_in(broker: &dyn Broker) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     for queue in [Queue::Intents, Queue::Returned] {
-        while stage.broker.depth(queue.clone()).await.expect("depth").messages > 0 {
+        while broker.depth(queue.clone()).await.expect("depth").messages > 0 {
             assert!(tokio::time::Instant::now() < deadline, "{queue:?} does not empty");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
@@ -102,7 +107,12 @@ async fn decision(ledger: &dyn Ledger, order: &OrderKey) -> Option<Decision> {
 
 /// The outcomes of decided orders, by the ledger.
 pub async fn outcomes(stage: &Stage, orders: &[Order]) -> Vec<Outcome> {
+    outcomes_in(stage.ledger.as_ref(), orders).await
+}
+
+/// The same, by the ledger of any deployment.
+pub async fn outcomes_in(ledger: &dyn Ledger, orders: &[Order]) -> Vec<Outcome> {
     let keys: Vec<_> = orders.iter().map(Order::key).collect();
-    let decisions = stage.ledger.decisions(&keys).await.expect("ledger");
+    let decisions = ledger.decisions(&keys).await.expect("ledger");
     decisions.into_iter().map(|decision| decision.expect("decided").outcome).collect()
 }

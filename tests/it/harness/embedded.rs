@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use floodgate::broker::{Broker, EmbeddedBroker};
+use floodgate::broker::{Broker, Deliveries, EmbeddedBroker, Queue};
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
@@ -13,6 +13,10 @@ use tempfile::TempDir;
 
 /// How often a message may come back.
 pub const DELIVERY_LIMIT: u32 = 3;
+
+/// What the names of its queues begin with.
+pub const NAMESPACE: &str = "test";
+const FILE: &str = "floodgate.db";
 
 /// The embedded adapters on a file of their own.
 pub struct Embedded {
@@ -27,10 +31,10 @@ impl Embedded {
     }
 
     async fn open(folder: Arc<TempDir>) -> Self {
-        let path: PathBuf = folder.path().join("floodgate.db");
+        let path: PathBuf = folder.path().join(FILE);
         let file = SqliteFile::open(&path).await.expect("a file");
         let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system()));
-        let broker = Arc::new(EmbeddedBroker::new(file, "test", DELIVERY_LIMIT));
+        let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, DELIVERY_LIMIT));
         Self { broker, ledger, folder }
     }
 
@@ -44,6 +48,17 @@ impl Embedded {
         let folder = self.folder.clone();
         drop(self);
         Self::open(folder).await
+    }
+
+    /// Every event of an order.
+    pub async fn events(&self) -> Deliveries {
+        let queue = Queue::Subscriber("events".into());
+        self.broker.subscribe(queue, &["order.#"], 5000).await.expect("subscribe")
+    }
+
+    /// Where everything is.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join(FILE)
     }
 
     pub fn worker(&self) -> Worker {

@@ -5,8 +5,11 @@ pub mod api;
 pub mod browser;
 pub mod check;
 pub mod embedded;
+pub mod place;
 pub mod process;
 pub mod proxy;
+mod servers;
+pub mod users;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,9 +28,12 @@ use floodgate::order::{
 };
 use floodgate::sale::Sale;
 use floodgate::worker::Worker;
-use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub use servers::{
+    broker_address, channel, database, database_address, delete_queue, forget, redis, redis_keys,
+};
 
 /// How long anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -92,11 +98,7 @@ impl Stage {
 
     /// Publishes one message for each body.
     pub async fn post<B: AsRef<[u8]>>(&self, bodies: &[B]) {
-        for chunk in bodies.chunks(500) {
-            let messages: Vec<Message<'_>> =
-                chunk.iter().map(|body| Message::intent("any", body.as_ref())).collect();
-            self.broker.publish(&messages).await.expect("publish");
-        }
+        post(self.broker.as_ref(), bodies).await;
     }
 
     pub async fn post_orders(&self, orders: &[Order]) {
@@ -140,6 +142,15 @@ impl Stage {
         self.events.stop();
         drop(self.events);
         self.scratch.remove().await.expect("clean up");
+    }
+}
+
+/// Publishes one message for each body.
+pub async fn post<B: AsRef<[u8]>>(broker: &dyn Broker, bodies: &[B]) {
+    for chunk in bodies.chunks(500) {
+        let messages: Vec<Message<'_>> =
+            chunk.iter().map(|body| Message::intent("any", body.as_ref())).collect();
+        broker.publish(&messages).await.expect("publish");
     }
 }
 
@@ -216,45 +227,18 @@ pub fn candidate(order: Order) -> Candidate {
     Candidate { order, submitted_at: None, eligibility: Eligibility::Unchecked }
 }
 
-/// A connection to Redis, for what the port does not do.
-pub async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
-    let url = stage.scratch.app.settings().redis_url.expose_secret();
-    let client = redis::Client::open(url).expect("a URL");
-    client.get_multiplexed_async_connection().await.expect("Redis")
-}
-
-/// The keys of a sale in Redis.
-pub fn redis_keys(stage: &Stage, sale: &SaleId) -> [String; 3] {
-    let namespace = &stage.scratch.app.settings().namespace;
-    ["sale", "deducted", "buyers"].map(|key| format!("{namespace}:{{{sale}}}:{key}"))
-}
-
-/// Has Redis lose all it holds of `sales`.
-pub async fn forget(stage: &Stage, sales: &[Sale]) {
-    let mut redis = redis(stage).await;
-    for sale in sales {
-        let mut delete = redis::cmd("DEL");
-        delete.arg(&redis_keys(stage, &sale.id));
-        delete.query_async::<()>(&mut redis).await.expect("DEL");
+/// Waits until something is true.
+pub async fn until(is_true: impl AsyncFn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is_true().await {
+        assert!(tokio::time::Instant::now() < deadline, "it does not come true");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A channel of a plain AMQP client, for what the port doesn't do.
-pub async fn channel(stage: &Stage) -> lapin::Channel {
-    let url = stage.scratch.app.settings().amqp_url.expose_secret();
-    let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
-    connection.await.expect("connect").create_channel().await.expect("channel")
-}
-
-pub async fn delete_queue(stage: &Stage, queue: Queue) {
-    let name = Topology::new(&stage.scratch.app.settings().namespace).queue(&queue);
-    let options = lapin::options::QueueDeleteOptions::default();
-    channel(stage).await.queue_delete(name.into(), options).await.expect("delete");
 }
 
 /// Posts an order as a request, and waits for its reply.
@@ -286,20 +270,4 @@ pub async fn ask(stage: &Stage, order: &Order) -> serde_json::Value {
     let correlation_id = reply.properties.correlation_id().clone().expect("a correlation id");
     assert_eq!(correlation_id.to_string(), "question-1");
     serde_json::from_slice(&reply.data).expect("JSON")
-}
-
-/// The URL of the database server, and the host and port in it.
-pub fn database_address(settings: &Settings) -> (String, String) {
-    address(settings.database_url.expose_secret())
-}
-
-/// The URL of the broker, and the host and port in it.
-pub fn broker_address(settings: &Settings) -> (String, String) {
-    address(settings.amqp_url.expose_secret())
-}
-
-fn address(url: &str) -> (String, String) {
-    let after = url.split_once('@').map_or(url, |(_, after)| after);
-    let address = after.split('/').next().unwrap_or(after);
-    (url.to_owned(), address.to_owned())
 }

@@ -1,10 +1,11 @@
-//! Processes of tests: the `floodgate` binary, and private Redis servers.
+//! Processes of tests: the `floodgate` binary, and private servers.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 
+use super::embedded::{Embedded, NAMESPACE};
 use super::{PATIENCE, Stage};
 
 /// The binary with the settings of `stage`.
@@ -50,6 +51,17 @@ impl WorkerProcess {
         Self(command.spawn().expect("a worker starts"))
     }
 
+    /// One on an embedded deployment.
+    pub fn embedded(embedded: &Embedded, variables: &[(&str, &str)]) -> Self {
+        let mut command = bare_floodgate(&["worker"]);
+        command
+            .env("FLOODGATE_NAMESPACE", NAMESPACE)
+            .env("FLOODGATE_EMBEDDED__FILE", embedded.file())
+            .env("FLOODGATE_LOG__FILTER", "off")
+            .envs(variables.iter().copied());
+        Self(command.spawn().expect("a worker starts"))
+    }
+
     pub fn signal(&self, name: &str) {
         signal(self.0.id(), name);
     }
@@ -86,6 +98,19 @@ pub fn signal(id: u32, name: &str) {
     assert!(status.expect("kill runs").success(), "kill -{name}");
 }
 
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0");
+    listener.and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+fn until_it_listens(port: u16) {
+    let deadline = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens on port {port}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A Redis server of one test's own, that can be stopped and killed; killed when dropped.
 pub struct PrivateRedis {
     child: Child,
@@ -95,10 +120,7 @@ pub struct PrivateRedis {
 
 impl PrivateRedis {
     pub fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a port")
-            .port();
+        let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
         let child = Self::spawn(port, &folder);
         Self { child, port, folder }
@@ -112,11 +134,7 @@ impl PrivateRedis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server starts; scripts/services up installs it");
-        let deadline = Instant::now() + PATIENCE;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_it_listens(port);
         child
     }
 
@@ -154,4 +172,69 @@ impl Drop for PrivateRedis {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A PostgreSQL server of one test's own; stopped when dropped.
+pub struct PrivatePostgres {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl PrivatePostgres {
+    pub fn start(options: &[&str]) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        if is_root() {
+            let chown = Command::new("chown").arg("postgres").arg(folder.path()).status();
+            assert!(chown.expect("chown runs").success());
+        }
+        let data = folder.path().join("data");
+        let mut initdb = postgres_program("initdb");
+        initdb.args(["-U", "floodgate", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        let made = initdb.arg("-D").arg(&data).output().expect("initdb runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let child = postgres_program("postgres")
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-k", ""])
+            .arg("-D")
+            .arg(&data)
+            .args(options)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("postgres starts");
+        until_it_listens(port);
+        Self { child, port, _folder: folder }
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://floodgate@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        // An immediate shutdown, which leaves no process behind.
+        signal(self.child.id(), "QUIT");
+        let _ = self.child.wait();
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    id.stdout.trim_ascii() == b"0"
+}
+
+/// A program of PostgreSQL, run as a user that it accepts. Debian keeps them in a folder for each
+/// version.
+fn postgres_program(name: &str) -> Command {
+    let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let versions = folders.map(|version| version.path().join("bin").join(name));
+    let program = versions.filter(|path| path.exists()).max();
+    let program = program.unwrap_or_else(|| name.into());
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups"]).arg(program);
+    command.current_dir("/");
+    command
 }

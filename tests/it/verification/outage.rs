@@ -33,8 +33,8 @@ async fn orders_wait_out_an_outage_and_other_sales_go_on() {
     stage.post_orders(&plain).await;
     let users = Users::new();
     let worker = with_users(&stage, &users).await;
-    until_decided(&stage, &here).await;
-    until_decided(&stage, &plain).await;
+    until_decided(stage.ledger.as_ref(), &here).await;
+    until_decided(stage.ledger.as_ref(), &plain).await;
     assert_eq!(check::outcome(&stage, "away", "away-0").await, None);
     assert!(users.calls() < 60 + 200, "the breaker keeps calls away: {}", users.calls());
 
@@ -140,7 +140,7 @@ async fn a_service_that_goes_on_asking_for_patience_is_an_outage_like_another() 
     let users = Users::new();
     users.busy.store(usize::MAX, Ordering::SeqCst);
     let worker = with_users(&stage, &users).await;
-    until_decided(&stage, &plain).await;
+    until_decided(stage.ledger.as_ref(), &plain).await;
     let all: Vec<Order> = busy.into_iter().chain(plain).collect();
     let totals = check::settled(&mut stage, &all).await;
     assert_eq!(totals, Totals { created: 50, sold_out: 0, rejected: 40 });

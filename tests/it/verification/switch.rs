@@ -37,10 +37,10 @@ async fn what_waits_for_the_user_service_is_sold_when_checks_are_switched_off() 
 
     let switched = run(&stage, &["sale", "verification", "away", "off"]);
     assert_eq!(switched.status.code(), Some(0));
-    until_decided(&stage, &all[..1]).await;
+    until_decided(stage.ledger.as_ref(), &all[..1]).await;
     let calls = users.calls();
     stage.post_orders(&all[1..2]).await;
-    until_decided(&stage, &all[..2]).await;
+    until_decided(stage.ledger.as_ref(), &all[..2]).await;
     assert_eq!(check::outcome(&stage, "away", "b").await, Some(Outcome::Created));
     assert_eq!(users.calls(), calls, "nobody was asked any more");
 

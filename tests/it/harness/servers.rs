@@ -1,0 +1,68 @@
+//! Connections to the servers, for what the ports do not do.
+
+use floodgate::broker::Queue;
+use floodgate::broker::topology::Topology;
+use floodgate::config::Settings;
+use floodgate::order::SaleId;
+use floodgate::sale::Sale;
+use secrecy::ExposeSecret;
+
+use super::Stage;
+
+/// A connection to Redis.
+pub async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
+    let url = stage.scratch.app.settings().redis_url.expose_secret();
+    let client = redis::Client::open(url).expect("a URL");
+    client.get_multiplexed_async_connection().await.expect("Redis")
+}
+
+/// A connection to the ledger's database.
+pub async fn database(stage: &Stage) -> sqlx::PgConnection {
+    let url = stage.scratch.app.settings().database_url.expose_secret();
+    <sqlx::PgConnection as sqlx::Connection>::connect(url).await.expect("PostgreSQL")
+}
+
+/// The keys of a sale in Redis.
+pub fn redis_keys(stage: &Stage, sale: &SaleId) -> [String; 3] {
+    let namespace = &stage.scratch.app.settings().namespace;
+    ["sale", "deducted", "buyers"].map(|key| format!("{namespace}:{{{sale}}}:{key}"))
+}
+
+/// Has Redis lose all it holds of `sales`.
+pub async fn forget(stage: &Stage, sales: &[Sale]) {
+    let mut redis = redis(stage).await;
+    for sale in sales {
+        let mut delete = redis::cmd("DEL");
+        delete.arg(&redis_keys(stage, &sale.id));
+        delete.query_async::<()>(&mut redis).await.expect("DEL");
+    }
+}
+
+/// A channel of a plain AMQP client.
+pub async fn channel(stage: &Stage) -> lapin::Channel {
+    let url = stage.scratch.app.settings().amqp_url.expose_secret();
+    let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
+    connection.await.expect("connect").create_channel().await.expect("channel")
+}
+
+pub async fn delete_queue(stage: &Stage, queue: Queue) {
+    let name = Topology::new(&stage.scratch.app.settings().namespace).queue(&queue);
+    let options = lapin::options::QueueDeleteOptions::default();
+    channel(stage).await.queue_delete(name.into(), options).await.expect("delete");
+}
+
+/// The URL of the database server, and the host and port in it.
+pub fn database_address(settings: &Settings) -> (String, String) {
+    address(settings.database_url.expose_secret())
+}
+
+/// The URL of the broker, and the host and port in it.
+pub fn broker_address(settings: &Settings) -> (String, String) {
+    address(settings.amqp_url.expose_secret())
+}
+
+fn address(url: &str) -> (String, String) {
+    let after = url.split_once('@').map_or(url, |(_, after)| after);
+    let address = after.split('/').next().unwrap_or(after);
+    (url.to_owned(), address.to_owned())
+}

@@ -1,0 +1,87 @@
+//! Databases that the ledger refuses to run on, and what it says then.
+
+use floodgate::ledger::{LedgerError, PostgresLedger};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::harness::process::{self, PrivatePostgres};
+use crate::harness::{Stage, database, settings, unique};
+
+/// What is wrong with the database at `url`.
+async fn complaint(url: &SecretString) -> String {
+    let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
+    match ledger.check().await {
+        Err(LedgerError::Permanent(error)) => error.to_string(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_confirms_before_it_has_stored_is_refused() {
+    let stage = Stage::new("synchronous").await;
+    let url = &stage.scratch.app.settings().database_url;
+    let name = &stage.scratch.app.settings().namespace;
+    for whose in
+        [format!("database \"{name}\""), format!("role current_user in database \"{name}\"")]
+    {
+        let mut connection = database(&stage).await;
+        let set = format!("alter {whose} set synchronous_commit = off");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&mut connection).await.expect("set");
+        let complaint = complaint(url).await;
+        for part in ["synchronous_commit is off", "lose decisions", "turn it on"] {
+            assert!(complaint.contains(part), "{complaint}");
+        }
+        let worker = process::run(&stage, &["worker"]);
+        let said = String::from_utf8_lossy(&worker.stderr).into_owned();
+        assert_eq!(worker.status.code(), Some(1), "{said}");
+        assert!(said.contains("synchronous_commit is off"), "{said}");
+        let reset = format!("alter {whose} reset synchronous_commit");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(reset)).execute(&mut connection).await.expect("reset");
+    }
+    let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
+    ledger.check().await.expect("as it was");
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_write_to_its_disk_is_refused() {
+    let server = PrivatePostgres::start(&["-c", "fsync=off"]);
+    let url = SecretString::from(server.url());
+    assert!(complaint(&url).await.contains("floodgate migrate"), "no ledger yet");
+    PostgresLedger::migrate(&url).await.expect("migrate");
+    let complaint = complaint(&url).await;
+    assert!(complaint.contains("fsync is off") && complaint.contains("turn it on"), "{complaint}");
+}
+
+/// As much as floodgate 0.1 left in a database as is looked at.
+const LEDGER_OF_0_1: &str = "
+    create table decisions (order_id text primary key, sale_id text not null, user_id text not null);
+    create table _sqlx_migrations (version bigint primary key, description text not null,
+        installed_on timestamptz not null default now(), success boolean not null,
+        checksum bytea not null, execution_time bigint not null);
+    insert into _sqlx_migrations values (1, 'ledger', now(), true, '\\x00', 0);";
+
+#[tokio::test]
+async fn a_database_of_version_0_1_is_refused_and_left_as_it_is() {
+    let (settings, name) = (settings(), unique("version-0-1"));
+    let url = PostgresLedger::create_database(&settings.database_url, &name).await.expect("create");
+    let connect = || <sqlx::PgConnection as sqlx::Connection>::connect(url.expose_secret());
+    sqlx::raw_sql(LEDGER_OF_0_1)
+        .execute(&mut connect().await.expect("connect"))
+        .await
+        .expect("as 0.1 left it");
+    let migrated = PostgresLedger::migrate(&url).await;
+    let Err(LedgerError::Permanent(refused)) = migrated else { panic!("migrated: {migrated:?}") };
+    for complaint in [complaint(&url).await, refused.to_string()] {
+        for part in ["floodgate 0.1", "drain 0.1", "database of its own", "CHANGELOG.md"] {
+            assert!(complaint.contains(part), "{complaint}");
+        }
+    }
+    let columns: i64 = sqlx::query_scalar(
+        "select count(*) from information_schema.columns where table_name = 'decisions'",
+    )
+    .fetch_one(&mut connect().await.expect("connect"))
+    .await
+    .expect("columns");
+    assert_eq!(columns, 3);
+    PostgresLedger::drop_database(&settings.database_url, &name).await.expect("drop");
+}
