@@ -105,11 +105,12 @@ mod tests {
     use super::*;
     use crate::broker::Properties;
 
+    type Letters = Batcher<fn(Delivery) -> VecDeque<Item>>;
     type Queues = [UnboundedSender<Delivery>; 2];
 
     /// A batcher of messages in which every letter is an intent, and where messages are put in: returned
     /// ones, and new ones.
-    fn batcher(max_batch: usize) -> (Batcher<fn(Delivery) -> VecDeque<Item>>, Queues) {
+    fn batcher(max_batch: usize) -> (Letters, Queues) {
         let queue = || {
             let (deliver, incoming) = unbounded_channel();
             let consumer = tokio::spawn(async {});

@@ -150,8 +150,8 @@ async fn an_amendment_that_fails_costs_its_buyer_nothing() {
 
         // Redis forgets the buyer, grants a conflict, and is not told that it was wrong.
         crate::harness::forget(&stage, &[limited]).await;
-        let state = stage.ledger.sales(None).await.expect("sales");
-        stage.inventory.prime(&state).await.expect("prime");
+        let sales = stage.ledger.sales(None).await.expect("sales");
+        stage.inventory.prime(&sales).await.expect("prime");
         proxy.cut_on(amend.get_hash(), passes);
         let conflict = order("o", "s", "u", 2);
         stage.post_orders(std::slice::from_ref(&conflict)).await;

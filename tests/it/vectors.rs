@@ -367,7 +367,8 @@ fn hold_against_the_rule(runtime: &tokio::runtime::Runtime, ledger: &dyn Ledger,
                 }
             }
             for sale in &sales {
-                let stored = ledger.sales(Some(&[sale.id.clone()])).await.expect("sales");
+                let stored =
+                    ledger.sales(Some(std::slice::from_ref(&sale.id))).await.expect("sales");
                 let expected = &model.sales[&sale.id];
                 assert_eq!((stored[0].sold, stored[0].version), (expected.sold, 1));
                 assert_eq!(stored[0].sold_out_at.is_some(), expected.sold_out_at.is_some());

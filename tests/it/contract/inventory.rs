@@ -27,13 +27,13 @@ async fn propose(stage: &Stage, orders: &[Order]) -> Vec<Option<Hint>> {
 }
 
 async fn prime(stage: &Stage, sale: Sale) -> SaleState {
-    let state = SaleState::opened(sale);
-    stage.inventory.prime(std::slice::from_ref(&state)).await.expect("prime");
-    state
+    let opened = SaleState::opened(sale);
+    stage.inventory.prime(std::slice::from_ref(&opened)).await.expect("prime");
+    opened
 }
 
-async fn amend(stage: &Stage, state: &SaleState, orders: Vec<(&Order, bool)>) {
-    let amendment = Amendment { state, buyers: Vec::new(), orders };
+async fn amend(stage: &Stage, sale: &SaleState, orders: Vec<(&Order, bool)>) {
+    let amendment = Amendment { state: sale, buyers: Vec::new(), orders };
     stage.inventory.amend(&[amendment]).await.expect("amend");
 }
 
@@ -85,18 +85,18 @@ async fn an_amendment_overwrites_the_state_and_takes_orders_in_and_out() {
     let opened = prime(&stage, sale("s", 5)).await;
     let (wrong, right) = (order("a", "s", "u", 3), order("b", "s", "v", 3));
     assert_eq!(propose(&stage, &[wrong.clone(), right.clone()]).await, [YES, NO]);
-    let state = SaleState { sold: 3, ..opened.clone() };
+    let sold = SaleState { sold: 3, ..opened.clone() };
     for _ in 0..2 {
-        amend(&stage, &state, vec![(&wrong, false), (&right, true)]).await;
+        amend(&stage, &sold, vec![(&wrong, false), (&right, true)]).await;
         assert_eq!(left(&stage, "s").await, Some(2));
         assert_eq!(propose(&stage, &[right.clone(), wrong.clone()]).await, [YES, NO]);
     }
     // Late ones: what they say of orders holds, the older state does not.
     amend(&stage, &opened, vec![]).await;
     assert_eq!(left(&stage, "s").await, Some(2));
-    let restocked = SaleState { version: 2, sale: sale("s", 50), ..state.clone() };
+    let restocked = SaleState { version: 2, sale: sale("s", 50), ..sold.clone() };
     amend(&stage, &restocked, vec![]).await;
-    amend(&stage, &SaleState { sold: 5, ..state }, vec![]).await;
+    amend(&stage, &SaleState { sold: 5, ..sold }, vec![]).await;
     assert_eq!(left(&stage, "s").await, Some(47));
     // Of a sale that is not held nothing is taken in.
     amend(&stage, &SaleState::opened(sale("t", 9)), vec![(&order("a", "t", "u", 1), true)]).await;
@@ -111,8 +111,8 @@ async fn priming_a_sale_that_is_held_takes_over_what_is_newer() {
     let first = order("a", "s", "u", 3);
     propose(&stage, std::slice::from_ref(&first)).await;
     let closed = Sale { closes_at: Some(Utc::now() - TimeDelta::minutes(1)), ..sale("s", 5) };
-    let state = SaleState { version: 2, sale: closed, sold: 3, ..opened };
-    stage.inventory.prime(&[state]).await.expect("prime");
+    let newer = SaleState { version: 2, sale: closed, sold: 3, ..opened };
+    stage.inventory.prime(&[newer]).await.expect("prime");
     assert_eq!(propose(&stage, &[first, order("b", "s", "v", 1)]).await, [YES, NO]);
     stage.remove().await;
 }
@@ -121,9 +121,9 @@ async fn priming_a_sale_that_is_held_takes_over_what_is_newer() {
 async fn an_amendment_teaches_what_buyers_have() {
     let stage = Stage::new("inventory").await;
     let opened = prime(&stage, Sale { per_user_limit: Some(2), ..sale("s", 9) }).await;
-    let state = SaleState { sold: 2, ..opened };
+    let sold = SaleState { sold: 2, ..opened };
     let user = UserId::parse("u").expect("id");
-    let amendment = Amendment { state: &state, buyers: vec![(&user, 2)], orders: Vec::new() };
+    let amendment = Amendment { state: &sold, buyers: vec![(&user, 2)], orders: Vec::new() };
     stage.inventory.amend(&[amendment]).await.expect("amend");
     let hints = propose(&stage, &[order("a", "s", "u", 1), order("b", "s", "v", 2)]).await;
     assert_eq!(hints, [NO, YES]);

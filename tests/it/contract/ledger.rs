@@ -186,7 +186,7 @@ async fn deciding_again_gives_the_same_decisions_whatever_the_hints(ledger: L) {
         }
     }
     let other = order("o-0", "s", "u-0", 2);
-    assert_eq!(decide(&ledger, &[other.clone()]).await, [Answer::Conflict]);
+    assert_eq!(decide(&ledger, std::slice::from_ref(&other)).await, [Answer::Conflict]);
     let twice = [order("new", "s", "u", 1), other, order("new", "s", "u", 1)];
     let answers = decide(&ledger, &twice).await;
     assert_eq!(outcome(&answers[0]), Outcome::SoldOut);
