@@ -18,7 +18,7 @@ use super::requests::{Id, Json, Whole};
 use crate::event::rfc3339;
 use crate::ledger::{Changed, Opening};
 use crate::order::{AdjustmentId, Quantity, SaleId};
-use crate::sale::{Sale, SaleState};
+use crate::sale::{Sale, SaleState, StockTooLarge};
 use crate::verification::NO_USER_SERVICE;
 
 /// Sales in one answer, if nothing else is asked for, and at most.
@@ -156,7 +156,7 @@ pub(super) struct OpenRequest {
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "bottles")]
     sale_id: String,
     /// Units on offer
-    #[schema(value_type = u32, format = Int64, minimum = 0, maximum = 4_294_967_295_u32, example = 100)]
+    #[schema(value_type = u32, format = Int64, minimum = 0, maximum = 2_147_483_647, example = 100)]
     stock: Whole<u32>,
     /// The most units one buyer may get; no limit if left out
     #[schema(value_type = Option<u32>, format = Int64, minimum = 1, maximum = 4_294_967_295_u32)]
@@ -254,13 +254,6 @@ pub(super) async fn restock(
         let accepted = format!("a whole number from 1 to {}", Quantity::MAX);
         Kind::Invalid.because(format!("units is {units}; accepted: {accepted}"))
     })?;
-    // The ledger holds this as well; here the operator is told why.
-    let state = api.ledger.sales(Some(std::slice::from_ref(&id))).await?.pop();
-    let state = state.ok_or_else(|| unknown(&id))?;
-    if state.sale.stock.checked_add(quantity.get()).is_none() {
-        let detail = format!("a sale can't offer more than {} units", u32::MAX);
-        return Err(Kind::Invalid.because(detail));
-    }
     let changed = api.operations.restock(&id, adjustment_id, quantity, Utc::now()).await?;
     answer(&api, &id, changed).await
 }
@@ -335,6 +328,7 @@ async fn answer(
             first.units.get(),
             first.sale_id
         ))),
+        Changed::StockTooLarge => Err(Kind::Invalid.because(StockTooLarge.to_string())),
         Changed::UnknownSale => Err(unknown(id)),
     }
 }

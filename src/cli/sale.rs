@@ -13,7 +13,7 @@ use crate::api::SaleView;
 use crate::app::App;
 use crate::ledger::{Changed, Opening};
 use crate::order::{AdjustmentId, Quantity, SaleId};
-use crate::sale::{Restock, Sale, SaleState};
+use crate::sale::{Restock, Sale, SaleState, StockTooLarge};
 use crate::verification::NO_USER_SERVICE;
 
 /// Sales opened in one call of the ledger.
@@ -301,6 +301,7 @@ fn show_changed(changed: Changed, id: &SaleId, json: bool) -> anyhow::Result<Exi
     match changed {
         Changed::Done { state, .. } => show(&[state], id, json),
         Changed::UnknownSale => show(&[], id, json),
+        Changed::StockTooLarge => Err(StockTooLarge.into()),
         Changed::Conflict(Restock { adjustment_id, sale_id, units, .. }) => bail!(
             "adjustment {adjustment_id} was used before: it has added {} units to sale {sale_id}",
             units.get()

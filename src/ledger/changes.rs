@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Change, Changed, LedgerError, Opening};
 use crate::order::SaleId;
-use crate::sale::{Announcement, Restock, Sale, SaleState, StockTooLarge};
+use crate::sale::{Announcement, Restock, Sale, SaleState};
 
 impl Opening {
     /// What became of each of `sales`, of which those called `new` were stored just now.
@@ -30,20 +30,18 @@ impl Opening {
 impl Change {
     /// Applies it to a sale, where `first` is the restock that its adjustment id stands for already.
     /// Returns what became of it, and whether there is anything to write.
-    pub(super) fn apply(
-        &self,
-        state: &mut SaleState,
-        first: Option<Restock>,
-    ) -> Result<(Changed, bool), StockTooLarge> {
+    pub(super) fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> (Changed, bool) {
         let (restock, is_new) = match self {
             Self::Restock { units, .. } if first.is_some() => {
                 if let Some(first) = first.as_ref().filter(|first| first.units != *units) {
-                    return Ok((Changed::Conflict(first.clone()), false));
+                    return (Changed::Conflict(first.clone()), false);
                 }
                 (first, false)
             }
             Self::Restock { adjustment_id, units, at } => {
-                state.restock(*units)?;
+                if state.restock(*units).is_err() {
+                    return (Changed::StockTooLarge, false);
+                }
                 let restock = Restock {
                     adjustment_id: adjustment_id.clone(),
                     sale_id: state.sale.id.clone(),
@@ -57,7 +55,7 @@ impl Change {
             Self::Close { at } => (None, state.close(*at)),
             Self::Verify { on } => (None, state.set_verification(*on)),
         };
-        Ok((Changed::Done { state: state.clone(), restock }, is_new))
+        (Changed::Done { state: state.clone(), restock }, is_new)
     }
 }
 

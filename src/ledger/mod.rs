@@ -99,6 +99,8 @@ pub enum Changed {
     },
     /// The adjustment id was used before in this sale, for this other restock.
     Conflict(Restock),
+    /// The sale would have more units on offer than a sale can have, so nothing is changed.
+    StockTooLarge,
     /// The ledger has no such sale.
     UnknownSale,
 }

@@ -185,7 +185,7 @@ impl Ledger for PostgresLedger {
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
         self.run(async |db| {
             let Some(mut state) = rows::lock_sales(db, &[sale]).await?.remove(sale) else {
-                return Ok(Ok(Changed::UnknownSale));
+                return Ok(Changed::UnknownSale);
             };
             let first = match change {
                 Change::Restock { adjustment_id, .. } => {
@@ -193,18 +193,14 @@ impl Ledger for PostgresLedger {
                 }
                 Change::Close { .. } | Change::Verify { .. } => None,
             };
-            Ok(match change.apply(&mut state, first) {
-                Err(refused) => Err(permanent(refused)),
-                Ok((changed, is_new)) => {
-                    if is_new {
-                        rows::update_sale(db, &state).await?;
-                        rows::announce(db, &changed.owed()).await?;
-                    }
-                    Ok(changed)
-                }
-            })
+            let (changed, is_new) = change.apply(&mut state, first);
+            if is_new {
+                rows::update_sale(db, &state).await?;
+                rows::announce(db, &changed.owed()).await?;
+            }
+            Ok(changed)
         })
-        .await?
+        .await
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {

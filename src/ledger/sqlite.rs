@@ -95,7 +95,7 @@ impl Ledger for SqliteLedger {
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
         self.run(Survives::PowerLoss, async |db| {
             let Some(mut state) = rows::sales(&mut *db, &[sale]).await?.remove(sale) else {
-                return Ok(Ok(Changed::UnknownSale));
+                return Ok(Changed::UnknownSale);
             };
             let first = match change {
                 Change::Restock { adjustment_id, .. } => {
@@ -103,18 +103,14 @@ impl Ledger for SqliteLedger {
                 }
                 Change::Close { .. } | Change::Verify { .. } => None,
             };
-            Ok(match change.apply(&mut state, first) {
-                Err(refused) => Err(LedgerError::Permanent(Box::new(refused))),
-                Ok((changed, is_new)) => {
-                    if is_new {
-                        rows::update_sale(db, &state).await?;
-                        rows::announce(db, &changed.owed()).await?;
-                    }
-                    Ok(changed)
-                }
-            })
+            let (changed, is_new) = change.apply(&mut state, first);
+            if is_new {
+                rows::update_sale(db, &state).await?;
+                rows::announce(db, &changed.owed()).await?;
+            }
+            Ok(changed)
         })
-        .await?
+        .await
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {

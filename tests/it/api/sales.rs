@@ -1,5 +1,6 @@
 //! Sales, as everybody sees them and as operators change them.
 
+use floodgate::sale::MAX_STOCK;
 use serde_json::{Value, json};
 
 use super::{header, refused, stage, wanted};
@@ -50,6 +51,7 @@ async fn a_definition_that_makes_no_sense_opens_nothing() {
         json!({ "sale_id": "s" }),
         json!({ "stock": 1 }),
         json!({ "sale_id": "s", "stock": -1 }),
+        json!({ "sale_id": "s", "stock": MAX_STOCK + 1 }),
         json!({ "sale_id": "s", "stock": 4_294_967_296_u64 }),
         json!({ "sale_id": "s", "stock": 1, "per_user_limit": 0 }),
         json!({ "sale_id": "s", "stock": 1, "opens_at": "tomorrow" }),
@@ -61,7 +63,7 @@ async fn a_definition_that_makes_no_sense_opens_nothing() {
         refused(served.post("/v1/sales", &bad), 422, "invalid-request").await;
     }
     assert_eq!(answer(served.get("/v1/sales")).await, (200, json!({ "sales": [] })));
-    let most = json!({ "sale_id": "s", "stock": u32::MAX, "per_user_limit": u32::MAX });
+    let most = json!({ "sale_id": "s", "stock": MAX_STOCK, "per_user_limit": u32::MAX });
     assert_eq!(answer(served.post("/v1/sales", &most)).await.0, 201);
     assert_eq!(answer(served.post("/v1/sales", &most)).await.0, 200);
     let restock = json!({ "adjustment_id": "a", "units": 1 });
@@ -112,13 +114,14 @@ async fn a_restock_adds_its_units_once() {
     assert_eq!(figures(&added), (8.into(), 2.into()));
     assert_eq!(answer(restock("s", "delivery-1", 3)).await, (200, added));
     refused(restock("s", "delivery-1", 4), 409, "adjustment-conflict").await;
-    refused(restock("t", "delivery-1", 3), 409, "adjustment-conflict").await;
+    // The same id in another sale is another restock.
+    assert_eq!(figures(&answer(restock("t", "delivery-1", 4)).await.1), (9.into(), 2.into()));
     refused(restock("never", "delivery-2", 1), 404, "unknown-sale").await;
     for (id, units) in [("delivery-2", 0), ("delivery-2", 1_000_001), ("", 1), ("a b", 1)] {
         refused(restock("s", id, units), 422, "invalid-request").await;
     }
     assert_eq!(figures(&answer(served.get("/v1/sales/s")).await.1), (8.into(), 2.into()));
-    assert_eq!(figures(&answer(served.get("/v1/sales/t")).await.1), (5.into(), 1.into()));
+    assert_eq!(figures(&answer(served.get("/v1/sales/t")).await.1), (9.into(), 2.into()));
     let all = served.post("/v1/sales/s/orders", &wanted("u", 8)).header("prefer", "wait=30");
     assert_eq!(answer(all).await.1["outcome"], "created");
     served.stop().await;
