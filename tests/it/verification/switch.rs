@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use floodgate::decision::{Outcome, Reason};
 use floodgate::ledger::Change;
 use floodgate::order::Order;
+use floodgate::sale::MAX_STOCK;
 
 use super::{Users, checked_sale, until, until_decided, with_users};
 use crate::harness::check::{self, Totals};
@@ -83,7 +84,7 @@ async fn an_embedded_worker_follows_what_another_process_switches() {
     use floodgate::broker::Message;
 
     let embedded = Embedded::new().await;
-    embedded.ledger.open(&[checked_sale("away", u32::MAX)]).await.expect("open");
+    embedded.ledger.open(&[checked_sale("away", MAX_STOCK)]).await.expect("open");
     let users = Users::new();
     let mut worker = embedded.worker();
     worker.verifier = Some(users.clone());
