@@ -48,7 +48,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ("governor", &["src/api", "src/user_service"]),
         ("rand", &["src/user_service"]),
         ("rand_distr", &["src/user_service"]),
-        ("xxhash_rust", &["src/user_service"]),
+        ("xxhash_rust", &["src/user_service", "src/inventory/redis.rs"]),
         ("jsonwebtoken", &["src/api/auth"]),
         ("ring", &["src/api/auth", "src/api/asked.rs"]),
         ("hyper", &["src/api/server.rs", "src/cli/client.rs"]),

@@ -1,7 +1,7 @@
 -- Overwrites what is held of a sale with what the ledger has said. Safe to repeat and to come late: the
 -- definition, stock and buyers of an older state are not taken over.
 --
--- KEYS     as in deduct.lua
+-- KEYS[1]  sale, KEYS[2] deducted, KEYS[3] buyers: as in deduct.lua
 -- ARGV[1]  '1' to load a sale that is not held, '' to leave it alone
 -- ARGV     then of the sale: version, sold, stock (units on offer), limit, opens_at, closes_at,
 --          verification, expires_at, as in deduct.lua
