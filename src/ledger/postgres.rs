@@ -176,7 +176,7 @@ impl Ledger for PostgresLedger {
             .run(async |db| {
                 let new = rows::insert_sales(db, sales).await?;
                 let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
-                Ok((new, rows::sales(db, &ids).await?))
+                Ok((new, rows::sales(db, &ids).await?.1))
             })
             .await?;
         Opening::all(sales, new, &states)
@@ -184,7 +184,7 @@ impl Ledger for PostgresLedger {
 
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
         self.run(async |db| {
-            let Some(mut state) = rows::lock_sales(db, &[sale]).await?.remove(sale) else {
+            let Some(mut state) = rows::lock_sales(db, &[sale]).await?.1.remove(sale) else {
                 return Ok(Changed::UnknownSale);
             };
             let first = match change {
@@ -206,7 +206,7 @@ impl Ledger for PostgresLedger {
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
         self.run(async |db| {
             let Some(ids) = ids else { return rows::all_sales(db).await };
-            Ok(sorted(rows::sales(db, &ids.iter().collect::<Vec<_>>()).await?))
+            Ok(sorted(rows::sales(db, &ids.iter().collect::<Vec<_>>()).await?.1))
         })
         .await
     }

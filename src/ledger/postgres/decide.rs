@@ -4,19 +4,17 @@
 //! one statement in the order of their ids, and only then decisions by an insert in the order of
 //! their keys. No sale is locked after that.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 
-use super::rows;
+use super::rows::{self, SalesRead};
 use super::transaction::{Begin, Transaction};
 use crate::fault::crash_point;
 use crate::ledger::batch::{Batch, Changes, awaits_verification, limited};
 use crate::ledger::{Decided, Proposed};
-use crate::order::{Candidate, SaleId};
+use crate::order::Candidate;
 use crate::rules::State;
-use crate::sale::SaleState;
 
 /// Which stored decisions are read before the rule is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,18 +48,18 @@ pub(super) async fn attempt(
     if !refused.is_empty() {
         // A refusal that is right by a read without a lock stays right: within a version of a sale
         // units are only ever sold.
-        let sales = rows::sales(connection, &refused).await?;
+        let read_at = rows::sales(connection, &refused).await?;
         let orders: Vec<_> = batch.orders_of(&refused).collect();
-        let state = read(connection, sales, &orders, max_age, look_up).await?;
+        let state = read(connection, read_at, &orders, max_age, look_up).await?;
         batch.decide(&refused, state);
         selling.extend(batch.selling(&refused));
         selling.sort_unstable();
     }
     crash_point("read");
     if !selling.is_empty() {
-        let sales = rows::lock_sales(connection, &selling).await?;
+        let locked = rows::lock_sales(connection, &selling).await?;
         let orders: Vec<_> = batch.orders_of(&selling).collect();
-        let state = read(connection, sales, &orders, max_age, look_up).await?;
+        let state = read(connection, locked, &orders, max_age, look_up).await?;
         batch.decide(&selling, state);
     }
     crash_point("locked");
@@ -78,13 +76,12 @@ pub(super) async fn attempt(
 /// are to be sold: these statements see what the transaction before the lock has left.
 async fn read(
     connection: &mut PgConnection,
-    sales: HashMap<SaleId, SaleState>,
+    (now, sales): SalesRead,
     orders: &[&Candidate],
     max_age: Duration,
     look_up: LookUp,
 ) -> Result<State, sqlx::Error> {
     let buyers = limited(&sales, orders.iter().copied());
-    let now = rows::now(connection).await?;
     let units = rows::units(connection, &buyers).await?;
     let wanted = orders
         .iter()
@@ -98,10 +95,10 @@ async fn read(
 /// Writes what the batch came to. False when a decision is there already.
 async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {
     let Changes { decisions, sales, buyers, announcements } = changes;
-    if rows::insert_decisions(connection, decisions).await? < decisions.len() as u64 {
+    let stored = rows::insert_decisions(connection, decisions, sales).await?;
+    if stored < decisions.len() as u64 {
         return Ok(false);
     }
-    rows::update_sold(connection, sales).await?;
     rows::set_units(connection, buyers).await?;
     rows::announce(connection, announcements).await?;
     Ok(true)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, query, query_as, query_scalar};
+use sqlx::{AssertSqlSafe, FromRow, Row, query, query_as, query_scalar};
 
 use crate::decision::Decision;
 use crate::ledger::MAX_ANNOUNCEMENTS;
@@ -35,20 +35,23 @@ pub(super) async fn all_sales(db: &mut PgConnection) -> Result<Vec<SaleState>, s
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
+/// Sales of a batch, and the ledger's time when the last of them was read.
+pub(super) type SalesRead = (DateTime<Utc>, HashMap<SaleId, SaleState>);
+
 /// Those of `ids` that exist.
 pub(super) async fn sales(
     db: &mut PgConnection,
     ids: &[&SaleId],
-) -> Result<HashMap<SaleId, SaleState>, sqlx::Error> {
+) -> Result<SalesRead, sqlx::Error> {
     named_sales(db, ids, "").await
 }
 
 /// Those of `ids` that exist, locked in the order of their ids against whoever would sell or change
-/// them. The rows are as the transaction before the lock has left them.
+/// them. The rows are as the transaction before the lock has left them, and the time is after it.
 pub(super) async fn lock_sales(
     db: &mut PgConnection,
     ids: &[&SaleId],
-) -> Result<HashMap<SaleId, SaleState>, sqlx::Error> {
+) -> Result<SalesRead, sqlx::Error> {
     named_sales(db, ids, "order by sale_id for no key update").await
 }
 
@@ -56,15 +59,19 @@ async fn named_sales(
     db: &mut PgConnection,
     ids: &[&SaleId],
     how: &str,
-) -> Result<HashMap<SaleId, SaleState>, sqlx::Error> {
-    let sql = AssertSqlSafe(format!("{SALES} where sale_id = any ($1) {how}"));
-    rows::sales(query_as(sql).bind(column(ids, |id| id.as_str())).fetch_all(db).await?)
-}
-
-/// The ledger's time.
-pub(super) async fn now(db: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
-    let now: DateTime<Utc> = query_scalar("select clock_timestamp()").fetch_one(db).await?;
-    Ok(now.trunc_subsecs(3))
+) -> Result<SalesRead, sqlx::Error> {
+    // The clock is read above the part that locks, once a row has come out of it.
+    let sql = AssertSqlSafe(format!(
+        "with read as materialized ({SALES} where sale_id = any ($1) {how})
+         select *, clock_timestamp() as read_at from read"
+    ));
+    let rows = query(sql).bind(column(ids, |id| id.as_str())).fetch_all(db).await?;
+    let (mut now, mut states) = (DateTime::UNIX_EPOCH, Vec::with_capacity(rows.len()));
+    for row in &rows {
+        now = now.max(row.try_get("read_at")?);
+        states.push(rows::SaleRow::from_row(row)?);
+    }
+    Ok((now.trunc_subsecs(3), rows::sales(states)?))
 }
 
 /// The units of `buyers`, 0 for those who have none.
@@ -104,53 +111,47 @@ pub(super) async fn decisions(
     rows::decisions(select.fetch_all(db).await?)
 }
 
-/// Stores decisions, in the order given. Returns how many were not there already.
+/// Stores decisions, in the order given, and how much of `sales`, which are locked, is sold by them.
+/// Returns how many decisions were not there already.
 pub(super) async fn insert_decisions(
     db: &mut PgConnection,
     decisions: &[&Decision],
+    sales: &[&SaleState],
 ) -> Result<u64, sqlx::Error> {
-    if decisions.is_empty() {
-        return Ok(0);
-    }
-    let insert = query(
-        "insert into decisions (sale_id, order_id, user_id, quantity, outcome, waited_ms, decided_at,
-                version, sold)
+    const INSERT: &str = "insert into decisions (sale_id, order_id, user_id, quantity, outcome, waited_ms,
+                decided_at, version, sold)
          select sale_id, order_id, user_id, quantity, outcome::\"char\", waited_ms, decided_at,
                 version, sold
          from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::integer[],
                 $7::timestamptz[], $8::integer[], $9::integer[])
              as i (sale_id, order_id, user_id, quantity, outcome, waited_ms, decided_at, version, sold)
-         on conflict do nothing",
-    )
-    .bind(column(decisions, |decision| decision.order.sale_id.as_str()))
-    .bind(column(decisions, |decision| decision.order.id.as_str()))
-    .bind(column(decisions, |decision| decision.order.user_id.as_str()))
-    .bind(column(decisions, |decision| int(decision.order.quantity.get())))
-    .bind(column(decisions, |decision| letter(decision.outcome)))
-    .bind(column(decisions, |decision| waited_ms(decision)))
-    .bind(column(decisions, |decision| decision.decided_at))
-    .bind(column(decisions, |decision| int(decision.version)))
-    .bind(column(decisions, |decision| int(decision.sold)));
-    Ok(insert.execute(db).await?.rows_affected())
-}
-
-/// Writes how much of `sales`, which are locked, is sold.
-pub(super) async fn update_sold(
-    db: &mut PgConnection,
-    sales: &[&SaleState],
-) -> Result<(), sqlx::Error> {
-    if sales.is_empty() {
-        return Ok(());
+         on conflict do nothing";
+    const SELL: &str = "with sold as (
+             update sales s set sold = i.sold, sold_out_at = i.sold_out_at
+             from unnest($10::text[], $11::integer[], $12::timestamptz[])
+                 as i (sale_id, sold, sold_out_at)
+             where s.sale_id = i.sale_id)";
+    if decisions.is_empty() {
+        return Ok(0);
     }
-    let update = query(
-        "update sales s set sold = i.sold, sold_out_at = i.sold_out_at
-         from unnest($1::text[], $2::integer[], $3::timestamptz[]) as i (sale_id, sold, sold_out_at)
-         where s.sale_id = i.sale_id",
-    )
-    .bind(column(sales, |state| state.sale.id.as_str()))
-    .bind(column(sales, |state| int(state.sold)))
-    .bind(column(sales, |state| state.sold_out_at));
-    update.execute(db).await.map(drop)
+    let sql = if sales.is_empty() { INSERT.to_owned() } else { format!("{SELL} {INSERT}") };
+    let mut insert = query(AssertSqlSafe(sql))
+        .bind(column(decisions, |decision| decision.order.sale_id.as_str()))
+        .bind(column(decisions, |decision| decision.order.id.as_str()))
+        .bind(column(decisions, |decision| decision.order.user_id.as_str()))
+        .bind(column(decisions, |decision| int(decision.order.quantity.get())))
+        .bind(column(decisions, |decision| letter(decision.outcome)))
+        .bind(column(decisions, |decision| waited_ms(decision)))
+        .bind(column(decisions, |decision| decision.decided_at))
+        .bind(column(decisions, |decision| int(decision.version)))
+        .bind(column(decisions, |decision| int(decision.sold)));
+    if !sales.is_empty() {
+        insert = insert
+            .bind(column(sales, |state| state.sale.id.as_str()))
+            .bind(column(sales, |state| int(state.sold)))
+            .bind(column(sales, |state| state.sold_out_at));
+    }
+    Ok(insert.execute(db).await?.rows_affected())
 }
 
 /// Writes how many units buyers of locked sales have, with their limit.
