@@ -21,7 +21,7 @@ use crate::sale::SaleState;
 pub const UNKNOWN_SALE: &str = "unknown_sale";
 /// Reason of a dead letter whose order id was used before for another order of the sale.
 pub const ORDER_ID_CONFLICT: &str = "order_id_conflict";
-/// Reason of a dead letter that the ledger cannot store, whatever is tried.
+/// Reason of a dead letter that the ledger refuses every time.
 pub const UNDECIDABLE: &str = "undecidable";
 
 /// A batch whose decisions are final.

@@ -46,8 +46,8 @@ pub(super) async fn sales(
     named_sales(db, ids, "").await
 }
 
-/// Those of `ids` that exist, locked in the order of their ids against whoever would sell or change
-/// them. The rows are as the transaction before the lock has left them, and the time is after it.
+/// Those of `ids` that exist, locked in the order of their ids, so that no other transaction sells or
+/// changes them. The rows are as the transaction before the lock has left them, and the time is after it.
 pub(super) async fn lock_sales(
     db: &mut PgConnection,
     ids: &[&SaleId],
