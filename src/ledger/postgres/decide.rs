@@ -95,8 +95,7 @@ async fn read(
 /// Writes what the batch came to. False when a decision is there already.
 async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {
     let Changes { decisions, sales, buyers, announcements } = changes;
-    let stored = rows::insert_decisions(connection, decisions, sales).await?;
-    if stored < decisions.len() as u64 {
+    if !rows::insert_decisions(connection, decisions, sales).await? {
         return Ok(false);
     }
     rows::set_units(connection, buyers).await?;
