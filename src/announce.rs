@@ -1,6 +1,6 @@
 //! Announcements: that a sale sold out or was restocked, published at least once.
 //!
-//! The ledger keeps what is owed in the transaction that made it so, and forgets it once the broker has
+//! The ledger keeps what is owed in the transaction that made it so, and marks it once the broker has
 //! confirmed it; a crash between the two publishes it again, under the same id.
 
 use crate::broker::{Broker, BrokerError, Message};
