@@ -65,20 +65,9 @@ impl Outcome {
         }
     }
 
-    /// The word that the ledger stores: the reason of a rejection, else [`Outcome::name`].
+    /// One word for each outcome: the reason of a rejection, else [`Outcome::name`].
     pub fn code(self) -> &'static str {
         self.reason().map_or(self.name(), Reason::name)
-    }
-
-    /// Reads back what [`Outcome::code`] wrote.
-    pub fn from_code(code: &str) -> Option<Self> {
-        match code {
-            "created" => Some(Self::Created),
-            "sold_out" => Some(Self::SoldOut),
-            reason => {
-                Reason::ALL.into_iter().find(|known| known.name() == reason).map(Self::Rejected)
-            }
-        }
     }
 }
 
@@ -107,19 +96,4 @@ pub enum Hint {
     Granted,
     /// Probably refused, or not to be decided before its user is verified.
     Refused,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_outcome_survives_its_code() {
-        let mut all = vec![Outcome::Created, Outcome::SoldOut];
-        all.extend(Reason::ALL.map(Outcome::Rejected));
-        for outcome in all {
-            assert_eq!(Outcome::from_code(outcome.code()), Some(outcome));
-        }
-        assert_eq!(Outcome::from_code("rejected"), None);
-    }
 }

@@ -1,5 +1,5 @@
 //! That a sale sold out or was restocked is announced at least once and always under the same id,
-//! whoever dies in between.
+//! whichever process dies in between.
 
 use floodgate::broker::Queue;
 use floodgate::broker::topology::Topology;
@@ -12,7 +12,7 @@ use crate::harness::process::{WorkerProcess, floodgate, run};
 use crate::harness::users::until_decided;
 use crate::harness::{Stage, channel, order, orders, post, sale, until};
 
-/// Announcements for a subscriber of its own.
+/// Announcements, in a queue that only this test subscribes to.
 struct News(lapin::Channel);
 
 const QUEUE: &str = "news";

@@ -1,5 +1,5 @@
 //! Every unit sells: orders that must be refused cost nobody else a unit, whatever Redis holds, and
-//! whoever dies in between.
+//! whichever process dies in between.
 
 #[path = "undersell/after_refusals.rs"]
 mod after_refusals;

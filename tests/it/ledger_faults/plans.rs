@@ -31,7 +31,7 @@ async fn scans(stage: &Stage) -> Vec<Scans> {
     .expect("statistics")
 }
 
-/// Decides orders by number, each for a buyer of its own, with a ledger that is closed afterwards, so
+/// Decides orders by number, each for another buyer, with a ledger that is closed afterwards, so
 /// that the server counts what it did.
 async fn decide_many(stage: &Stage, numbers: Range<usize>, redelivered: bool) {
     let ledger = stage.scratch.app.ledger().await.expect("a pool of its own");
