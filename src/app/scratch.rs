@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use secrecy::SecretString;
 
 use super::App;
 use crate::broker::{Deliveries, Queue, RabbitBroker};
@@ -29,8 +30,7 @@ enum Place {
 }
 
 struct Servers {
-    outside: Settings,
-    name: String,
+    database_url: SecretString,
     broker: RabbitBroker,
     inventory: RedisInventory,
     ledger: PostgresLedger,
@@ -40,7 +40,7 @@ impl Scratch {
     /// Makes a place called `name`, with the ledger's schema: on the servers of `settings`, or in
     /// the folder for temporary files if there are none.
     pub async fn create(settings: &Settings, name: &str) -> Result<Self> {
-        let (outside, mut inside) = (settings.clone(), settings.clone());
+        let mut inside = settings.clone();
         name.clone_into(&mut inside.namespace);
         if settings.is_embedded() {
             let folder = std::env::temp_dir().join(name);
@@ -56,10 +56,10 @@ impl Scratch {
         let broker = RabbitBroker::new(&inside.amqp_url, name, &inside.broker, limit)?;
         let inventory = RedisInventory::new(&inside.redis_url, name, &inside.inventory, 2)?;
         let ledger = PostgresLedger::new(&inside.database_url, &inside.ledger)?;
+        let database_url = inside.database_url.clone();
         let app = App::new(inside);
         app.migrate().await?;
-        let name = name.to_owned();
-        let servers = Servers { outside, name, broker, inventory, ledger };
+        let servers = Servers { database_url, broker, inventory, ledger };
         Ok(Self { app, place: Place::Servers(Box::new(servers)) })
     }
 
@@ -105,8 +105,7 @@ impl Scratch {
             Place::Servers(servers) => {
                 let redis = servers.inventory.remove().await;
                 let queues = servers.broker.remove(&[SUBSCRIBER]).await;
-                let url = &servers.outside.database_url;
-                let database = PostgresLedger::drop_database(url, &servers.name).await;
+                let database = PostgresLedger::drop_database(&servers.database_url).await;
                 redis?;
                 queues?;
                 Ok(database?)

@@ -1,6 +1,7 @@
 //! `floodgate bench`.
 
 mod api;
+mod beside;
 mod buyers;
 mod hot;
 mod load;

@@ -27,7 +27,7 @@ pub trait Inventory: Send + Sync {
 
     /// Overwrites what it holds of sales with what the ledger has said. Amendments may be repeated and
     /// come late. One for a sale that it does not hold does nothing.
-    async fn amend(&self, amendments: &[Amendment<'_>]) -> Result<(), InventoryError>;
+    async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError>;
 
     /// Loads sales that it does not hold. Of those it holds it takes over what is newer.
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
@@ -35,13 +35,20 @@ pub trait Inventory: Send + Sync {
 
 /// What the ledger has said of one sale, where a hint was wrong.
 #[derive(Debug, Clone)]
-pub struct Amendment<'a> {
+pub struct Amendment {
     /// The sale as the ledger has left it.
-    pub state: &'a SaleState,
+    pub state: SaleState,
     /// Buyers concerned, with their units, of a sale with a limit.
-    pub buyers: Vec<(&'a UserId, u32)>,
+    pub buyers: Vec<(UserId, u32)>,
     /// Orders that the hint was wrong for, and whether they have their units.
-    pub orders: Vec<(&'a Order, bool)>,
+    pub orders: Vec<(Order, bool)>,
+}
+
+impl Amendment {
+    /// One of a sale alone.
+    pub fn of(state: SaleState) -> Self {
+        Self { state, buyers: Vec::new(), orders: Vec::new() }
+    }
 }
 
 /// The inventory gave no answer. What it did is unknown; asking again is safe.

@@ -1,6 +1,6 @@
 //! The inventory on Redis: one script call for each sale of a batch, all in one pipeline.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,9 +8,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use chrono::{DateTime, Utc};
 use deadpool_redis::{Connection, Manager, Pool, Runtime};
+use futures_util::TryStreamExt;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisError, RedisResult, Script, Value,
+    AsyncCommands, AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisError, RedisResult, Script,
+    Value,
 };
 use secrecy::{ExposeSecret, SecretString};
 use xxhash_rust::xxh3::Xxh3;
@@ -30,12 +32,9 @@ pub struct RedisInventory {
     amend: Script,
 }
 
-/// The keys of one sale. The sale is their hash tag, so that they live in one slot of a cluster.
-struct Keys {
-    sale: String,
-    deducted: String,
-    buyers: String,
-}
+/// The keys of one sale: its counters, the orders it has deducted for, and its buyers. The sale is their
+/// hash tag, so that they live in one slot of a cluster.
+type Keys = [String; 3];
 
 impl RedisInventory {
     /// An inventory at `url` with up to `connections` connections. Connects when it is first used.
@@ -76,11 +75,11 @@ impl RedisInventory {
         let mut connection = self.connection().await?;
         let keys = self.keys(sale);
         let mut pipe = redis::pipe();
-        for key in keys.all() {
+        for key in &keys {
             // Of every entry, not of a sample.
             pipe.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0);
         }
-        pipe.scard(&keys.deducted);
+        pipe.scard(&keys[1]);
         let answers: Vec<Option<u64>> =
             pipe.query_async(&mut connection).await.map_err(unavailable)?;
         let orders = answers.last().copied().flatten().unwrap_or(0);
@@ -90,33 +89,18 @@ impl RedisInventory {
 
     /// Deletes every key of the namespace.
     pub async fn remove(&self) -> Result<(), InventoryError> {
-        let mut connection = self.pool.get().await.map_err(unavailable)?;
+        let mut connection = self.connection().await?;
         let pattern = format!("{}:{{*", self.namespace);
-        let mut cursor = 0_u64;
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-            let (next, keys): (u64, Vec<String>) =
-                scan.query_async(&mut connection).await.map_err(unavailable)?;
-            if !keys.is_empty() {
-                let mut unlink = redis::cmd("UNLINK");
-                unlink.arg(&keys);
-                unlink.query_async::<()>(&mut connection).await.map_err(unavailable)?;
-            }
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
+        let found = connection.scan_match(pattern).await.map_err(unavailable)?;
+        let keys: Vec<String> = found.try_collect().await.map_err(unavailable)?;
+        for keys in keys.chunks(1000) {
+            connection.unlink::<_, ()>(keys).await.map_err(unavailable)?;
         }
+        Ok(())
     }
 
     fn keys(&self, sale: &SaleId) -> Keys {
-        let prefix = format!("{}:{{{sale}}}", self.namespace);
-        Keys {
-            sale: format!("{prefix}:sale"),
-            deducted: format!("{prefix}:deducted"),
-            buyers: format!("{prefix}:buyers"),
-        }
+        ["sale", "deducted", "buyers"].map(|what| format!("{}:{{{sale}}}:{what}", self.namespace))
     }
 
     async fn connection(&self) -> Result<Connection, InventoryError> {
@@ -135,13 +119,9 @@ impl RedisInventory {
             return Ok(Vec::new());
         }
         let mut connection = self.connection().await?;
-        let results = call_on(&mut connection, script, calls).await;
-        let results = results.and_then(|results| {
-            match results.iter().filter_map(|result| result.as_ref().err()).find(|e| !is_of_keys(e))
-            {
-                Some(error) => Err(error.clone()),
-                None => Ok(results),
-            }
+        let results = call_on(&mut connection, script, calls).await.and_then(|results| {
+            let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+            errors.find(|error| !is_of_keys(error)).cloned().map_or(Ok(results), Err)
         });
         results.map_err(|error| {
             // A connection that has failed is not used again, nor are the others when the server has
@@ -162,13 +142,20 @@ impl RedisInventory {
         let mut connection = self.connection().await?;
         let mut pipe = redis::pipe();
         for sale in sales {
-            pipe.unlink(self.keys(sale).all().to_vec()).ignore();
+            pipe.unlink(&self.keys(sale)).ignore();
         }
         pipe.query_async(&mut connection).await.map_err(unavailable)
     }
 
-    /// The amendment of a sale, or its loading when it is not held.
-    fn amend_call(&self, amendment: &Amendment<'_>, load: bool) -> Cmd {
+    /// Amends sales, and loads those not held if so asked.
+    async fn write(&self, amendments: &[Amendment], load: bool) -> Result<(), InventoryError> {
+        let calls: Vec<Cmd> =
+            amendments.iter().map(|amendment| self.amend_call(amendment, load)).collect();
+        let results = self.call(&self.amend, &calls).await?;
+        results.into_iter().try_for_each(|result| result.map(drop)).map_err(unavailable)
+    }
+
+    fn amend_call(&self, amendment: &Amendment, load: bool) -> Cmd {
         let Amendment { state, buyers, orders } = amendment;
         let sale = &state.sale;
         let mut call = evalsha(&self.amend, &self.keys(&sale.id));
@@ -195,12 +182,6 @@ impl RedisInventory {
     fn expires_at(&self, closes_at: Option<DateTime<Utc>>) -> i64 {
         closes_at
             .map_or(0, |closes| (closes.max(Utc::now()) + self.keep_after_close).timestamp_millis())
-    }
-}
-
-impl Keys {
-    fn all(&self) -> [&str; 3] {
-        [&self.sale, &self.deducted, &self.buyers]
     }
 }
 
@@ -249,7 +230,7 @@ fn is_of_keys(error: &RedisError) -> bool {
 
 fn evalsha(script: &Script, keys: &Keys) -> Cmd {
     let mut call = redis::cmd("EVALSHA");
-    call.arg(script.get_hash()).arg(keys.all().len()).arg(&keys.all());
+    call.arg(script.get_hash()).arg(keys.len()).arg(keys);
     call
 }
 
@@ -271,21 +252,6 @@ fn digest(order: &Order) -> String {
     }
     hash.update(&order.quantity.get().to_be_bytes());
     BASE64_STANDARD_NO_PAD.encode(hash.digest().to_be_bytes())
-}
-
-/// Groups orders by sale, keeping their order within each: the sales, and the places of each.
-fn by_sale<'a>(orders: &[&'a Candidate]) -> Vec<(&'a SaleId, Vec<usize>)> {
-    let mut groups: Vec<(&SaleId, Vec<usize>)> = Vec::new();
-    let mut found: HashMap<&SaleId, usize> = HashMap::new();
-    for (place, candidate) in orders.iter().enumerate() {
-        let sale = &candidate.order.sale_id;
-        let group = *found.entry(sale).or_insert_with(|| {
-            groups.push((sale, Vec::new()));
-            groups.len() - 1
-        });
-        groups[group].1.push(place);
-    }
-    groups
 }
 
 fn deduct_call(
@@ -337,7 +303,10 @@ impl Inventory for RedisInventory {
         orders: &[&Candidate],
         max_age: Duration,
     ) -> Result<Vec<Option<Hint>>, InventoryError> {
-        let groups = by_sale(orders);
+        let mut groups: BTreeMap<&SaleId, Vec<usize>> = BTreeMap::new();
+        for (place, candidate) in orders.iter().enumerate() {
+            groups.entry(&candidate.order.sale_id).or_default().push(place);
+        }
         let calls: Vec<Cmd> = groups
             .iter()
             .map(|(sale, places)| {
@@ -366,20 +335,11 @@ impl Inventory for RedisInventory {
         Ok(answers)
     }
 
-    async fn amend(&self, amendments: &[Amendment<'_>]) -> Result<(), InventoryError> {
-        let calls: Vec<Cmd> =
-            amendments.iter().map(|amendment| self.amend_call(amendment, false)).collect();
-        let results = self.call(&self.amend, &calls).await?;
-        results.into_iter().collect::<RedisResult<Vec<_>>>().map(drop).map_err(unavailable)
+    async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {
+        self.write(amendments, false).await
     }
 
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
-        let calls: Vec<Cmd> = sales
-            .iter()
-            .map(|state| Amendment { state, buyers: Vec::new(), orders: Vec::new() })
-            .map(|amendment| self.amend_call(&amendment, true))
-            .collect();
-        let results = self.call(&self.amend, &calls).await?;
-        results.into_iter().collect::<RedisResult<Vec<_>>>().map(drop).map_err(unavailable)
+        self.write(&sales.iter().cloned().map(Amendment::of).collect::<Vec<_>>(), true).await
     }
 }

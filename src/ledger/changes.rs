@@ -3,17 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Change, Changed, LedgerError, Opening};
-use crate::order::SaleId;
+use crate::order::{AdjustmentId, SaleId};
 use crate::sale::{Announcement, Restock, Sale, SaleState};
 
 impl Opening {
     /// What became of each of `sales`, of which those called `new` were stored just now.
     pub(super) fn all(
         sales: &[Sale],
-        new: Vec<String>,
+        new: Vec<(String,)>,
         states: &HashMap<SaleId, SaleState>,
     ) -> Result<Vec<Self>, LedgerError> {
-        let mut new: HashSet<String> = new.into_iter().collect();
+        let mut new: HashSet<String> = new.into_iter().map(|(id,)| id).collect();
         sales
             .iter()
             .map(|sale| match states.get(&sale.id) {
@@ -28,6 +28,14 @@ impl Opening {
 }
 
 impl Change {
+    /// The adjustment id, of a restock.
+    pub(super) fn adjustment_id(&self) -> Option<&AdjustmentId> {
+        match self {
+            Self::Restock { adjustment_id, .. } => Some(adjustment_id),
+            Self::Close { .. } | Self::Verify { .. } => None,
+        }
+    }
+
     /// Applies it to a sale, where `first` is the restock that its adjustment id stands for already.
     /// Returns what became of it, and whether there is anything to write.
     pub(super) fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> (Changed, bool) {

@@ -5,6 +5,7 @@ mod changes;
 mod postgres;
 mod rows;
 mod sqlite;
+mod statements;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{MigrateDatabase, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
 
 use super::changes::sorted;
+use super::statements;
 use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::config::LedgerSettings;
 use crate::decision::Decision;
@@ -75,14 +76,14 @@ impl PostgresLedger {
         name: &str,
     ) -> Result<SecretString, LedgerError> {
         let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
-        execute(&options, format!("create database \"{name}\"")).await?;
-        Ok(options.database(name).to_url_lossy().to_string().into())
+        let url = options.database(name).to_url_lossy().to_string();
+        Postgres::create_database(&url).await.map_err(classify)?;
+        Ok(url.into())
     }
 
-    /// Drops database `name` on the server of `url`, whoever is connected to it.
-    pub async fn drop_database(url: &SecretString, name: &str) -> Result<(), LedgerError> {
-        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
-        execute(&options, format!("drop database if exists \"{name}\" with (force)")).await
+    /// Drops the database at `url`, whoever is connected to it.
+    pub async fn drop_database(url: &SecretString) -> Result<(), LedgerError> {
+        Postgres::force_drop_database(url.expose_secret()).await.map_err(classify)
     }
 
     /// Bytes that the decisions take, with their index, and how many there are.
@@ -161,22 +162,14 @@ impl PostgresLedger {
 const OTHER_VERSION: &str = "the database has the ledger of floodgate 0.1, which knows orders by \
     their order id alone; drain 0.1 and give this version a database of its own (see CHANGELOG.md)";
 
-/// Runs one statement, with a name in it that can't be bound, on a connection of its own.
-async fn execute(options: &PgConnectOptions, statement: String) -> Result<(), LedgerError> {
-    let mut connection = PgConnection::connect_with(options).await.map_err(classify)?;
-    let run = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await;
-    run.map_err(classify)?;
-    connection.close().await.map_err(classify)
-}
-
 #[async_trait]
 impl Ledger for PostgresLedger {
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError> {
         let (new, states) = self
             .run(async |db| {
-                let new = rows::insert_sales(db, sales).await?;
+                let new = statements::insert_sales(db, sales).await?;
                 let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
-                Ok((new, rows::sales(db, &ids).await?.1))
+                Ok((new, rows::sales(db, Some(&ids)).await?.1))
             })
             .await?;
         Opening::all(sales, new, &states)
@@ -187,16 +180,11 @@ impl Ledger for PostgresLedger {
             let Some(mut state) = rows::lock_sales(db, &[sale]).await?.1.remove(sale) else {
                 return Ok(Changed::UnknownSale);
             };
-            let first = match change {
-                Change::Restock { adjustment_id, .. } => {
-                    rows::restock(db, sale, adjustment_id).await?
-                }
-                Change::Close { .. } | Change::Verify { .. } => None,
-            };
+            let first = statements::restock(db, sale, change.adjustment_id()).await?;
             let (changed, is_new) = change.apply(&mut state, first);
             if is_new {
-                rows::update_sale(db, &state).await?;
-                rows::announce(db, &changed.owed()).await?;
+                statements::update_sale(db, &state).await?;
+                statements::announce(db, &changed.owed()).await?;
             }
             Ok(changed)
         })
@@ -204,11 +192,8 @@ impl Ledger for PostgresLedger {
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
-        self.run(async |db| {
-            let Some(ids) = ids else { return rows::all_sales(db).await };
-            Ok(sorted(rows::sales(db, &ids.iter().collect::<Vec<_>>()).await?.1))
-        })
-        .await
+        let ids: Option<Vec<&SaleId>> = ids.map(|ids| ids.iter().collect());
+        Ok(sorted(self.run(async |db| rows::sales(db, ids.as_deref()).await).await?.1))
     }
 
     async fn decide(
@@ -244,7 +229,7 @@ impl Ledger for PostgresLedger {
 
     async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
         let keys: Vec<_> = orders.iter().map(|key| (&key.sale_id, &key.order_id)).collect();
-        let found = self.run(async |db| rows::decisions(db, &keys).await).await?;
+        let found = self.run(async |db| statements::decisions(db, &keys).await).await?;
         Ok(orders.iter().map(|key| found.get(key).cloned()).collect())
     }
 }
@@ -252,11 +237,11 @@ impl Ledger for PostgresLedger {
 #[async_trait]
 impl Outbox for PostgresLedger {
     async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
-        self.run(async |db| rows::unpublished(db).await).await
+        self.run(async |db| statements::unpublished(db).await).await
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
-        self.run(async |db| rows::published(db, announcements).await).await
+        self.run(async |db| statements::published(db, announcements).await).await
     }
 }
 

@@ -13,6 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::batch::{Batch, Changes, limited};
 use super::changes::sorted;
+use super::statements;
 use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::clock::Clock;
 use crate::decision::Decision;
@@ -60,20 +61,29 @@ impl SqliteLedger {
         transaction.await.map_err(classify)
     }
 
+    /// Does `work`, which only reads, beside the transactions.
+    async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let reading = async { work(&mut *self.file.readers().acquire().await?).await };
+        reading.await.map_err(classify)
+    }
+
     /// Reads what the rule needs to know of a batch.
-    async fn read(
+    async fn state_of(
         &self,
         db: &mut SqliteConnection,
         batch: &Batch<'_>,
         max_age: Duration,
     ) -> Result<State, sqlx::Error> {
         let ids = batch.sales();
-        let sales = rows::sales(&mut *db, &ids).await?;
+        let sales = rows::sales(db, Some(&ids)).await?;
         let buyers = limited(&sales, batch.orders_of(&ids));
-        let units = rows::units(db, &buyers).await?;
+        let units = statements::units(db, &buyers).await?;
         let orders = batch.orders_of(&ids).map(|candidate| &candidate.order);
         let keys: Vec<_> = orders.map(|order| (&order.sale_id, &order.id)).collect();
-        let decisions = rows::decisions(db, &keys).await?;
+        let decisions = statements::decisions(db, &keys).await?;
         let now = (self.clock)().trunc_subsecs(3);
         Ok(State { now, max_age, sales, units, decisions })
     }
@@ -84,9 +94,9 @@ impl Ledger for SqliteLedger {
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError> {
         let (new, states) = self
             .run(Survives::PowerLoss, async |db| {
-                let new = rows::insert_sales(db, sales).await?;
+                let new = statements::insert_sales(db, sales).await?;
                 let ids: Vec<&SaleId> = sales.iter().map(|sale| &sale.id).collect();
-                Ok((new, rows::sales(db, &ids).await?))
+                Ok((new, rows::sales(db, Some(&ids)).await?))
             })
             .await?;
         Opening::all(sales, new, &states)
@@ -94,19 +104,14 @@ impl Ledger for SqliteLedger {
 
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
         self.run(Survives::PowerLoss, async |db| {
-            let Some(mut state) = rows::sales(&mut *db, &[sale]).await?.remove(sale) else {
+            let Some(mut state) = rows::sales(db, Some(&[sale])).await?.remove(sale) else {
                 return Ok(Changed::UnknownSale);
             };
-            let first = match change {
-                Change::Restock { adjustment_id, .. } => {
-                    rows::restock(db, sale, adjustment_id).await?
-                }
-                Change::Close { .. } | Change::Verify { .. } => None,
-            };
+            let first = statements::restock(db, sale, change.adjustment_id()).await?;
             let (changed, is_new) = change.apply(&mut state, first);
             if is_new {
-                rows::update_sale(db, &state).await?;
-                rows::announce(db, &changed.owed()).await?;
+                statements::update_sale(db, &state).await?;
+                statements::announce(db, &changed.owed()).await?;
             }
             Ok(changed)
         })
@@ -114,10 +119,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
-        let readers = self.file.readers();
-        let Some(ids) = ids else { return rows::all_sales(readers).await.map_err(classify) };
-        let states = rows::sales(readers, &ids.iter().collect::<Vec<_>>()).await;
-        states.map(sorted).map_err(classify)
+        let ids: Option<Vec<&SaleId>> = ids.map(|ids| ids.iter().collect());
+        Ok(sorted(self.read(async |db| rows::sales(db, ids.as_deref()).await).await?))
     }
 
     async fn decide(
@@ -130,7 +133,7 @@ impl Ledger for SqliteLedger {
         }
         let mut batch = Batch::new(orders);
         self.run(Survives::PowerLoss, async |db| {
-            let state = self.read(db, &batch, max_age).await?;
+            let state = self.state_of(db, &batch, max_age).await?;
             batch.decide(&batch.sales(), state);
             write(db, &batch.changes()).await
         })
@@ -140,7 +143,7 @@ impl Ledger for SqliteLedger {
 
     async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
         let keys: Vec<_> = orders.iter().map(|key| (&key.sale_id, &key.order_id)).collect();
-        let found = rows::decisions(self.file.readers(), &keys).await.map_err(classify)?;
+        let found = self.read(async |db| statements::decisions(db, &keys).await).await?;
         Ok(orders.iter().map(|key| found.get(key).cloned()).collect())
     }
 }
@@ -148,21 +151,25 @@ impl Ledger for SqliteLedger {
 #[async_trait]
 impl Outbox for SqliteLedger {
     async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
-        rows::unpublished(self.file.readers()).await.map_err(classify)
+        self.read(async |db| statements::unpublished(db).await).await
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
-        self.run(Survives::Kill, async |db| rows::published(db, announcements).await).await
+        self.run(Survives::Kill, async |db| statements::published(db, announcements).await).await
     }
 }
 
 /// Writes what a batch came to.
 async fn write(db: &mut SqliteConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
     let Changes { decisions, sales, buyers, announcements } = changes;
-    rows::insert_decisions(db, decisions).await?;
-    rows::update_sold(db, sales).await?;
-    rows::set_units(db, buyers).await?;
-    rows::announce(db, announcements).await
+    if !decisions.is_empty() {
+        rows::insert_decisions(db, decisions).await?;
+    }
+    if !sales.is_empty() {
+        rows::update_sold(db, sales).await?;
+    }
+    statements::set_units(db, buyers).await?;
+    statements::announce(db, announcements).await
 }
 
 fn classify(error: sqlx::Error) -> LedgerError {

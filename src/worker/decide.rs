@@ -1,21 +1,22 @@
 //! Decide: have the ledger decide a batch, whatever the hints were.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::SubsecRound;
 
+use super::amend::amendments;
 use super::batch::{Batch, Deferred, Entry, Parked};
 use super::propose::ProposedBatch;
 use super::tally::Tally;
-use crate::decision::{Decision, Hint};
+use crate::decision::Decision;
 use crate::fault::crash_point;
+use crate::inventory::Amendment;
 use crate::ledger::{Decided, Ledger, LedgerError, Proposed};
 use crate::order::{Eligibility, Order, SaleId, UserId};
 use crate::retry::Backoff;
 use crate::rules::Answer;
-use crate::sale::SaleState;
 
 /// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
 pub const UNKNOWN_SALE: &str = "unknown_sale";
@@ -30,22 +31,13 @@ pub(super) struct DecidedBatch {
     pub decided: Vec<(Entry, Decision)>,
     pub parked: Vec<Parked>,
     pub deferred: Vec<Deferred>,
-    pub corrections: Corrections,
+    pub amendments: Vec<Amendment>,
 }
 
 impl DecidedBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.decided.is_empty() && self.parked.is_empty() && self.deferred.is_empty()
     }
-}
-
-/// Where the hints of a batch were wrong, and what the ledger says instead.
-#[derive(Default)]
-pub(super) struct Corrections {
-    /// Orders that got another answer than the hint, and whether they have their units.
-    pub orders: Vec<(Order, bool)>,
-    pub sales: HashMap<SaleId, SaleState>,
-    pub units: HashMap<(SaleId, UserId), u32>,
 }
 
 /// What verification has to know of a batch that the ledger has seen.
@@ -85,21 +77,18 @@ impl Decider {
         let mut result = Decided::default();
         let answers = self.persist(&orders, &mut result).await;
         crash_point("decided");
-        let corrections = corrections(&orders, &answers, result);
+        let amendments = amendments(&orders, &answers, &result);
         drop(orders);
-        let mut decided = DecidedBatch { parked, deferred, corrections, ..DecidedBatch::default() };
-        let mut seen = Seen::default();
+        let mut decided = DecidedBatch { parked, deferred, amendments, ..DecidedBatch::default() };
+        let left = result.sales.iter().map(|(id, state)| (id.clone(), state.remaining())).collect();
+        let mut seen = Seen { left, ..Seen::default() };
         for (entry, answer) in entries.into_iter().zip(answers) {
             self.sort(entry, answer, &mut decided, &mut seen);
         }
-        for (id, state) in &decided.corrections.sales {
-            seen.left.insert(id.clone(), state.remaining());
-        }
-        let sold_out = |(_, decision): &(Entry, Decision)| {
-            let state = decided.corrections.sales.get(&decision.order.sale_id);
+        seen.sold_out = decided.decided.iter().any(|(_, decision)| {
+            let state = result.sales.get(&decision.order.sale_id);
             state.is_some_and(|state| state.sold_out_at == Some(decision.decided_at))
-        };
-        seen.sold_out = decided.decided.iter().any(sold_out);
+        });
         (decided, seen)
     }
 
@@ -168,26 +157,6 @@ impl Decider {
             }
         }
     }
-}
-
-/// The orders of which the answer is not what the hint has said.
-fn corrections(
-    orders: &[Proposed<'_>],
-    answers: &[Result<Answer, String>],
-    Decided { sales, units, .. }: Decided,
-) -> Corrections {
-    let mut wrong = Vec::new();
-    let mut told = HashSet::new();
-    // The last answer of an order that comes twice is the one to be told.
-    for (proposed, answer) in orders.iter().zip(answers).rev() {
-        let granted = answer.as_ref().is_ok_and(Answer::is_granted);
-        let differs = proposed.hint.is_some_and(|hint| (hint == Hint::Granted) != granted);
-        let order = &proposed.candidate.order;
-        if differs && told.insert(order) {
-            wrong.push((order.clone(), granted));
-        }
-    }
-    Corrections { orders: wrong, sales, units }
 }
 
 fn conflict(entry: Entry) -> Parked {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::retry::Backoff;
 use crate::verification::Verifier;
-use amend::Amender;
+use amend::amend;
 use batcher::Batcher;
 use decide::{DecidedBatch, Decider, Seen};
 use intake::{Intake, Next};
@@ -86,7 +87,7 @@ pub enum WorkerError {
 
 /// Finishes batches that are decided.
 struct Finisher {
-    amender: Amender,
+    inventory: Option<Arc<dyn Inventory>>,
     outlet: Outlet,
 }
 
@@ -192,7 +193,7 @@ impl Worker {
         let max_age = self.settings.intent.max_age();
         let decider = Decider { ledger: self.ledger.clone(), max_age, tally: tally.clone() };
         let finisher = Arc::new(Finisher {
-            amender: Amender { inventory: self.inventory.clone() },
+            inventory: self.inventory.clone(),
             outlet: Outlet { broker: self.broker.clone(), tally },
         });
         let slots = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
@@ -233,9 +234,10 @@ impl Worker {
 
 impl Finisher {
     async fn finish(self: Arc<Self>, mut batch: DecidedBatch, _slot: OwnedSemaphorePermit) {
-        let corrections = std::mem::take(&mut batch.corrections);
+        let amendments = std::mem::take(&mut batch.amendments);
+        let amending = self.inventory.as_deref().map(|inventory| amend(inventory, &amendments));
         // Subscribers do not wait for the inventory.
-        tokio::join!(self.outlet.publish(batch), self.amender.amend(&corrections));
+        tokio::join!(self.outlet.publish(batch), OptionFuture::from(amending));
     }
 }
 

@@ -22,7 +22,7 @@ impl Outlet {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
     /// long the broker is unavailable.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
-        let DecidedBatch { decided, parked, deferred, corrections: _ } = batch;
+        let DecidedBatch { decided, parked, deferred, amendments: _ } = batch;
         let (entries, events): (Vec<Entry>, Vec<Event>) =
             decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
         let mut messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();

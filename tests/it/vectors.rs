@@ -268,14 +268,14 @@ async fn amend(
     decided: &Decided,
 ) {
     let wrong = orders.iter().zip(hints).zip(&decided.answers);
-    let wrong: Vec<(&Order, bool)> = wrong
+    let wrong: Vec<(Order, bool)> = wrong
         .filter(|((_, hint), answer)| (**hint == Some(Hint::Granted)) != answer.is_granted())
-        .map(|((candidate, _), answer)| (&candidate.order, answer.is_granted()))
+        .map(|((candidate, _), answer)| (candidate.order.clone(), answer.is_granted()))
         .collect();
     for state in decided.sales.values() {
         let orders = wrong.iter().filter(|(order, _)| order.sale_id == state.sale.id);
-        let orders = orders.copied().collect();
-        let amendment = Amendment { state, buyers: Vec::new(), orders };
+        let orders = orders.cloned().collect();
+        let amendment = Amendment { orders, ..Amendment::of(state.clone()) };
         inventory.amend(&[amendment]).await.expect("amend");
     }
 }

@@ -10,11 +10,11 @@ use serde::Serialize;
 use tokio::process::Child;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::beside::{CHECKED, Deferred, PLAIN, Rates};
 use super::buyers::{Users, order, publish};
-use super::median;
 use super::run::{STALLED, SUBSCRIBER_PREFETCH};
 use crate::app::scratch::Scratch;
-use crate::broker::{Broker, Delay, Deliveries, Queue};
+use crate::broker::{Broker, Deliveries, Queue};
 use crate::cli::{output, process};
 use crate::event::order_key_of;
 use crate::order::{Order, OrderKey, SaleId};
@@ -22,16 +22,11 @@ use crate::sale::Sale;
 use crate::user_service::{Behaviour, Latency};
 
 /// How long a check takes.
-const CHECK: Duration = Duration::from_millis(50);
+pub(super) const CHECK: Duration = Duration::from_millis(50);
 /// Units that everybody wants.
 const RARE: u32 = 100;
 /// The share of buyers that are denied in the rush for them.
 const DENIED: f64 = 0.1;
-/// Orders of the sale that goes on while another one hangs: with a check for each, and without.
-const CHECKED: u32 = 10_000;
-const PLAIN: u32 = 60_000;
-/// One order of the sale that hangs comes with so many of the other one.
-const PER_HANGING: u32 = 10;
 /// Orders a second while the user service goes away and comes back.
 const PACE: u32 = 500;
 
@@ -44,6 +39,7 @@ pub(super) struct Report {
     /// Decisions a second of a sale, and what another sale whose every check hangs does to them.
     checked_beside_hanging: Rates,
     plain_beside_hanging: Rates,
+    plain_beside_deferred: Deferred,
     outage: Outage,
     /// The same, when orders expire before it ends.
     long_outage: Outage,
@@ -60,23 +56,6 @@ struct Rush {
     denied: usize,
     /// Calls but for those that ended in a denial, for each unit sold.
     calls_per_unit: f64,
-}
-
-#[derive(Serialize)]
-struct Rates {
-    alone: Vec<f64>,
-    beside_healthy: Vec<f64>,
-    beside_hanging: Vec<f64>,
-    /// Beside one that hangs, over beside one that doesn't.
-    ratio: f64,
-}
-
-/// How another sale fares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Other {
-    None,
-    Healthy,
-    Hanging,
 }
 
 #[derive(Serialize)]
@@ -100,12 +79,12 @@ pub(super) struct Size {
     pub outage_s: u32,
 }
 
-struct Setup<'a> {
+pub(super) struct Setup<'a> {
     scratch: &'a Scratch,
     config: Option<PathBuf>,
     workers: u32,
-    broker: Arc<dyn Broker>,
-    events: Deliveries,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) events: Deliveries,
 }
 
 /// Takes all measurements.
@@ -121,6 +100,7 @@ pub(super) async fn measure(
     let rush = setup.rush(orders).await?;
     let checked_beside_hanging = setup.beside_hanging("checked", CHECKED, rounds).await?;
     let plain_beside_hanging = setup.beside_hanging("plain", PLAIN, rounds).await?;
+    let plain_beside_deferred = setup.beside_deferred(orders, rounds).await?;
     eprintln!("an outage");
     let outage = setup.outage("outage", outage_s, outage_s * 3 / 2).await?;
     eprintln!("an outage in which orders expire");
@@ -134,6 +114,7 @@ pub(super) async fn measure(
         rush,
         checked_beside_hanging,
         plain_beside_hanging,
+        plain_beside_deferred,
         outage,
         long_outage,
     })
@@ -160,86 +141,6 @@ impl Setup<'_> {
             denied,
             calls_per_unit: (calls as f64 - denied as f64) / sold as f64,
         })
-    }
-
-    /// How fast a sale of which every order is created gets on, alone and beside another one.
-    async fn beside_hanging(
-        &mut self,
-        name: &str,
-        orders: u32,
-        rounds: u16,
-    ) -> anyhow::Result<Rates> {
-        let (mut alone, mut beside_healthy, mut beside_hanging) = (vec![], vec![], vec![]);
-        for round in 0..rounds {
-            eprintln!("a {name} sale beside another: round {} of {rounds}", round + 1);
-            for (other, rates) in [
-                (Other::None, &mut alone),
-                (Other::Healthy, &mut beside_healthy),
-                (Other::Hanging, &mut beside_hanging),
-            ] {
-                let name = format!("{name}-{round}-{other:?}");
-                rates.push(self.beside(&name, name.starts_with("checked"), orders, other).await?);
-            }
-        }
-        let ratio = median(&beside_hanging) / median(&beside_healthy);
-        Ok(Rates { alone, beside_healthy, beside_hanging, ratio })
-    }
-
-    /// How many orders a second of a sale are decided, while another one fares like that.
-    async fn beside(
-        &mut self,
-        name: &str,
-        verification: bool,
-        orders: u32,
-        other: Other,
-    ) -> anyhow::Result<f64> {
-        let sale = self.open(name, orders, verification).await?;
-        let beside = self.open(&format!("{name}-other"), orders, true).await?;
-        let hangs = other == Other::Hanging;
-        let users = Users::start(Behaviour {
-            latency: Latency::Fixed(CHECK),
-            hanging_sales: hangs.then(|| beside.clone()).into_iter().collect(),
-            hang: Duration::from_mins(5),
-            ..Behaviour::default()
-        })
-        .await?;
-        let both = (0..orders).flat_map(|number| {
-            let with_other = other != Other::None && number % PER_HANGING == 0;
-            let other = with_other.then(|| order(&beside, number));
-            other.into_iter().chain([order(&sale, number)])
-        });
-        self.fill(both).await?;
-        let workers = self.start(&users, &[])?;
-        let (rate, _) = self.decided(&sale, orders).await?;
-        end(workers).await?;
-        if other != Other::None {
-            // What is left of the other sale is not to be in the way of the next measurement.
-            let allowing = Users::start(Behaviour::default()).await?;
-            let workers = self.start(&allowing, &[("FLOODGATE_INTENT__MAX_AGE_S", "1")])?;
-            self.empty().await?;
-            end(workers).await?;
-        }
-        Ok(rate)
-    }
-
-    /// Waits until no intent has been waiting for longer than any of them is deferred.
-    async fn empty(&mut self) -> anyhow::Result<()> {
-        let longest = Duration::from_millis(Delay::FiveSeconds.ms().into()) * 2;
-        let mut quiet_since = Instant::now();
-        while quiet_since.elapsed() < longest {
-            for queue in [Queue::Intents, Queue::Returned] {
-                if self.broker.depth(queue).await?.messages > 0 {
-                    quiet_since = Instant::now();
-                }
-            }
-            while let Ok(Some(event)) =
-                tokio::time::timeout(Duration::from_millis(50), self.events.next()).await
-            {
-                event.ack();
-                quiet_since = Instant::now();
-            }
-        }
-        Ok(())
     }
 
     /// Orders come at a steady pace; after a third of the time the user service hangs, then answers
@@ -280,7 +181,12 @@ impl Setup<'_> {
         Ok(Outage { orders, away_s, max_age_s, outcomes, dead_letters })
     }
 
-    async fn open(&self, name: &str, stock: u32, verification: bool) -> anyhow::Result<SaleId> {
+    pub(super) async fn open(
+        &self,
+        name: &str,
+        stock: u32,
+        verification: bool,
+    ) -> anyhow::Result<SaleId> {
         let id = SaleId::parse(name)?;
         let sale = Sale {
             id: id.clone(),
@@ -294,11 +200,15 @@ impl Setup<'_> {
         Ok(id)
     }
 
-    async fn fill(&self, orders: impl Iterator<Item = Order>) -> anyhow::Result<()> {
+    pub(super) async fn fill(&self, orders: impl Iterator<Item = Order>) -> anyhow::Result<()> {
         publish(self.broker.as_ref(), orders).await
     }
 
-    fn start(&self, users: &Users, variables: &[(&str, &str)]) -> anyhow::Result<Vec<Child>> {
+    pub(super) fn start(
+        &self,
+        users: &Users,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Vec<Child>> {
         (0..self.workers)
             .map(|_| {
                 let mut command = process::floodgate(self.scratch, self.config.as_deref())?;
@@ -311,7 +221,7 @@ impl Setup<'_> {
 
     /// Waits until `orders` orders of `sale` are decided. Returns how many a second there were
     /// between the first and the last, and what became of them, each counted once.
-    async fn decided(
+    pub(super) async fn decided(
         &mut self,
         sale: &SaleId,
         orders: u32,
@@ -342,7 +252,7 @@ impl Setup<'_> {
     }
 }
 
-async fn end(workers: Vec<Child>) -> anyhow::Result<()> {
+pub(super) async fn end(workers: Vec<Child>) -> anyhow::Result<()> {
     for worker in workers {
         process::drain(worker).await?;
     }
@@ -351,10 +261,6 @@ async fn end(workers: Vec<Child>) -> anyhow::Result<()> {
 
 pub(super) fn print(report: &Report) -> anyhow::Result<()> {
     let Rush { stock, orders, orders_per_s, sold, calls, denied, calls_per_unit } = &report.rush;
-    let beside = |Rates { alone, beside_healthy, beside_hanging, ratio }: &Rates| {
-        let [alone, healthy, hanging] = [alone, beside_healthy, beside_hanging].map(|r| median(r));
-        format!("{alone:.0} alone, {healthy:.0} beside one, {hanging:.0} as that hangs: {ratio:.2}")
-    };
     let outage = |Outage { orders, away_s, max_age_s, outcomes, dead_letters }: &Outage| {
         let mut counts: Vec<_> = outcomes.iter().collect();
         counts.sort();
@@ -377,8 +283,9 @@ pub(super) fn print(report: &Report) -> anyhow::Result<()> {
                 "calls".into(),
                 format!("{calls}, {denied} denied: {calls_per_unit:.2} others a unit"),
             ],
-            ["checked, orders/s".into(), beside(&report.checked_beside_hanging)],
-            ["plain, orders/s".into(), beside(&report.plain_beside_hanging)],
+            ["checked, orders/s".into(), report.checked_beside_hanging.to_string()],
+            ["plain, orders/s".into(), report.plain_beside_hanging.to_string()],
+            ["beside deferred, orders/s".into(), report.plain_beside_deferred.to_string()],
             ["outage".into(), outage(&report.outage)],
             ["long outage".into(), outage(&report.long_outage)],
         ],

@@ -12,7 +12,7 @@ use super::rows::{self, SalesRead};
 use super::transaction::{Begin, Transaction};
 use crate::fault::crash_point;
 use crate::ledger::batch::{Batch, Changes, awaits_verification, limited};
-use crate::ledger::{Decided, Proposed};
+use crate::ledger::{Decided, Proposed, statements};
 use crate::order::Candidate;
 use crate::rules::State;
 
@@ -48,7 +48,7 @@ pub(super) async fn attempt(
     if !refused.is_empty() {
         // A refusal that is right by a read without a lock stays right: within a version of a sale
         // units are only ever sold.
-        let read_at = rows::sales(connection, &refused).await?;
+        let read_at = rows::sales(connection, Some(&refused)).await?;
         let orders: Vec<_> = batch.orders_of(&refused).collect();
         let state = read(connection, read_at, &orders, max_age, look_up).await?;
         batch.decide(&refused, state);
@@ -82,13 +82,13 @@ async fn read(
     look_up: LookUp,
 ) -> Result<State, sqlx::Error> {
     let buyers = limited(&sales, orders.iter().copied());
-    let units = rows::units(connection, &buyers).await?;
+    let units = statements::units(connection, &buyers).await?;
     let wanted = orders
         .iter()
         .filter(|candidate| look_up == LookUp::All || awaits_verification(&sales, candidate))
         .map(|candidate| &candidate.order);
     let wanted: Vec<_> = wanted.map(|order| (&order.sale_id, &order.id)).collect();
-    let decisions = rows::decisions(connection, &wanted).await?;
+    let decisions = statements::decisions(connection, &wanted).await?;
     Ok(State { now, max_age, sales, units, decisions })
 }
 
@@ -98,7 +98,7 @@ async fn write(connection: &mut PgConnection, changes: &Changes<'_>) -> Result<b
     if !rows::insert_decisions(connection, decisions, sales).await? {
         return Ok(false);
     }
-    rows::set_units(connection, buyers).await?;
-    rows::announce(connection, announcements).await?;
+    statements::set_units(connection, buyers).await?;
+    statements::announce(connection, announcements).await?;
     Ok(true)
 }

@@ -33,7 +33,8 @@ async fn prime(stage: &Stage, sale: Sale) -> SaleState {
 }
 
 async fn amend(stage: &Stage, sale: &SaleState, orders: Vec<(&Order, bool)>) {
-    let amendment = Amendment { state: sale, buyers: Vec::new(), orders };
+    let orders = orders.into_iter().map(|(order, granted)| (order.clone(), granted)).collect();
+    let amendment = Amendment { orders, ..Amendment::of(sale.clone()) };
     stage.inventory.amend(&[amendment]).await.expect("amend");
 }
 
@@ -123,7 +124,7 @@ async fn an_amendment_teaches_what_buyers_have() {
     let opened = prime(&stage, Sale { per_user_limit: Some(2), ..sale("s", 9) }).await;
     let sold = SaleState { sold: 2, ..opened };
     let user = UserId::parse("u").expect("id");
-    let amendment = Amendment { state: &sold, buyers: vec![(&user, 2)], orders: Vec::new() };
+    let amendment = Amendment { buyers: vec![(user, 2)], ..Amendment::of(sold) };
     stage.inventory.amend(&[amendment]).await.expect("amend");
     let hints = propose(&stage, &[order("a", "s", "u", 1), order("b", "s", "v", 2)]).await;
     assert_eq!(hints, [NO, YES]);

@@ -83,5 +83,5 @@ async fn a_database_of_version_0_1_is_refused_and_left_as_it_is() {
     .await
     .expect("columns");
     assert_eq!(columns, 3);
-    PostgresLedger::drop_database(&settings.database_url, &name).await.expect("drop");
+    PostgresLedger::drop_database(&url).await.expect("drop");
 }
