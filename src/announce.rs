@@ -3,6 +3,8 @@
 //! The ledger keeps what is owed in the transaction that made it so, and marks it once the broker has
 //! confirmed it; a crash between the two publishes it again, under the same id.
 
+use std::collections::HashSet;
+
 use crate::broker::{Broker, BrokerError, Message};
 use crate::event::Event;
 use crate::fault::crash_point;
@@ -31,8 +33,19 @@ pub async fn announce<O: Outbox + ?Sized>(
         }
         let events: Vec<Event> = owed.iter().map(Event::announcing).collect();
         let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
-        broker.publish(&messages).await?;
+        let published = broker.publish(&messages).await;
         crash_point("announced");
-        outbox.published(&owed).await?;
+        // Those of a sale are told in their order: behind one that was not taken, all come again.
+        let (mut taken, mut held_up) = (Vec::new(), HashSet::new());
+        for (announcement, receipt) in owed.iter().zip(&published.receipts) {
+            let (sale, ..) = announcement.key();
+            if receipt.is_done() && !held_up.contains(sale) {
+                taken.push(announcement.clone());
+            } else {
+                held_up.insert(sale);
+            }
+        }
+        outbox.published(&taken).await?;
+        published.all()?;
     }
 }

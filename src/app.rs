@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::api::Api;
 use crate::api::auth::{Gate, Key};
-use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
+use crate::broker::{Bounds, Broker, EmbeddedBroker, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
@@ -58,9 +58,9 @@ impl App {
             let file = &settings.embedded.file;
             tracing::warn!(file = %file.display(), "no server is configured: running embedded");
             let file = SqliteFile::open(file).await?;
-            let limit = settings.intent.delivery_limit;
+            let bounds = Bounds::of(settings);
             Ok(Embedded {
-                broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, limit)),
+                broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, bounds)),
                 ledger: Arc::new(SqliteLedger::new(file, clock::system())),
             })
         };
@@ -95,9 +95,7 @@ impl App {
         }
         self.settings.require(&[Server::Amqp])?;
         let settings = &self.settings;
-        let limit = settings.intent.delivery_limit;
-        let broker =
-            RabbitBroker::new(&settings.amqp_url, &settings.namespace, &settings.broker, limit)?;
+        let broker = RabbitBroker::new(settings)?;
         broker.check().await.context("RabbitMQ (FLOODGATE_AMQP_URL)")?;
         Ok(Arc::new(broker))
     }

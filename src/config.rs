@@ -52,7 +52,7 @@ pub struct EmbeddedSettings {
 #[allow(missing_docs)]
 pub struct IntentSettings {
     pub max_age_s: u32,
-    max_body_bytes: usize,
+    pub max_body_bytes: usize,
     max_per_message: usize,
     pub delivery_limit: u32,
 }
@@ -63,6 +63,7 @@ pub struct IntentSettings {
 #[allow(missing_docs)]
 pub struct BrokerSettings {
     pub prefetch: u16,
+    pub prefetch_bytes: u64,
     confirm_timeout_ms: u64,
     pub heartbeat_s: u16,
 }

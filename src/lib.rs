@@ -13,7 +13,7 @@
 //!
 //! Beside the path, [`watch`] is what a process knows of sales, and [`operations`] what operators do
 //! to them. Around all of it: [`cli`] is what people call, [`app`] puts the parts together as
-//! [`config`] says, [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an
+//! [`config`] says, [`digest`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an
 //! embedded deployment, [`user_service`] stands in for a shop's own, [`compare`] has other designs to
 //! measure against, [`fault`] is for tests.
 //!
@@ -28,6 +28,7 @@ pub mod clock;
 pub mod compare;
 pub mod config;
 pub mod decision;
+pub mod digest;
 pub mod event;
 pub mod fault;
 pub mod intent;

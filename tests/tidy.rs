@@ -50,7 +50,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ("rand_distr", &["src/user_service"]),
         ("xxhash_rust", &["src/user_service", "src/inventory/redis.rs"]),
         ("jsonwebtoken", &["src/api/auth"]),
-        ("ring", &["src/api/auth", "src/api/asked.rs"]),
+        ("ring", &["src/api/auth", "src/digest.rs"]),
         ("hyper", &["src/api/server.rs", "src/cli/client.rs"]),
         ("reqwest", &["src/verification/http.rs"]),
         ("rustls", &["src/verification/http.rs"]),

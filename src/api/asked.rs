@@ -7,10 +7,7 @@
 //! request among the requests of that buyer for that sale, and the order id is derived from all
 //! three. So no buyer can see, take or block the order id of another buyer.
 
-use std::fmt::Write;
-
 use axum::http::HeaderMap;
-use ring::digest::{Context, SHA256};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -18,12 +15,11 @@ use uuid::Uuid;
 use super::access::Access;
 use super::problem::{Kind, Problem};
 use super::requests::{self, Whole};
+use crate::digest::digest;
 use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
 
 /// Begins every derived order id, so that people can tell it from others.
 const DERIVED_PREFIX: &str = "k-";
-/// Bytes of the digest that a derived order id holds, as twice as many hex digits.
-const DERIVED_BYTES: usize = 16;
 
 /// A request to buy.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -111,22 +107,12 @@ fn chosen(named: Option<String>, key: Option<String>) -> Result<Option<OrderId>,
     Ok(named.or(key))
 }
 
-/// The order id of a buyer's request: `k-` and the first 32 hex digits of SHA-256 over the sale id,
-/// the user id and the key. Each of the three is preceded by its length in bytes, as a big-endian
-/// u32, so that no other three parts give the same input.
+/// The order id of a buyer's request: `k-` and a [digest] of the sale id, the user id and the key.
 fn derived(sale_id: &SaleId, user_id: &UserId, key: &str) -> OrderId {
-    let mut digest = Context::new(&SHA256);
-    for part in [sale_id.as_str(), user_id.as_str(), key] {
-        // Ids and keys are bounded far below this.
-        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        digest.update(&length.to_be_bytes());
-        digest.update(part.as_bytes());
-    }
-    let mut id = DERIVED_PREFIX.to_owned();
-    for byte in &digest.finish().as_ref()[..DERIVED_BYTES] {
-        let _ = write!(id, "{byte:02x}");
-    }
-    let Ok(id) = OrderId::parse(id) else { unreachable!("fixed form") };
+    let id = digest([sale_id.as_str(), user_id.as_str(), key].map(str::as_bytes));
+    let Ok(id) = OrderId::parse(format!("{DERIVED_PREFIX}{id}")) else {
+        unreachable!("fixed form")
+    };
     id
 }
 

@@ -64,7 +64,7 @@ pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
                     delay: None,
                 })
                 .collect();
-            broker.publish(&messages).await?;
+            broker.publish(&messages).await.all()?;
             Ok(vec![(); orders.len()])
         }
     })

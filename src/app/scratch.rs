@@ -52,8 +52,7 @@ impl Scratch {
         inside.database_url = PostgresLedger::create_database(&settings.database_url, name)
             .await
             .context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
-        let limit = inside.intent.delivery_limit;
-        let broker = RabbitBroker::new(&inside.amqp_url, name, &inside.broker, limit)?;
+        let broker = RabbitBroker::new(&inside)?;
         let inventory = RedisInventory::new(&inside.redis_url, name, &inside.inventory, 2)?;
         let ledger = PostgresLedger::new(&inside.database_url, &inside.ledger)?;
         let database_url = inside.database_url.clone();

@@ -17,13 +17,17 @@ mod stored;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Broker, BrokerError, Delay, Deliveries, Depth, Message, Properties, Published, Queue};
+use super::{
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Properties, Published, Queue,
+    Receipt, Reply,
+};
 use crate::event::Event;
 use crate::fault::crash_point;
 use crate::sqlite::{SqliteFile, Trouble};
@@ -41,22 +45,22 @@ use writer::Writer;
 pub struct EmbeddedBroker {
     queues: Arc<Queues>,
     closed: CancellationToken,
+    dropped_replies: AtomicU64,
 }
 
 impl EmbeddedBroker {
-    /// A broker in `file`, whose queues are named within `namespace`. An intent that came back to its
-    /// queue more than `delivery_limit` times becomes a dead letter.
+    /// A broker in `file`, whose queues are named within `namespace`.
     ///
     /// # Panics
     ///
     /// Outside of a Tokio runtime: it starts the task that writes.
-    pub fn new(file: SqliteFile, namespace: &str, delivery_limit: u32) -> Self {
+    pub fn new(file: SqliteFile, namespace: &str, bounds: Bounds) -> Self {
         let open = Arc::new(OpenQueues::default());
         let (desk, jobs) = Desk::new();
         // Ends with the last desk.
         tokio::spawn(Writer::new(file.clone(), open.clone()).run(jobs));
-        let queues = Arc::new(Queues::new(file, namespace, delivery_limit, desk, open));
-        Self { queues, closed: CancellationToken::new() }
+        let queues = Arc::new(Queues::new(file, namespace, bounds, desk, open));
+        Self { queues, closed: CancellationToken::new(), dropped_replies: AtomicU64::new(0) }
     }
 
     async fn source(&self, queue: Queue, routing_keys: &[&str]) -> Result<Source, BrokerError> {
@@ -90,26 +94,35 @@ impl Broker for EmbeddedBroker {
         routing_keys: &[&str],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError> {
+        let max_body_bytes = self.queues.bounds.max_body_bytes(&queue);
         let source = self.source(queue, routing_keys).await?;
         let (hand_over, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let consumer = Consumer::new(self.queues.clone(), source, prefetch, stop.clone());
+        let consumer =
+            Consumer::new(self.queues.clone(), source, prefetch, max_body_bytes, stop.clone());
         let consumer = tokio::spawn(consumer.run(hand_over, self.closed.clone()));
         Ok(Deliveries::new(incoming, stop, consumer))
     }
 
-    async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {
-        let Sorted { parcel, private, unrouted } = self.sort(messages).await?;
-        if !parcel.is_empty() {
-            let stored = self.queues.desk.publish(parcel).await;
-            crash_point("published");
-            let gone = |_| BrokerError::Transient("the broker has ended".into());
-            stored.await.map_err(gone)??;
+    async fn publish(&self, messages: &[Message<'_>]) -> Published {
+        match self.try_publish(messages).await {
+            Ok(receipts) => Published { receipts, error: None },
+            Err(error) => Published::alike(messages.len(), Receipt::Unconfirmed, Some(error)),
         }
-        for (queue, row) in private {
-            queue.push(row);
+    }
+
+    fn reply(&self, Reply { to, correlation_id, event }: Reply) {
+        match self.queues.private.named(&to) {
+            Some(queue) => {
+                let properties = stored::of_event(&event, &to, Some(&correlation_id));
+                queue.push(unplaced(&event, properties));
+            }
+            None => drop(self.dropped_replies.fetch_add(1, Ordering::Relaxed)),
         }
-        Ok(Published { unrouted })
+    }
+
+    fn dropped_replies(&self) -> u64 {
+        self.dropped_replies.load(Ordering::Relaxed)
     }
 
     fn address(&self, queue: &Queue) -> String {
@@ -144,10 +157,25 @@ impl Broker for EmbeddedBroker {
 struct Sorted {
     parcel: Parcel,
     private: Vec<(Arc<PrivateQueue>, Row)>,
-    unrouted: usize,
+    /// Once it is stored.
+    receipts: Vec<Receipt>,
 }
 
 impl EmbeddedBroker {
+    async fn try_publish(&self, messages: &[Message<'_>]) -> Result<Vec<Receipt>, BrokerError> {
+        let Sorted { parcel, private, receipts } = self.sort(messages).await?;
+        if !parcel.is_empty() {
+            let stored = self.queues.desk.publish(parcel).await;
+            crash_point("published");
+            let gone = |_| BrokerError::Transient("the broker has ended".into());
+            stored.await.map_err(gone)??;
+        }
+        for (queue, row) in private {
+            queue.push(row);
+        }
+        Ok(receipts)
+    }
+
     async fn sort(&self, messages: &[Message<'_>]) -> Result<Sorted, BrokerError> {
         let own = self.queues.own().await?;
         let events = messages.iter().any(|message| matches!(message, Message::Event(_)));
@@ -171,15 +199,12 @@ impl EmbeddedBroker {
                     let properties = stored::of_dead_letter(letter);
                     sorted.parcel.push(own.dead_letters, None, &letter.body, properties);
                 }
-                Message::Reply { to, correlation_id, event } => {
-                    // A reply whose asker has left is of no interest to anyone.
-                    if let Some(queue) = self.queues.private.named(to) {
-                        let properties = stored::of_event(event, to, Some(correlation_id));
-                        sorted.private.push((queue, unplaced(event, properties)));
-                    }
+                Message::Event(event) => {
+                    sorted.event(event, &bindings, &private);
+                    continue;
                 }
-                Message::Event(event) => sorted.event(event, &bindings, &private),
             }
+            sorted.receipts.push(Receipt::Confirmed);
         }
         Ok(sorted)
     }
@@ -205,7 +230,8 @@ impl Sorted {
             self.private.push((queue.clone(), unplaced(event, properties.clone())));
             copies += 1;
         }
-        self.unrouted += usize::from(copies == 0);
+        let receipt = if copies == 0 { Receipt::NoSubscriber } else { Receipt::Confirmed };
+        self.receipts.push(receipt);
     }
 }
 
@@ -234,6 +260,9 @@ mod tests {
 
     use super::*;
 
+    const BOUNDS: Bounds =
+        Bounds { delivery_limit: 10, max_body_bytes: 1 << 20, prefetch_bytes: 64 << 20 };
+
     /// Lets the file grow to so many pages and no further, as a disk does that fills up.
     async fn limit_pages(file: &SqliteFile, pages: i64) {
         let mut writing = file.begin(crate::sqlite::Survives::Kill).await.unwrap();
@@ -247,22 +276,22 @@ mod tests {
     async fn without_room_on_the_disk_publishes_are_refused_and_settlements_are_not_lost() {
         let folder = tempfile::tempdir().unwrap();
         let file = SqliteFile::open(folder.path().join("f.db")).await.unwrap();
-        let broker = EmbeddedBroker::new(file.clone(), "test", 10);
+        let broker = EmbeddedBroker::new(file.clone(), "test", BOUNDS);
         let body = vec![b'x'; 100_000];
         for _ in 0..3 {
-            broker.publish(&[Message::intent("s", &body)]).await.unwrap();
+            broker.publish(&[Message::intent("s", &body)]).await.all().unwrap();
         }
         let mut deliveries = broker.consume(Queue::Intents, 2).await.unwrap();
         let (first, second) = (deliveries.next().await.unwrap(), deliveries.next().await.unwrap());
         limit_pages(&file, 1).await;
         let large = vec![b'y'; 1_000_000];
-        let refused = broker.publish(&[Message::intent("s", &large)]).await;
+        let refused = broker.publish(&[Message::intent("s", &large)]).await.all();
         assert!(matches!(refused, Err(BrokerError::Full(_))), "{refused:?}");
         first.ack();
         second.requeue();
         // What is settled makes room, for the message that waits and for small ones.
         assert_eq!(deliveries.next().await.unwrap().body, body);
-        broker.publish(&[Message::intent("s", b"small")]).await.unwrap();
+        broker.publish(&[Message::intent("s", b"small")]).await.all().unwrap();
         deliveries.stop();
         let ended = tokio::time::timeout(Duration::from_secs(30), deliveries.finished());
         ended.await.unwrap();

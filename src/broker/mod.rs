@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::config::Settings;
 use crate::event::Event;
 
 pub use embedded::EmbeddedBroker;
@@ -36,15 +37,51 @@ pub trait Broker: Send + Sync {
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError>;
 
-    /// Publishes all of `messages` and waits until the broker has taken charge of each. After an
-    /// error it is unknown which ones it has: publish all of them again.
-    async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError>;
+    /// Publishes `messages` and waits until the broker has taken charge of each, or has not in time.
+    async fn publish(&self, messages: &[Message<'_>]) -> Published;
+
+    /// Sends a decision to the one who asked for it. Never waits and never fails: a reply that cannot
+    /// be sent soon, or whose queue is gone, full or one of floodgate's own, is dropped and counted.
+    fn reply(&self, reply: Reply);
+
+    /// Replies that were dropped so far.
+    fn dropped_replies(&self) -> u64;
 
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;
 
     /// How much waits in `queue`, and for how many.
     async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError>;
+}
+
+/// Bounds on what is taken from queues.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How often a message may come back to a queue of intents before it becomes a dead letter.
+    pub delivery_limit: u32,
+    /// The largest body of an intent message, in bytes. Of a larger one only the beginning is held.
+    pub max_body_bytes: usize,
+    /// Bytes of unsettled messages above which a consumer takes no more.
+    pub prefetch_bytes: u64,
+}
+
+impl Bounds {
+    /// Those of `settings`.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            delivery_limit: settings.intent.delivery_limit,
+            max_body_bytes: settings.intent.max_body_bytes,
+            prefetch_bytes: settings.broker.prefetch_bytes,
+        }
+    }
+
+    /// The largest body taken from `queue`: only intents are cut.
+    fn max_body_bytes(&self, queue: &Queue) -> usize {
+        match queue {
+            Queue::Intents | Queue::Returned => self.max_body_bytes,
+            _ => usize::MAX,
+        }
+    }
 }
 
 /// The queues of a deployment.
@@ -104,15 +141,6 @@ pub enum Message<'a> {
     },
     /// A decision for subscribers.
     Event(&'a Event),
-    /// A decision for the one who asked, by the request/reply convention of AMQP.
-    Reply {
-        /// The queue named by the request.
-        to: &'a str,
-        /// What the request is known by.
-        correlation_id: &'a str,
-        /// The decision.
-        event: &'a Event,
-    },
     /// A message that can't be decided.
     DeadLetter(&'a DeadLetter),
 }
@@ -133,11 +161,65 @@ pub struct Depth {
     pub consumers: u32,
 }
 
-/// What is known of published messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A decision for the one who asked, by the request/reply convention of AMQP.
+#[derive(Debug)]
+pub struct Reply {
+    /// The queue named by the request.
+    pub to: String,
+    /// What the request is known by.
+    pub correlation_id: String,
+    /// The decision.
+    pub event: Event,
+}
+
+/// What became of a published message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// The broker has taken charge of it.
+    Confirmed,
+    /// Confirmed too, but it is an event that no subscriber has a queue for.
+    NoSubscriber,
+    /// A queue it goes to takes no more. Others may have taken it.
+    Full,
+    /// There is no queue for it, though it is no event.
+    NoQueue,
+    /// Whether the broker has it is unknown.
+    Unconfirmed,
+}
+
+impl Receipt {
+    /// Whether nothing is left to be done.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Confirmed | Self::NoSubscriber)
+    }
+}
+
+/// What became of published messages.
+#[derive(Debug)]
 pub struct Published {
-    /// Events that no subscriber has a queue for.
-    pub unrouted: usize,
+    /// One for each message, in order.
+    pub receipts: Vec<Receipt>,
+    /// Why some are unconfirmed.
+    pub error: Option<BrokerError>,
+}
+
+impl Published {
+    /// All of `count` messages fared alike.
+    pub(crate) fn alike(count: usize, receipt: Receipt, error: Option<BrokerError>) -> Self {
+        Self { receipts: vec![receipt; count], error }
+    }
+
+    /// All or nothing, for a sender that publishes everything again otherwise.
+    pub fn all(self) -> Result<(), BrokerError> {
+        match self.receipts.iter().find(|receipt| !receipt.is_done()) {
+            None => Ok(()),
+            Some(Receipt::NoQueue) => Err(BrokerError::NoQueue),
+            Some(Receipt::Full) => Err(BrokerError::Full("a queue is full")),
+            Some(_) => {
+                Err(self.error.unwrap_or_else(|| BrokerError::Transient("not confirmed".into())))
+            }
+        }
+    }
 }
 
 /// A message that can't be decided, with the reason.
@@ -151,6 +233,8 @@ pub struct DeadLetter {
     pub reason: &'static str,
     /// For a person to read.
     pub detail: String,
+    /// The same whenever this message, or this element of it, is dead-lettered again.
+    pub id: String,
 }
 
 /// What a message carries besides its body.
@@ -162,10 +246,14 @@ pub struct Properties {
     pub reply_to: Option<String>,
     /// What the reply is known by.
     pub correlation_id: Option<String>,
+    /// What the sender calls it.
+    pub message_id: Option<String>,
     /// Set when the body is compressed or otherwise encoded.
     pub content_encoding: Option<String>,
     /// When it was sent, in seconds since 1970, as AMQP has it.
     pub timestamp_s: Option<u64>,
+    /// The length of the body in bytes, if only its beginning is here.
+    pub cut_from: Option<usize>,
     /// Why it was dead-lettered, if it was.
     pub dead: Option<Obituary>,
     /// All of it, in the adapter's own form.
@@ -192,6 +280,20 @@ pub struct Obituary {
     pub detail: String,
     /// RFC 3339.
     pub at: String,
+    /// By which a repeat can be recognised. Empty if the broker dead-lettered it.
+    pub id: String,
+}
+
+/// What is kept of a body that is larger than accepted: enough to see what it was.
+pub const KEPT_BYTES: usize = 65_536;
+
+/// Cuts a body that is larger than `most` bytes, and notes its length.
+fn cut(body: &mut Vec<u8>, properties: &mut Properties, most: usize) {
+    if body.len() > most {
+        properties.cut_from = Some(body.len());
+        body.truncate(KEPT_BYTES);
+        body.shrink_to_fit();
+    }
 }
 
 /// A message delivered to this consumer. Settling consumes it, so it cannot be settled twice. Dropped
@@ -294,8 +396,8 @@ pub enum BrokerError {
     #[error("broker takes no messages for now: {0}")]
     Full(&'static str),
     /// A queue to publish to is missing.
-    #[error("broker has no queue for {0}")]
-    Unroutable(&'static str),
+    #[error("broker has no queue for it")]
+    NoQueue,
     /// It won't do this however often it is asked.
     #[error("broker refused: {0}")]
     Permanent(#[source] Box<dyn std::error::Error + Send + Sync>),

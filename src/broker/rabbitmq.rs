@@ -3,8 +3,11 @@
 //! Consuming and publishing have connections of their own, because RabbitMQ stops reading from a
 //! connection that publishes while it is short of memory or disk, acknowledgements included.
 
+mod bounds;
 mod consumer;
 mod publisher;
+mod replies;
+mod window;
 mod wire;
 
 use std::sync::Arc;
@@ -18,15 +21,18 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
-use super::{Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue};
-use crate::config::BrokerSettings;
+use super::{
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply,
+};
+use crate::config::Settings;
 use consumer::{Source, Supervisor};
 use publisher::Publisher;
+use replies::Replies;
 
 /// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
 /// since RabbitMQ 4.0 a queue without a limit of its own drops messages after 20.
@@ -46,24 +52,22 @@ const EVERY_KEY: &str = "#";
 pub struct RabbitBroker {
     link: Arc<Link>,
     publisher: Publisher,
+    replies: Replies,
 }
 
 /// How to reach the server, and what has to be there.
 struct Link {
     uri: AMQPUri,
     topology: Topology,
-    delivery_limit: u32,
+    bounds: Bounds,
     timeout: Duration,
 }
 
 impl RabbitBroker {
-    /// A broker at `url`. Connects when it is first used, and declares what it needs then.
-    pub fn new(
-        url: &SecretString,
-        namespace: &str,
-        settings: &BrokerSettings,
-        delivery_limit: u32,
-    ) -> Result<Self, BrokerError> {
+    /// The broker that `settings` name. Connects when it is first used, and declares what it needs then.
+    pub fn new(settings: &Settings) -> Result<Self, BrokerError> {
+        let (url, bounds) = (&settings.amqp_url, Bounds::of(settings));
+        let Settings { namespace, broker: settings, .. } = settings;
         // The parser's own message may repeat the URL with its password.
         let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| {
             BrokerError::Permanent(
@@ -76,8 +80,9 @@ impl RabbitBroker {
             .connection_timeout
             .get_or_insert(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let topology = Topology::new(namespace);
-        let link = Arc::new(Link { uri, topology, delivery_limit, timeout });
-        Ok(Self { publisher: Publisher::new(link.clone()), link })
+        let link = Arc::new(Link { uri, topology, bounds, timeout });
+        let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
+        Ok(Self { link, publisher, replies })
     }
 
     /// Fails unless the server can be reached and everything is declared.
@@ -163,7 +168,7 @@ impl Link {
             [(Queue::Intents, &names.intents_exchange()), (Queue::Returned, &returned_exchange)]
         {
             let name = names.queue(&queue);
-            let mut arguments = quorum(i64::from(self.delivery_limit));
+            let mut arguments = quorum(i64::from(self.bounds.delivery_limit));
             dead_letter_to(&mut arguments, &dead_exchange);
             declare_queue(channel, &name, DURABLE, arguments).await?;
             bind(channel, &name, exchange, EVERY_KEY).await?;
@@ -275,14 +280,22 @@ impl Broker for RabbitBroker {
         let routing_keys = routing_keys.iter().map(|&key| key.to_owned()).collect();
         let source = Source { link: self.link.clone(), queue, routing_keys, prefetch };
         // The first connection is made here, so that a wrong address is known at once.
-        let first = source.open().await?;
+        let first = source.open(source.prefetch).await?;
         let consumer = Supervisor { source, stop: stop.clone() };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
         Ok(Deliveries::new(incoming, stop, consumer))
     }
 
-    async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {
+    async fn publish(&self, messages: &[Message<'_>]) -> Published {
         self.publisher.publish(messages).await
+    }
+
+    fn reply(&self, reply: Reply) {
+        self.replies.hand_in(reply);
+    }
+
+    fn dropped_replies(&self) -> u64 {
+        self.replies.dropped()
     }
 
     fn address(&self, queue: &Queue) -> String {

@@ -12,6 +12,14 @@ pub mod header {
     pub const QUEUE: &str = "floodgate-queue";
     /// When it was dead-lettered, RFC 3339.
     pub const AT: &str = "floodgate-at";
+    /// By which a repeat can be recognised.
+    pub const ID: &str = "floodgate-id";
+    /// The message's `priority` property; a dead letter has none, so that none jumps the queue.
+    pub const PRIORITY: &str = "floodgate-priority";
+    /// The message's `expiration` property; a dead letter has none, so that none vanishes.
+    pub const EXPIRATION: &str = "floodgate-expiration";
+    /// What of the message is not kept: the length of its body, names of headers.
+    pub const CUT: &str = "floodgate-cut";
     /// What every header of a dead letter begins with.
     pub const PREFIX: &str = "floodgate-";
 }
@@ -78,8 +86,36 @@ impl Topology {
         }
     }
 
+    /// Whether a queue is floodgate's own, and therefore no place for a reply. One of a process that
+    /// waits for replies is.
+    pub fn is_own(&self, queue: &str) -> bool {
+        let name = queue.strip_prefix(&self.namespace).and_then(|name| name.strip_prefix('.'));
+        name.is_some_and(|name| !name.starts_with("private."))
+    }
+
     /// `source` of every event.
     pub fn event_source(&self) -> String {
         format!("/{}", self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_go_to_no_queue_of_floodgate_but_those_that_wait_for_them() {
+        let names = Topology::new("shop");
+        let own = [Queue::Intents, Queue::Returned, Queue::DeadLetters];
+        let own = own.map(|queue| names.queue(&queue)).into_iter();
+        let delays = Delay::ALL.map(|delay| names.delay(delay));
+        let subscriber = names.queue(&Queue::Subscriber("mail".into()));
+        for queue in own.chain(delays).chain([subscriber]) {
+            assert!(names.is_own(&queue), "{queue}");
+        }
+        let private = names.queue(&Queue::Private("api-7".into()));
+        for queue in [private.as_str(), "shop", "shopping.replies", "amq.gen-x", ""] {
+            assert!(!names.is_own(queue), "{queue}");
+        }
     }
 }

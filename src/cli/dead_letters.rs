@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -10,6 +11,8 @@ use super::output;
 use crate::app::App;
 use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Properties, Queue};
 use crate::event::order_key_of;
+use crate::intent::Fault;
+use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
 /// How long to wait for the next dead letter before taking the queue as read.
 const QUIET: Duration = Duration::from_secs(10);
@@ -69,14 +72,27 @@ enum DeadLettersCommand {
 
 #[derive(Debug, Args)]
 struct Filter {
-    /// Only those with this reason, such as bad_json, unknown_sale, order_id_conflict
-    #[arg(long)]
+    /// Only those with this reason
+    #[arg(long, value_parser = PossibleValuesParser::new(reasons()), hide_possible_values = true)]
     reason: Option<String>,
+}
+
+/// What a dead letter says when nothing is known of how it died.
+const UNKNOWN: &str = "unknown";
+
+/// Every reason there is: floodgate's, and those of RabbitMQ's own dead-lettering (its page on dead letter
+/// exchanges).
+fn reasons() -> impl Iterator<Item = &'static str> {
+    let of_bodies = Fault::ALL.into_iter().map(Fault::name);
+    let of_orders = [UNKNOWN_SALE, ORDER_ID_CONFLICT, UNDECIDABLE];
+    of_bodies.chain(of_orders).chain(["delivery_limit", "expired", "rejected", "maxlen", UNKNOWN])
 }
 
 /// A dead letter as it is printed.
 #[derive(Serialize)]
 struct Printed {
+    /// By which a repeat can be recognised.
+    id: String,
     reason: String,
     detail: String,
     at: String,
@@ -115,7 +131,7 @@ fn obituary(letter: &Delivery) -> Obituary {
         .properties
         .dead
         .clone()
-        .unwrap_or_else(|| Obituary { reason: "unknown".into(), ..Obituary::default() })
+        .unwrap_or_else(|| Obituary { reason: UNKNOWN.into(), ..Obituary::default() })
 }
 
 fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
@@ -200,12 +216,12 @@ async fn list(
     let mut walk = Walk::begin(broker).await?;
     while let Some(letter) = walk.next().await? {
         if filter.matches(&letter) {
-            let Obituary { reason, detail, at } = obituary(&letter);
+            let Obituary { reason, detail, at, id } = obituary(&letter);
             *reasons.entry(reason.clone()).or_default() += 1;
             if shown.len() < limit {
                 let body = String::from_utf8_lossy(&letter.body).into_owned();
                 let routing_key = letter.properties.routing_key.clone();
-                shown.push(Printed { reason, detail, at, routing_key, body });
+                shown.push(Printed { id, reason, detail, at, routing_key, body });
             }
         }
         walk.keep(letter);
@@ -282,7 +298,7 @@ async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::
             delay: None,
         })
         .collect();
-    broker.publish(&messages).await?;
+    broker.publish(&messages).await.all()?;
     let count = waiting.len();
     waiting.drain(..).for_each(Delivery::ack);
     Ok(count)

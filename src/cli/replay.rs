@@ -129,8 +129,8 @@ impl Sender<'_> {
     async fn publish(&self, messages: &[Message<'_>]) -> anyhow::Result<()> {
         let mut backoff = Backoff::reconnect();
         for _ in 1..MAX_TRIES {
-            match self.broker.publish(messages).await {
-                Ok(_) => return Ok(()),
+            match self.broker.publish(messages).await.all() {
+                Ok(()) => return Ok(()),
                 Err(error) => {
                     let delay = backoff.next_delay();
                     tracing::warn!(%error, ?delay, "not confirmed, sending again");
@@ -142,7 +142,7 @@ impl Sender<'_> {
         self.broker
             .publish(messages)
             .await
-            .map(drop)
+            .all()
             .with_context(|| format!("{sent} lines were confirmed before"))
     }
 }

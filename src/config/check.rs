@@ -63,6 +63,12 @@ impl Settings {
             "1 to 1000000",
         )?;
         in_range("broker.prefetch", self.broker.prefetch.into(), 1..=65_535, "1 to 65535")?;
+        in_range(
+            "broker.prefetch_bytes",
+            self.broker.prefetch_bytes,
+            1 << 20..=16 << 30,
+            "1048576 (1 MiB) to 17179869184 (16 GiB)",
+        )?;
         in_range("broker.confirm_timeout_ms", self.broker.confirm_timeout_ms, ms.clone(), hour)?;
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
         in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::broker::{DeadLetter, Delay, Delivery, Properties};
+use crate::digest::digest;
+use crate::intent;
 use crate::order::Candidate;
 
 /// One intent's share of a delivery. A delivery is acknowledged when all its shares are done; a
@@ -105,17 +107,41 @@ impl Parked {
         reason: &'static str,
         detail: String,
     ) -> Self {
+        let start = place.start.to_be_bytes();
         let body = ticket.body()[place].to_vec();
         let properties = ticket.properties().clone();
-        Self { letter: DeadLetter { body, properties, reason, detail }, ticket }
+        let key = properties.routing_key.as_bytes();
+        let id =
+            digest([key, properties.message_id.as_deref().unwrap_or("").as_bytes(), &start, &body]);
+        Self { letter: DeadLetter { body, properties, reason, detail, id }, ticket }
     }
 }
 
-/// An order that comes again later, by way of a delay queue.
+/// A message that comes again later, by way of a delay queue, with its share of the delivery.
 #[derive(Debug)]
 pub(super) struct Deferred {
-    pub entry: Entry,
+    pub ticket: Ticket,
+    pub routing_key: String,
+    pub body: Vec<u8>,
     pub delay: Delay,
+}
+
+impl Deferred {
+    /// An order, in the bytes it came in. One whose time was given by the ledger gets that written in, or
+    /// it would never expire.
+    pub(super) fn order(entry: Entry, delay: Delay) -> Self {
+        let Entry { candidate: Candidate { order, submitted_at, .. }, ticket, place, .. } = entry;
+        let body = match submitted_at {
+            Some(submitted_at) if entry.has_ledger_time => intent::to_json(&order, submitted_at),
+            _ => ticket.body()[place].to_vec(),
+        };
+        Self { ticket, routing_key: order.sale_id.to_string(), body, delay }
+    }
+
+    /// A dead letter that found no place.
+    pub(super) fn letter(Parked { letter, ticket }: Parked, delay: Delay) -> Self {
+        Self { ticket, routing_key: letter.properties.routing_key, body: letter.body, delay }
+    }
 }
 
 /// What is taken through the stages together.
@@ -149,7 +175,7 @@ impl Batch {
 #[derive(Debug)]
 pub(super) enum Item {
     Entry(Entry),
-    Parked(Parked),
+    Parked(Box<Parked>),
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
         while batch.len() < self.max_batch {
             match self.left_over.pop_front() {
                 Some(Item::Entry(entry)) => batch.entries.push(entry),
-                Some(Item::Parked(parked)) => batch.parked.push(parked),
+                Some(Item::Parked(parked)) => batch.parked.push(*parked),
                 None => {
                     let come_back = if returned < half { self.returned.ready() } else { None };
                     returned += usize::from(come_back.is_some());
@@ -124,7 +124,7 @@ mod tests {
     fn take_apart(delivery: Delivery) -> VecDeque<Item> {
         let ticket = Ticket::new(delivery);
         let letter = |n| Parked::new(ticket.share(), n..n + 1, "a letter", String::new());
-        (0..ticket.body().len()).map(|n| Item::Parked(letter(n))).collect()
+        (0..ticket.body().len()).map(|n| Item::Parked(Box::new(letter(n)))).collect()
     }
 
     fn delivery(body: &str) -> Delivery {

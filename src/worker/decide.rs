@@ -28,10 +28,18 @@ pub const UNDECIDABLE: &str = "undecidable";
 /// A batch whose decisions are final.
 #[derive(Default)]
 pub(super) struct DecidedBatch {
-    pub decided: Vec<(Entry, Decision)>,
+    pub decided: Vec<Settled>,
     pub parked: Vec<Parked>,
     pub deferred: Vec<Deferred>,
     pub amendments: Vec<Amendment>,
+}
+
+/// An order with its decision.
+pub(super) struct Settled {
+    pub entry: Entry,
+    pub decision: Decision,
+    /// It was decided just now, and not before.
+    pub is_new: bool,
 }
 
 impl DecidedBatch {
@@ -85,7 +93,7 @@ impl Decider {
         for (entry, answer) in entries.into_iter().zip(answers) {
             self.sort(entry, answer, &mut decided, &mut seen);
         }
-        seen.sold_out = decided.decided.iter().any(|(_, decision)| {
+        seen.sold_out = decided.decided.iter().any(|Settled { decision, .. }| {
             let state = result.sales.get(&decision.order.sale_id);
             state.is_some_and(|state| state.sold_out_at == Some(decision.decided_at))
         });
@@ -108,7 +116,7 @@ impl Decider {
         match answer {
             Ok(Answer::Decided { decision, is_new }) => {
                 self.tally.decided(&decision, !is_new);
-                decided.decided.push((entry, decision));
+                decided.decided.push(Settled { entry, decision, is_new });
             }
             Ok(Answer::Unchecked { submitted_at }) => {
                 // Later than the ledger's time is as good as missing: the order would never expire.

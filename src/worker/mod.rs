@@ -7,6 +7,7 @@
 mod amend;
 mod batch;
 mod batcher;
+mod blocked;
 mod check;
 mod decide;
 mod intake;
@@ -38,6 +39,7 @@ use crate::retry::Backoff;
 use crate::verification::Verifier;
 use amend::amend;
 use batcher::Batcher;
+use blocked::Blocked;
 use decide::{DecidedBatch, Decider, Seen};
 use intake::{Intake, Next};
 use propose::{ProposedBatch, Proposer};
@@ -96,7 +98,8 @@ impl Worker {
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let deadline = self.settings.worker.drain_deadline();
         let tally = Arc::new(Tally::default());
-        let _reporter = AbortOnDropHandle::new(tokio::spawn(report(tally.clone())));
+        let _reporter =
+            AbortOnDropHandle::new(tokio::spawn(report(tally.clone(), self.broker.clone())));
         let sold_out = Arc::new(Notify::new());
         let announcing =
             keep_announcing(self.ledger.clone(), self.broker.clone(), sold_out.clone());
@@ -113,7 +116,8 @@ impl Worker {
             worked = self.work(tally.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
-        tally.log(if ended.is_ok() { "drained" } else { "ended" });
+        let how = if ended.is_ok() { "drained" } else { "ended" };
+        tally.log(how, self.broker.dropped_replies());
         ended
     }
 
@@ -194,7 +198,7 @@ impl Worker {
         let decider = Decider { ledger: self.ledger.clone(), max_age, tally: tally.clone() };
         let finisher = Arc::new(Finisher {
             inventory: self.inventory.clone(),
-            outlet: Outlet { broker: self.broker.clone(), tally },
+            outlet: Outlet { broker: self.broker.clone(), tally, blocked: Blocked::default() },
         });
         let slots = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
         async move {
@@ -294,13 +298,13 @@ async fn count_workers(broker: Arc<dyn Broker>, workers: Arc<AtomicU32>) {
     }
 }
 
-async fn report(tally: Arc<Tally>) {
+async fn report(tally: Arc<Tally>, broker: Arc<dyn Broker>) {
     let mut before = 0;
     loop {
         tokio::time::sleep(REPORT_EVERY).await;
         let total = tally.total();
         if total != before {
-            tally.log("working");
+            tally.log("working", broker.dropped_replies());
         }
         before = total;
     }

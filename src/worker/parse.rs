@@ -18,10 +18,10 @@ pub(super) fn take_apart(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
         .timestamp_s
         .and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
     let body = ticket.body();
-    let items = match unsupported_encoding(&ticket) {
-        Some(detail) => {
-            let name = Fault::UnsupportedEncoding.name();
-            VecDeque::from([Item::Parked(Parked::new(ticket.share(), 0..body.len(), name, detail))])
+    let items = match too_large(&ticket, limits).or_else(|| unsupported_encoding(&ticket)) {
+        Some(Refusal { fault, detail }) => {
+            let parked = Parked::new(ticket.share(), 0..body.len(), fault.name(), detail);
+            VecDeque::from([Item::Parked(Box::new(parked))])
         }
         None => intent::parse(body, limits)
             .into_iter()
@@ -37,7 +37,7 @@ pub(super) fn take_apart(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
                         Item::Entry(Entry { candidate, ticket, place, has_ledger_time: false })
                     }
                     Err(Refusal { fault, detail }) => {
-                        Item::Parked(Parked::new(ticket, place, fault.name(), detail))
+                        Item::Parked(Box::new(Parked::new(ticket, place, fault.name(), detail)))
                     }
                 }
             })
@@ -49,9 +49,20 @@ pub(super) fn take_apart(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
     items
 }
 
+/// A body of which only the beginning is here.
+fn too_large(ticket: &Ticket, limits: Limits) -> Option<Refusal> {
+    let (bytes, kept) = (ticket.properties().cut_from?, ticket.body().len());
+    let most = limits.max_body_bytes;
+    let detail =
+        format!("the body has {bytes} bytes; accepted: up to {most}; its first {kept} are kept");
+    Some(Refusal { fault: Fault::BodyTooLarge, detail })
+}
+
 /// A body that is compressed would only be called bad JSON; this says what to do about it.
-fn unsupported_encoding(ticket: &Ticket) -> Option<String> {
+fn unsupported_encoding(ticket: &Ticket) -> Option<Refusal> {
     let encoding = ticket.properties().content_encoding.as_deref()?;
     let plain = ["", "identity", "utf-8"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
-    (!plain).then(|| format!("content_encoding is {encoding:?}; accepted: none, or utf-8"))
+    let fault = Fault::UnsupportedEncoding;
+    let detail = format!("content_encoding is {encoding:?}; accepted: none, or utf-8");
+    (!plain).then_some(Refusal { fault, detail })
 }

@@ -1,111 +1,148 @@
 //! Publish: tell subscribers and askers, park dead letters, then acknowledge.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::batch::{Deferred, Entry};
-use super::decide::DecidedBatch;
+use super::batch::{Deferred, Entry, Parked};
+use super::blocked::Blocked;
+use super::decide::{DecidedBatch, Settled};
 use super::tally::Tally;
-use crate::broker::{Broker, Delay, Message};
+use crate::broker::{Broker, Delay, Message, Receipt, Reply};
 use crate::event::Event;
 use crate::fault::crash_point;
-use crate::intent;
 use crate::retry::Backoff;
 
 /// Publishes batches.
 pub(super) struct Outlet {
     pub broker: Arc<dyn Broker>,
     pub tally: Arc<Tally>,
+    pub blocked: Blocked,
 }
 
 impl Outlet {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
-    /// long the broker is unavailable.
+    /// long the broker is unavailable. What a full queue refuses is deferred, and holds up nothing.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
-        let DecidedBatch { decided, parked, deferred, amendments: _ } = batch;
-        let (entries, events): (Vec<Entry>, Vec<Event>) =
-            decided.into_iter().map(|(entry, decision)| (entry, Event::of(&decision))).unzip();
-        let mut messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
-        messages
-            .extend(entries.iter().zip(&events).filter_map(|(entry, event)| reply(entry, event)));
-        self.until_confirmed(&messages).await;
-        crash_point("confirmed");
-        for entry in entries {
-            entry.ticket.done();
-        }
-
-        let letters: Vec<Message<'_>> =
-            parked.iter().map(|parked| Message::DeadLetter(&parked.letter)).collect();
-        self.until_confirmed(&letters).await;
-        for parked in parked {
-            self.tally.parked(parked.letter.reason);
-            parked.ticket.done();
-        }
+        let DecidedBatch { decided, parked, mut deferred, amendments: _ } = batch;
+        deferred.extend(self.tell(decided).await);
+        deferred.extend(self.park(parked).await);
         self.defer(deferred).await;
         crash_point("acked");
     }
 
+    /// Publishes decisions. Returns the orders whose events were refused.
+    async fn tell(&self, decided: Vec<Settled>) -> Vec<Deferred> {
+        let mut refused = Vec::new();
+        let (mut told, mut events) = (Vec::new(), Vec::new());
+        for settled in decided {
+            let event = Event::of(&settled.decision);
+            if !settled.is_new && self.blocked.holds(&event.routing_key) {
+                refused.push(Deferred::order(settled.entry, Delay::ThirtySeconds));
+                continue;
+            }
+            if let Some(reply) = reply(&settled.entry, &event) {
+                self.broker.reply(reply);
+            }
+            told.push(settled);
+            events.push(event);
+        }
+        let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
+        let receipts = self.until_known(&messages).await;
+        crash_point("confirmed");
+        for ((settled, event), receipt) in told.into_iter().zip(&events).zip(receipts) {
+            if receipt.is_done() {
+                self.tally.unrouted(usize::from(receipt == Receipt::NoSubscriber));
+                self.blocked.passed(&event.routing_key);
+                settled.entry.ticket.done();
+            } else {
+                self.blocked.refused(&event.routing_key);
+                let again = if settled.is_new { Delay::FiveSeconds } else { Delay::ThirtySeconds };
+                refused.push(Deferred::order(settled.entry, again));
+            }
+        }
+        refused
+    }
+
+    /// Publishes dead letters. Returns those that were refused, to be judged again.
+    async fn park(&self, parked: Vec<Parked>) -> Vec<Deferred> {
+        let letters: Vec<Message<'_>> =
+            parked.iter().map(|parked| Message::DeadLetter(&parked.letter)).collect();
+        let receipts = self.until_known(&letters).await;
+        let mut refused = Vec::new();
+        for (parked, receipt) in parked.into_iter().zip(receipts) {
+            if receipt.is_done() {
+                self.tally.parked(parked.letter.reason);
+                parked.ticket.done();
+            } else {
+                tracing::warn!(reason = parked.letter.reason, "the queue of dead letters is full");
+                refused.push(Deferred::letter(parked, Delay::ThirtySeconds));
+            }
+        }
+        refused
+    }
+
     /// Publishes orders once more, to wait on a delay queue.
     async fn defer(&self, deferred: Vec<Deferred>) {
-        let (entries, delays): (Vec<Entry>, Vec<Delay>) =
-            deferred.into_iter().map(|deferred| (deferred.entry, deferred.delay)).unzip();
-        let bodies: Vec<Cow<'_, [u8]>> = entries.iter().map(body).collect();
-        let messages: Vec<Message<'_>> = entries
+        if deferred.is_empty() {
+            return;
+        }
+        let messages: Vec<Message<'_>> = deferred
             .iter()
-            .zip(&bodies)
-            .zip(delays)
-            .map(|((entry, body), delay)| Message::Intent {
-                routing_key: entry.candidate.order.sale_id.as_str(),
+            .map(|Deferred { ticket, routing_key, body, delay }| Message::Intent {
+                routing_key,
                 body,
-                properties: Some(entry.ticket.properties()),
-                delay: Some(delay),
+                properties: Some(ticket.properties()),
+                delay: Some(*delay),
             })
             .collect();
-        self.until_confirmed(&messages).await;
-        if !messages.is_empty() {
-            crash_point("deferred");
+        let mut backoff = Backoff::step();
+        let mut left = messages;
+        while !left.is_empty() {
+            let receipts = self.until_known(&left).await;
+            let mut receipts = receipts.into_iter();
+            left.retain(|_| receipts.next().is_some_and(|receipt| !receipt.is_done()));
+            if !left.is_empty() {
+                let delay = backoff.next_delay();
+                tracing::warn!(?delay, messages = left.len(), "a delay queue is full");
+                tokio::time::sleep(delay).await;
+            }
         }
-        self.tally.deferred(messages.len());
-        drop(messages);
-        drop(bodies);
-        for entry in entries {
-            entry.ticket.done();
+        crash_point("deferred");
+        self.tally.deferred(deferred.len());
+        for deferred in deferred {
+            deferred.ticket.done();
         }
     }
 
-    async fn until_confirmed(&self, messages: &[Message<'_>]) {
-        if messages.is_empty() {
-            return;
-        }
+    /// Publishes until the broker has taken or refused each message, however long it is unavailable. What
+    /// it has confirmed is not published again.
+    async fn until_known(&self, messages: &[Message<'_>]) -> Vec<Receipt> {
+        let mut receipts = vec![Receipt::Unconfirmed; messages.len()];
         let mut backoff = Backoff::step();
         loop {
-            match self.broker.publish(messages).await {
-                Ok(published) => return self.tally.unrouted(published.unrouted),
-                Err(error) => {
-                    let delay = backoff.next_delay();
-                    tracing::warn!(%error, ?delay, messages = messages.len(), "can't publish");
-                    tokio::time::sleep(delay).await;
-                }
+            let is_open =
+                |place: &usize| matches!(receipts[*place], Receipt::Unconfirmed | Receipt::NoQueue);
+            let open: Vec<usize> = (0..messages.len()).filter(is_open).collect();
+            if open.is_empty() {
+                return receipts;
+            }
+            let again: Vec<Message<'_>> =
+                open.iter().map(|&place| messages[place].clone()).collect();
+            let published = self.broker.publish(&again).await;
+            for (place, receipt) in open.into_iter().zip(published.receipts) {
+                receipts[place] = receipt;
+            }
+            if let Some(error) = published.error {
+                let delay = backoff.next_delay();
+                tracing::warn!(%error, ?delay, messages = again.len(), "cannot publish");
+                tokio::time::sleep(delay).await;
             }
         }
     }
 }
 
-/// The bytes an order came in. One whose time was given by the ledger gets that written in, or it would
-/// never expire.
-fn body(entry: &Entry) -> Cow<'_, [u8]> {
-    match entry.candidate.submitted_at {
-        Some(submitted_at) if entry.has_ledger_time => {
-            Cow::Owned(intent::to_json(&entry.candidate.order, submitted_at))
-        }
-        _ => Cow::Borrowed(&entry.ticket.body()[entry.place.clone()]),
-    }
-}
-
 /// The reply that an order asked for, if it did.
-fn reply<'a>(entry: &'a Entry, event: &'a Event) -> Option<Message<'a>> {
+fn reply(entry: &Entry, event: &Event) -> Option<Reply> {
     let properties = entry.ticket.properties();
-    let (to, correlation_id) =
-        (properties.reply_to.as_deref()?, properties.correlation_id.as_deref()?);
-    Some(Message::Reply { to, correlation_id, event })
+    let (to, correlation_id) = (properties.reply_to.clone()?, properties.correlation_id.clone()?);
+    Some(Reply { to, correlation_id, event: event.clone() })
 }

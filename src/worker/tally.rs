@@ -61,7 +61,7 @@ impl Tally {
         .sum()
     }
 
-    pub(super) fn log(&self, what: &str) {
+    pub(super) fn log(&self, what: &str, dropped_replies: u64) {
         tracing::info!(
             created = self.created.load(Relaxed),
             sold_out = self.sold_out.load(Relaxed),
@@ -72,6 +72,7 @@ impl Tally {
             dead_letters = self.dead_letters.load(Relaxed),
             deferred = self.deferred.load(Relaxed),
             events_without_subscriber = self.unrouted.load(Relaxed),
+            dropped_replies,
             "{what}"
         );
     }

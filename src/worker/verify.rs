@@ -340,7 +340,7 @@ impl Verification {
         let now = (self.clock)();
         self.ready.deferred.extend(entries.into_iter().map(|entry| {
             let delay = wait.delay(age(&entry, now));
-            Deferred { entry, delay }
+            Deferred::order(entry, delay)
         }));
     }
 }

@@ -53,6 +53,12 @@ async fn every_kind_of_bad_input_is_parked_and_its_neighbours_are_decided() {
     let mut letters = stage.dead_letters(bad.len() + 1).await;
     let mut expected: Vec<(String, Vec<u8>)> =
         bad.into_iter().map(|(reason, bytes)| (reason.to_owned(), bytes)).collect();
+    for (_, bytes) in &mut expected {
+        // What is too large to be looked at is not kept either.
+        if bytes.len() > 1 << 20 {
+            bytes.truncate(floodgate::broker::KEPT_BYTES);
+        }
+    }
     expected.push(("wrong_type".into(), br#"{"order_id":7}"#.to_vec()));
     letters.sort();
     expected.sort();
@@ -141,7 +147,7 @@ async fn a_compressed_body_is_named_as_such() {
         "{{{}\"order_id\":\"{id}\",\"sale_id\":\"s\",\"user_id\":\"u\",\"quantity\":1}}",
         " ".repeat(200_000)
     );
-    stage.broker.publish(&[Message::intent("s", text.as_bytes())]).await.expect("publish");
+    stage.broker.publish(&[Message::intent("s", text.as_bytes())]).await.all().expect("publish");
     assert_eq!(stage.event().await["order_id"], id.as_str());
     worker.stop().await;
     stage.remove().await;

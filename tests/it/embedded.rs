@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use floodgate::broker::{
-    Broker, BrokerError, Delay, Deliveries, Delivery, Message, Properties, Published, Queue,
+    Broker, BrokerError, Delay, Deliveries, Delivery, Message, Properties, Queue, Receipt,
 };
 use floodgate::decision::{Decision, Outcome};
 use floodgate::event::Event;
@@ -17,7 +17,7 @@ use crate::harness::{PATIENCE, Running, body, order, sale, time};
 async fn publish(broker: &dyn Broker, bodies: &[String]) {
     let messages: Vec<Message<'_>> =
         bodies.iter().map(|body| Message::intent("s", body.as_bytes())).collect();
-    broker.publish(&messages).await.expect("publish");
+    broker.publish(&messages).await.all().expect("publish");
 }
 
 fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
@@ -90,7 +90,7 @@ async fn bodies_and_properties_of_any_kind_survive() {
     for body in &bodies {
         let (routing_key, properties) = ("any 'key'.\"at\" all", Some(&properties));
         let message = Message::Intent { routing_key, body, properties, delay: None };
-        embedded.broker.publish(&[message]).await.expect("publish");
+        embedded.broker.publish(&[message]).await.all().expect("publish");
     }
     let embedded = embedded.crash().await;
     let mut deliveries = consume(embedded.broker.as_ref(), Queue::Intents).await;
@@ -113,7 +113,7 @@ async fn what_is_deferred_survives_too() {
     let delay = Some(Delay::OneSecond);
     let later = Message::Intent { routing_key, body, properties, delay };
     let begun = std::time::Instant::now();
-    embedded.broker.publish(&[later]).await.expect("publish");
+    embedded.broker.publish(&[later]).await.all().expect("publish");
     let embedded = embedded.crash().await;
     publish(embedded.broker.as_ref(), &["now".into()]).await;
     let mut deliveries = consume(embedded.broker.as_ref(), Queue::Returned).await;
@@ -164,7 +164,7 @@ async fn a_message_that_is_given_back_too_often_becomes_a_dead_letter_and_may_st
     assert_eq!(letter.properties.dead.as_ref().expect("a reason").reason, "delivery_limit");
     let (body, properties) = (letter.body.as_slice(), Some(&letter.properties));
     let redriven = Message::Intent { routing_key: "s", body, properties, delay: None };
-    embedded.broker.publish(&[redriven]).await.expect("publish");
+    embedded.broker.publish(&[redriven]).await.all().expect("publish");
     let mut deliveries = consume(embedded.broker.as_ref(), Queue::Intents).await;
     let mut taken = take(&mut deliveries, 2).await;
     let again = taken.remove(1);
@@ -245,15 +245,15 @@ fn event(n: usize) -> Event {
 async fn subscribers_of_another_process_get_events_from_the_moment_they_subscribe() {
     let first = Embedded::new().await;
     let second = first.other_process().await;
-    let published = first.broker.publish(&[Message::Event(&event(0))]).await.expect("publish");
-    assert_eq!(published, Published { unrouted: 1 });
+    let published = first.broker.publish(&[Message::Event(&event(0))]).await;
+    assert_eq!(published.receipts, [Receipt::NoSubscriber]);
     let queue = Queue::Subscriber("shop/a b".into());
     let keys = ["order.created.*", "order.#"];
     let mut events = second.broker.subscribe(queue.clone(), &keys, 10).await.expect("subscribe");
     let (one, two) = (event(1), event(2));
     let messages = [Message::Event(&one), Message::Event(&two)];
-    let published = first.broker.publish(&messages).await.expect("publish");
-    assert_eq!(published, Published { unrouted: 0 });
+    let published = first.broker.publish(&messages).await;
+    assert_eq!(published.receipts, [Receipt::Confirmed; 2]);
     for expected in [one, two] {
         let delivery = next(&mut events).await;
         assert_eq!(delivery.body, expected.data);
@@ -308,7 +308,7 @@ async fn post(broker: &dyn Broker, orders: &[Order]) -> usize {
     for chunk in bodies.chunks(500) {
         let messages: Vec<Message<'_>> =
             chunk.iter().map(|body| Message::intent("any", body)).collect();
-        broker.publish(&messages).await.expect("publish");
+        broker.publish(&messages).await.all().expect("publish");
     }
     conflicts
 }

@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod ledger_faults;
 mod page;
+mod poison;
 mod redis_faults;
 mod undersell;
 mod user_service;

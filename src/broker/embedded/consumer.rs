@@ -1,17 +1,17 @@
 //! Consuming: deliveries out, settlements in.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::open::OpenQueue;
 use super::private::PrivateQueue;
 use super::queues::Queues;
 use super::store::Row;
-use crate::broker::{Delivery, Settlement};
+use crate::broker::{Delivery, Settlement, cut};
 use crate::retry::Backoff;
 
 /// Messages read at once.
@@ -32,8 +32,12 @@ pub(super) struct Consumer {
     stop: CancellationToken,
     /// Deliveries that may be handed over yet.
     room: Semaphore,
-    /// Places handed over and not settled.
-    unsettled: Mutex<BTreeSet<i64>>,
+    /// Larger bodies are cut.
+    max_body_bytes: usize,
+    /// Places handed over and not settled, and the bytes of each.
+    unsettled: Mutex<BTreeMap<i64, usize>>,
+    /// Something was settled.
+    settled: Notify,
 }
 
 type Settled = (i64, Settlement);
@@ -43,10 +47,12 @@ impl Consumer {
         queues: Arc<Queues>,
         source: Source,
         prefetch: u16,
+        max_body_bytes: usize,
         stop: CancellationToken,
     ) -> Self {
         let room = Semaphore::new(usize::from(prefetch.max(1)));
-        Self { queues, source, stop, room, unsettled: Mutex::default() }
+        let (unsettled, settled) = (Mutex::default(), Notify::new());
+        Self { queues, source, stop, room, max_body_bytes, unsettled, settled }
     }
 
     /// Runs until it is stopped or nobody takes deliveries any more, and then until everything
@@ -77,9 +83,9 @@ impl Consumer {
                 rows = self.next() => rows,
             };
             self.room.forget_permits(rows.len());
-            let places = rows.iter().map(|row| row.place);
-            self.unsettled().extend(places);
-            for Row { place, body, properties, redelivered } in rows {
+            for Row { place, mut body, mut properties, redelivered } in rows {
+                cut(&mut body, &mut properties, self.max_body_bytes);
+                self.unsettled().insert(place, body.len());
                 let settle = settle.clone();
                 let settler = Box::new(move |settlement| {
                     // Without a receiver the broker is gone, and the message will come again.
@@ -101,7 +107,11 @@ impl Consumer {
                 Ok(one) => drop(one),
                 Err(_) => unreachable!("the semaphore is never closed"),
             }
-            let most = self.room.available_permits().min(CHUNK);
+            let Some(room) = self.room_by_bytes() else {
+                self.settled.notified().await;
+                continue;
+            };
+            let most = self.room.available_permits().min(CHUNK).min(room);
             let taken = match &self.source {
                 Source::File(queue) => queue.take(&self.queues.file, &self.queues.desk, most).await,
                 Source::Memory(queue) => Ok(queue.take(most).await),
@@ -117,6 +127,16 @@ impl Consumer {
         }
     }
 
+    /// How many more messages there is room for if they are as large as those in hand; `None` when there is
+    /// none.
+    fn room_by_bytes(&self) -> Option<usize> {
+        let unsettled = self.unsettled();
+        let bytes: usize = unsettled.values().sum();
+        let most = usize::try_from(self.queues.bounds.prefetch_bytes).unwrap_or(usize::MAX);
+        let average = bytes.checked_div(unsettled.len()).unwrap_or(0).max(1);
+        (bytes < most).then(|| (most - bytes).div_ceil(average))
+    }
+
     /// Takes settlements until no delivery is left that could send one.
     async fn settle(&self, mut settled: UnboundedReceiver<Settled>) {
         let mut batch = Vec::new();
@@ -125,6 +145,7 @@ impl Consumer {
             let (acked, returned) = self.sort(&mut batch);
             self.tell(acked, returned).await;
             self.room.add_permits(count);
+            self.settled.notify_one();
         }
     }
 
@@ -142,7 +163,7 @@ impl Consumer {
         (acked, returned)
     }
 
-    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+    fn unsettled(&self) -> MutexGuard<'_, BTreeMap<i64, usize>> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -163,7 +184,7 @@ impl Consumer {
     /// Gives back what was dropped unsettled, and ends.
     async fn leave(&self) {
         let unsettled = std::mem::take(&mut *self.unsettled());
-        self.tell(Vec::new(), unsettled.into_iter().collect()).await;
+        self.tell(Vec::new(), unsettled.into_keys().collect()).await;
         match &self.source {
             Source::File(queue) => self.queues.leave(queue).await,
             Source::Memory(queue) => self.queues.private.leave(queue),

@@ -12,7 +12,7 @@ use super::private::PrivateQueues;
 use super::sorted;
 use super::store::{self, ReturnLimit};
 use crate::broker::topology::Topology;
-use crate::broker::{BrokerError, Queue};
+use crate::broker::{Bounds, BrokerError, Queue};
 use crate::sqlite::{SqliteFile, Survives};
 
 /// The queues, and what is needed to change them.
@@ -23,7 +23,7 @@ pub(super) struct Queues {
     pub private: PrivateQueues,
     /// Those that this process consumes.
     pub open: Arc<OpenQueues>,
-    delivery_limit: u32,
+    pub bounds: Bounds,
     own: OnceCell<Own>,
     /// Held while a queue is opened or closed.
     door: Mutex<()>,
@@ -47,7 +47,7 @@ impl Queues {
     pub(super) fn new(
         file: SqliteFile,
         namespace: &str,
-        delivery_limit: u32,
+        bounds: Bounds,
         desk: Desk,
         open: Arc<OpenQueues>,
     ) -> Self {
@@ -57,7 +57,7 @@ impl Queues {
             desk,
             private: PrivateQueues::default(),
             open,
-            delivery_limit,
+            bounds,
             own: OnceCell::new(),
             door: Mutex::default(),
         }
@@ -140,7 +140,7 @@ impl Queues {
             let lock = self.lock(queue_id, name)?;
             let limited = [own.intents, own.returned].contains(&queue_id);
             let limit = limited.then_some(ReturnLimit {
-                returns: self.delivery_limit,
+                returns: self.bounds.delivery_limit,
                 dead_letters: own.dead_letters,
             });
             self.take_over(queue_id, limit).await.map_err(sorted)?;

@@ -21,6 +21,10 @@ struct Stored {
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut_from: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     dead: Option<Dead>,
 }
 
@@ -29,24 +33,36 @@ struct Dead {
     reason: String,
     detail: String,
     at: String,
+    #[serde(default)]
+    id: String,
 }
 
 /// `properties` as the tables hold them: JSON, or nothing when there is nothing in them.
 pub(super) fn to_json(properties: &Properties) -> Option<String> {
-    let Properties { reply_to, correlation_id, content_encoding, timestamp_s, dead, .. } =
-        properties.clone();
-    let plain = reply_to.is_none()
-        && correlation_id.is_none()
-        && content_encoding.is_none()
-        && timestamp_s.is_none()
-        && dead.is_none();
-    if plain {
-        return None;
-    }
-    let dead = dead.map(|Obituary { reason, detail, at }| Dead { reason, detail, at });
-    let stored = Stored { reply_to, correlation_id, content_encoding, timestamp_s, dead };
+    let Properties {
+        reply_to,
+        correlation_id,
+        content_encoding,
+        timestamp_s,
+        message_id,
+        cut_from,
+        dead,
+        routing_key: _,
+        original: _,
+    } = properties.clone();
+    let dead = dead.map(|Obituary { reason, detail, at, id }| Dead { reason, detail, at, id });
+    let stored = Stored {
+        reply_to,
+        correlation_id,
+        content_encoding,
+        timestamp_s,
+        message_id,
+        cut_from,
+        dead,
+    };
     let json = serde_json::to_string(&stored);
-    Some(json.unwrap_or_else(|error| unreachable!("strings and numbers: {error}")))
+    let json = json.unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
+    (json != "{}").then_some(json)
 }
 
 /// Reads back what [`to_json`] wrote.
@@ -55,17 +71,26 @@ pub(super) fn from_json(
     json: Option<&str>,
 ) -> Result<Properties, serde_json::Error> {
     let stored: Stored = json.map(serde_json::from_str).transpose()?.unwrap_or_default();
-    let Stored { reply_to, correlation_id, content_encoding, timestamp_s, dead } = stored;
-    let dead = dead.map(|Dead { reason, detail, at }| Obituary { reason, detail, at });
-    let original = Original::default();
+    let Stored {
+        reply_to,
+        correlation_id,
+        content_encoding,
+        timestamp_s,
+        message_id,
+        cut_from,
+        dead,
+    } = stored;
+    let dead = dead.map(|Dead { reason, detail, at, id }| Obituary { reason, detail, at, id });
     Ok(Properties {
         routing_key,
         reply_to,
         correlation_id,
         content_encoding,
         timestamp_s,
+        message_id,
+        cut_from,
         dead,
-        original,
+        original: Original::default(),
     })
 }
 
@@ -82,6 +107,7 @@ pub(super) fn of_dead_letter(letter: &DeadLetter) -> Properties {
         reason: letter.reason.to_owned(),
         detail: letter.detail[..end].to_owned(),
         at: rfc3339(Utc::now()),
+        id: letter.id.clone(),
     };
     Properties { dead: Some(dead), ..letter.properties.clone() }
 }
@@ -112,7 +138,14 @@ mod tests {
             correlation_id: Some("é".into()),
             content_encoding: Some("gzip".into()),
             timestamp_s: Some(u64::MAX),
-            dead: Some(Obituary { reason: "r".into(), detail: "d".into(), at: "t".into() }),
+            message_id: Some("m".into()),
+            cut_from: Some(7),
+            dead: Some(Obituary {
+                reason: "r".into(),
+                detail: "d".into(),
+                at: "t".into(),
+                id: "i".into(),
+            }),
             original: Original::default(),
         };
         let json = to_json(&properties).unwrap();

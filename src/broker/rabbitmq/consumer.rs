@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::window::{Turn, Window};
 use super::{Link, sorted, wire};
 use crate::broker::{BrokerError, Delivery, Queue, Settlement};
 use crate::retry::Backoff;
@@ -45,11 +46,11 @@ impl Supervisor {
         let mut session = Some(first);
         loop {
             let ended = match session.take() {
-                Some(session) => {
+                Some(mut session) => {
                     backoff.reset();
                     session.run(&mut hand_over, &self.stop).await
                 }
-                None => match self.source.open().await {
+                None => match self.source.open(self.source.prefetch).await {
                     Ok(opened) => {
                         tracing::info!(queue = ?self.source.queue, "consuming again");
                         session = Some(opened);
@@ -77,59 +78,88 @@ impl Supervisor {
 pub(super) struct Session {
     connection: Connection,
     channel: Channel,
-    consumer: Consumer,
+    /// None while there is more in hand than may be.
+    consumer: Option<Consumer>,
     queue: Queue,
-    /// Delivery tags handed over and not settled.
-    unsettled: BTreeSet<u64>,
+    name: String,
+    max_body_bytes: usize,
+    window: Window,
     /// Delivery tags settled with an ack that the broker was not told of yet.
     acked: BTreeSet<u64>,
+    /// Messages settled in this session.
+    settled: usize,
 }
 
 type Settled = (u64, Settlement);
 type Received = Option<Result<lapin::message::Delivery, lapin::Error>>;
 
+/// Where deliveries go, and how their settlements come back.
+#[derive(Clone)]
+struct Desk {
+    hand_over: UnboundedSender<Delivery>,
+    settle: UnboundedSender<Settled>,
+}
+
 impl Source {
-    pub(super) async fn open(&self) -> Result<Session, BrokerError> {
-        let Self { link, queue, routing_keys, prefetch } = self;
+    /// A new session with a window of up to `widest` messages.
+    pub(super) async fn open(&self, widest: u16) -> Result<Session, BrokerError> {
+        let Self { link, queue, routing_keys, .. } = self;
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
+        let max_body_bytes = link.bounds.max_body_bytes(queue);
+        // Other messages than intents are floodgate's own, and small.
+        let largest = link.bounds.max_body_bytes;
+        let window = Window::new(widest, link.bounds.prefetch_bytes, largest);
         let opening = async {
             let channel = connection.create_channel().await?;
             if matches!(queue, Queue::Subscriber(_) | Queue::Private(_)) {
                 link.declare_subscription(&channel, queue, routing_keys).await?;
             }
-            channel.basic_qos(*prefetch, BasicQosOptions::default()).await?;
-            let options = BasicConsumeOptions::default();
-            let consumer = channel
-                .basic_consume(name.into(), "".into(), options, FieldTable::default())
-                .await?;
+            let consumer = consume(&channel, &name, window.messages()).await?;
             Ok((channel, consumer))
         };
         let (channel, consumer) = link.within(opening).await?;
-        let (unsettled, acked) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Session { connection, channel, consumer, queue: queue.clone(), unsettled, acked })
+        Ok(Session {
+            connection,
+            channel,
+            consumer: Some(consumer),
+            queue: queue.clone(),
+            name,
+            max_body_bytes,
+            window,
+            acked: BTreeSet::new(),
+            settled: 0,
+        })
     }
+}
+
+async fn consume(channel: &Channel, name: &str, window: u16) -> Result<Consumer, lapin::Error> {
+    channel.basic_qos(window, BasicQosOptions::default()).await?;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    channel.basic_consume(name.into(), "".into(), options, none).await
 }
 
 impl Session {
     /// Runs until `stop`, and then until everything handed over is settled. An error means that
     /// the session is lost.
     async fn run(
-        mut self,
+        &mut self,
         hand_over: &mut Option<UnboundedSender<Delivery>>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let Some(taker) = hand_over.clone() else { return Ok(()) };
         let (settle, mut settled) = unbounded_channel::<Settled>();
+        let desk = Desk { hand_over: taker, settle };
         let mut batch = Vec::new();
         let mut gathered_by = None;
         loop {
             tokio::select! {
                 _ = settled.recv_many(&mut batch, 4096) => self.settle(&mut batch).await?,
-                next = self.consumer.next() => self.hand_over(next, &taker, &settle)?,
+                next = next(&mut self.consumer) => self.hand_over(next, &desk)?,
                 () = at(gathered_by) => self.tell_all().await?,
                 () = stop.cancelled() => break,
             }
+            self.adjust(&desk).await?;
             gathered_by = match (self.acked.is_empty(), gathered_by) {
                 (true, _) => None,
                 (false, None) => Some(Instant::now() + GATHER),
@@ -138,50 +168,66 @@ impl Session {
         }
         // From here on the session alone holds the sender, so that the taker sees the end of it.
         *hand_over = None;
-        self.drain(taker, settle, settled).await
+        self.drain(desk, settled).await
     }
 
     /// Hands over what has come, and all that is ready after it.
-    fn hand_over(
-        &mut self,
-        first: Received,
-        hand_over: &UnboundedSender<Delivery>,
-        settle: &UnboundedSender<Settled>,
-    ) -> Result<(), BrokerError> {
-        let mut next = Some(first);
-        while let Some(received) = next {
-            let Some(delivery) = received else {
+    fn hand_over(&mut self, first: Received, desk: &Desk) -> Result<(), BrokerError> {
+        let mut received = Some(first);
+        while let Some(delivery) = received {
+            let Some(delivery) = delivery else {
                 return Err(BrokerError::Transient("the broker ended the consumer".into()));
             };
-            self.hand_over_one(delivery.map_err(sorted)?, hand_over, settle);
-            next = self.consumer.next().now_or_never();
+            self.hand_over_one(delivery.map_err(sorted)?, desk);
+            received = next(&mut self.consumer).now_or_never();
         }
         Ok(())
     }
 
-    fn hand_over_one(
-        &mut self,
-        delivery: lapin::message::Delivery,
-        hand_over: &UnboundedSender<Delivery>,
-        settle: &UnboundedSender<Settled>,
-    ) {
+    fn hand_over_one(&mut self, delivery: lapin::message::Delivery, desk: &Desk) {
         let tag = delivery.delivery_tag;
-        self.unsettled.insert(tag);
-        let settle = settle.clone();
+        let settle = desk.settle.clone();
         let settler = Box::new(move |settlement| {
             // Without a receiver the session is over, and the message will come again.
             let _ = settle.send((tag, settlement));
         });
         let redelivered = delivery.redelivered;
-        let (body, properties) = wire::received(delivery, &self.queue);
+        let (body, properties) = wire::received(delivery, &self.queue, self.max_body_bytes);
+        self.window.insert(tag, properties.cut_from.unwrap_or(body.len()));
         // Without a receiver nobody takes deliveries any more; this one stays unsettled.
-        let _ = hand_over.send(Delivery::new(body, properties, redelivered, settler));
+        let _ = desk.hand_over.send(Delivery::new(body, properties, redelivered, settler));
+    }
+
+    /// Takes no more while too many bytes are in hand, and more messages at once while they are small.
+    async fn adjust(&mut self, desk: &Desk) -> Result<(), BrokerError> {
+        let Some(turn) = self.window.turn(self.consumer.is_some()) else { return Ok(()) };
+        tracing::debug!(queue = self.name, ?turn, window = self.window.messages(), "prefetch");
+        if turn != Turn::Resume {
+            self.cancel(desk).await?;
+        }
+        if turn != Turn::Pause {
+            let consuming = consume(&self.channel, &self.name, self.window.messages());
+            self.consumer = Some(consuming.await.map_err(sorted)?);
+        }
+        Ok(())
+    }
+
+    /// Takes no more. What the broker had sent before it heard of it is handed over.
+    async fn cancel(&mut self, desk: &Desk) -> Result<(), BrokerError> {
+        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        let options = BasicCancelOptions::default();
+        self.channel.basic_cancel(consumer.tag(), options).await.map_err(sorted)?;
+        while let Some(delivery) = consumer.next().await {
+            self.hand_over_one(delivery.map_err(sorted)?, desk);
+        }
+        Ok(())
     }
 
     /// Takes settlements, and tells the broker of those that one acknowledgement can serve.
     async fn settle(&mut self, batch: &mut Vec<Settled>) -> Result<(), BrokerError> {
+        self.settled += batch.len();
         for (tag, settlement) in batch.drain(..) {
-            self.unsettled.remove(&tag);
+            self.window.remove(tag);
             match settlement {
                 Settlement::Ack => {
                     self.acked.insert(tag);
@@ -192,8 +238,8 @@ impl Session {
                 }
             }
         }
-        let later = match self.unsettled.first() {
-            Some(oldest) => self.acked.split_off(oldest),
+        let later = match self.window.oldest() {
+            Some(oldest) => self.acked.split_off(&oldest),
             None => BTreeSet::new(),
         };
         let ready = std::mem::replace(&mut self.acked, later);
@@ -214,26 +260,28 @@ impl Session {
 
     /// Takes no more, waits for the settlements of what was handed over, and leaves.
     async fn drain(
-        mut self,
-        hand_over: UnboundedSender<Delivery>,
-        settle: UnboundedSender<Settled>,
+        &mut self,
+        desk: Desk,
         mut settled: UnboundedReceiver<Settled>,
     ) -> Result<(), BrokerError> {
-        let tag = self.consumer.tag();
-        self.channel.basic_cancel(tag, BasicCancelOptions::default()).await.map_err(sorted)?;
-        // What the broker had sent before it heard of it is still here.
-        while let Some(delivery) = self.consumer.next().await {
-            self.hand_over_one(delivery.map_err(sorted)?, &hand_over, &settle);
-        }
-        drop((hand_over, settle));
+        self.cancel(&desk).await?;
+        drop(desk);
         let mut batch = Vec::new();
-        while !self.unsettled.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {
+        while !self.window.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {
             self.settle(&mut batch).await?;
         }
         self.tell_all().await?;
         // The acknowledgements are on their way; closing in order makes sure that they arrive.
         self.channel.close(200, "drained".into()).await.map_err(sorted)?;
         self.connection.close(200, "drained".into()).await.map_err(sorted)
+    }
+}
+
+/// What comes next; waits for ever while nothing is consumed.
+async fn next(consumer: &mut Option<Consumer>) -> Received {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt;
 use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, Connection};
+use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::Mutex;
 
 use super::wire::{self, Publication};
 use super::{Link, sorted};
-use crate::broker::{BrokerError, Message, Published};
+use crate::broker::{BrokerError, Message, Published, Receipt};
 use crate::fault::crash_point;
 
 /// Channels for messages that must arrive; so many batches of them can be on their way at once.
@@ -30,7 +31,7 @@ pub(super) struct Publisher {
 #[derive(Clone)]
 struct Lanes {
     connection: Arc<Connection>,
-    /// For events and replies, which may well have no taker.
+    /// For events, which may well have no taker.
     events: Channel,
     /// For messages that must arrive in a queue. The client library may hand a returned message to
     /// the confirm of another one, so only a channel with one batch at a time tells whose it was.
@@ -48,72 +49,79 @@ impl Publisher {
         self.link.within(lanes.connection.create_channel()).await
     }
 
-    pub(super) async fn publish(&self, messages: &[Message<'_>]) -> Result<Published, BrokerError> {
-        let lanes = self.lanes().await?;
-        if lanes.connection.status().blocked() {
-            return Err(BLOCKED);
-        }
-        let (events, exact): (Vec<_>, Vec<_>) = messages
-            .iter()
-            .partition(|message| matches!(message, Message::Event(_) | Message::Reply { .. }));
-        let published = async {
-            let unrouted = self.send(&lanes.events, &events).await?;
-            if !exact.is_empty() {
-                let turn = self.next_exact.fetch_add(1, Ordering::Relaxed) % EXACT_CHANNELS;
-                let channel = lanes.exact[turn].lock().await;
-                if self.send(&channel, &exact).await? > 0 {
-                    return Err(BrokerError::Unroutable(match exact[0] {
-                        Message::DeadLetter(_) => "dead letters",
-                        _ => "intents",
-                    }));
+    pub(super) async fn publish(&self, messages: &[Message<'_>]) -> Published {
+        let unconfirmed =
+            |error| Published::alike(messages.len(), Receipt::Unconfirmed, Some(error));
+        let lanes = match self.lanes().await {
+            Ok(lanes) if lanes.connection.status().blocked() => return unconfirmed(BLOCKED),
+            Ok(lanes) => lanes,
+            Err(error) => return unconfirmed(error),
+        };
+        let is_event = |place: &usize| matches!(messages[*place], Message::Event(_));
+        let (events, exact): (Vec<_>, Vec<_>) = (0..messages.len()).partition(is_event);
+        let mut published = unconfirmed(BLOCKED);
+        published.error = None;
+        self.send(&lanes.events, messages, &events, &mut published).await;
+        if !exact.is_empty() {
+            let turn = self.next_exact.fetch_add(1, Ordering::Relaxed) % EXACT_CHANNELS;
+            let channel = lanes.exact[turn].lock().await;
+            self.send(&channel, messages, &exact, &mut published).await;
+            // It may not be the right ones that are said to have found no queue.
+            if exact.iter().any(|&place| published.receipts[place] == Receipt::NoSubscriber) {
+                for place in exact {
+                    published.receipts[place] = Receipt::NoQueue;
                 }
             }
-            Ok(Published { unrouted })
         }
-        .await;
-        // RabbitMQ tells a connection that it is blocked at its first publish. That one waits in
-        // the connection until the alarm is over; opening others meanwhile would only add to it.
-        let published = match published {
-            Err(_) if lanes.connection.status().blocked() => Err(BLOCKED),
-            other => other,
-        };
-        match &published {
-            // What is wrong is not the connection, and a new one would change nothing.
-            Ok(_) | Err(BrokerError::Full(_)) => {}
-            Err(_) => self.give_up(&lanes).await,
+        if published.error.is_some() {
+            // RabbitMQ tells a connection that it is blocked at its first publish. That one waits in
+            // the connection until the alarm is over; opening others meanwhile would only add to it.
+            if lanes.connection.status().blocked() {
+                published.error = Some(BLOCKED);
+            } else {
+                self.give_up(&lanes).await;
+            }
         }
         published
     }
 
-    /// Publishes all of `messages` and waits for their confirms. Returns how many came back,
-    /// having found no queue.
+    /// Publishes those of `messages` that stand at `places`, and notes what became of each.
     async fn send(
         &self,
         channel: &Channel,
-        messages: &[&Message<'_>],
-    ) -> Result<usize, BrokerError> {
+        messages: &[Message<'_>],
+        places: &[usize],
+        published: &mut Published,
+    ) {
         let names = &self.link.topology;
-        let sending = messages.iter().map(|message| async move {
-            let Publication { exchange, routing_key, body, properties } =
-                wire::publication(message, names);
-            // A reply whose asker has left is of no interest to anyone.
-            let mandatory = !matches!(message, Message::Reply { .. });
-            let options = BasicPublishOptions { mandatory, ..Default::default() };
-            channel.basic_publish(exchange, routing_key, options, body, properties).await
+        let sending = places.iter().map(|&place| async move {
+            let publication = wire::publication(&messages[place], names);
+            publish(channel, publication, true).await.map(|confirm| (place, confirm))
         });
-        let confirms = self.link.within(try_join_all(sending)).await?;
+        let sent = match self.link.within(try_join_all(sending)).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                published.error = Some(error);
+                return;
+            }
+        };
         crash_point("published");
-        let confirmed = self.link.within(try_join_all(confirms)).await?;
-        let mut returned = 0;
-        for confirmation in confirmed {
-            match confirmation {
-                Confirmation::Ack(message) => returned += usize::from(message.is_some()),
-                Confirmation::Nack(_) | Confirmation::NotRequested => {
-                    return Err(BrokerError::Full("a queue is full"));
+        let mut waiting = sent.into_iter();
+        let confirming = self.link.within(async {
+            for (place, confirm) in &mut waiting {
+                published.receipts[place] = receipt(&confirm.await?);
+            }
+            Ok(())
+        });
+        if let Err(error) = confirming.await {
+            published.error = Some(error);
+            // Those behind the one that failed may be confirmed all the same.
+            for (place, confirm) in waiting {
+                if let Some(Ok(confirmation)) = confirm.now_or_never() {
+                    published.receipts[place] = receipt(&confirmation);
                 }
             }
         }
-        Ok(returned)
     }
 
     async fn lanes(&self) -> Result<Lanes, BrokerError> {
@@ -157,8 +165,29 @@ impl Publisher {
     }
 }
 
+/// What the broker says of a message; that it has come back is told apart by whoever knows its kind.
+pub(super) fn receipt(confirmation: &Confirmation) -> Receipt {
+    match confirmation {
+        Confirmation::Ack(None) => Receipt::Confirmed,
+        Confirmation::Ack(Some(_)) => Receipt::NoSubscriber,
+        Confirmation::Nack(_) => Receipt::Full,
+        Confirmation::NotRequested => Receipt::Unconfirmed,
+    }
+}
+
+/// Publishes on a channel; the confirm comes later. If `mandatory`, a message without a queue comes back.
+pub(super) async fn publish(
+    channel: &Channel,
+    publication: Publication<'_>,
+    mandatory: bool,
+) -> Result<PublisherConfirm, lapin::Error> {
+    let Publication { exchange, routing_key, body, properties } = publication;
+    let options = BasicPublishOptions { mandatory, ..Default::default() };
+    channel.basic_publish(exchange, routing_key, options, body, properties).await
+}
+
 /// A channel whose publishes are confirmed.
-async fn confirming(connection: &Connection) -> Result<Channel, lapin::Error> {
+pub(super) async fn confirming(connection: &Connection) -> Result<Channel, lapin::Error> {
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     Ok(channel)

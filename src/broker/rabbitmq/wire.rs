@@ -7,8 +7,9 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::bounds::{MAX_CUT_BYTES, bounded, priority};
 use crate::broker::topology::{Topology, header};
-use crate::broker::{DeadLetter, Message, Obituary, Original, Properties, Queue};
+use crate::broker::{DeadLetter, Message, Obituary, Original, Properties, Queue, Reply, cut};
 use crate::event::{Event, rfc3339};
 
 /// Persistent, AMQP 0-9-1 `delivery-mode`.
@@ -31,16 +32,22 @@ struct Came {
     amqp: BasicProperties,
 }
 
-/// Takes a delivery of `queue` apart.
-pub(super) fn received(delivery: Delivery, queue: &Queue) -> (Vec<u8>, Properties) {
+/// Takes a delivery of `queue` apart. Of a body larger than `max_body_bytes` only the beginning is kept.
+pub(super) fn received(
+    delivery: Delivery,
+    queue: &Queue,
+    max_body_bytes: usize,
+) -> (Vec<u8>, Properties) {
     let amqp = &delivery.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
-    let properties = Properties {
+    let mut properties = Properties {
         routing_key: delivery.routing_key.to_string(),
         reply_to: text(amqp.reply_to()),
         correlation_id: text(amqp.correlation_id()),
         content_encoding: text(amqp.content_encoding()),
         timestamp_s: *amqp.timestamp(),
+        message_id: text(amqp.message_id()),
+        cut_from: None,
         // A delay queue dead-letters too, and what comes back from one is not dead.
         dead: amqp.headers().as_ref().filter(|_| *queue == Queue::DeadLetters).and_then(obituary),
         original: Original(Some(Arc::new(Came {
@@ -48,10 +55,12 @@ pub(super) fn received(delivery: Delivery, queue: &Queue) -> (Vec<u8>, Propertie
             amqp: delivery.properties,
         }))),
     };
-    (delivery.data, properties)
+    let mut body = delivery.data;
+    cut(&mut body, &mut properties, max_body_bytes);
+    (body, properties)
 }
 
-fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
+pub(super) fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
     match headers.inner().get(name)? {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
         AMQPValue::ShortString(text) => Some(text.to_string()),
@@ -62,16 +71,13 @@ fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
 /// Why a message is dead: by floodgate's own headers, or by those of RabbitMQ's dead-lettering.
 fn obituary(headers: &FieldTable) -> Option<Obituary> {
     if let Some(reason) = header_text(headers, header::REASON) {
-        let detail = header_text(headers, header::DETAIL).unwrap_or_default();
-        return Some(Obituary {
-            reason,
-            detail,
-            at: header_text(headers, header::AT).unwrap_or_default(),
-        });
+        let text = |name| header_text(headers, name).unwrap_or_default();
+        let (detail, at, id) = (text(header::DETAIL), text(header::AT), text(header::ID));
+        return Some(Obituary { reason, detail, at, id });
     }
     let reason = last_death(headers)?;
     let detail = "dead-lettered by RabbitMQ".into();
-    Some(Obituary { reason, detail, at: String::new() })
+    Some(Obituary { reason, detail, ..Obituary::default() })
 }
 
 /// Why RabbitMQ dead-lettered a message the last time; the time before, its delay may have passed.
@@ -84,30 +90,6 @@ fn last_death(headers: &FieldTable) -> Option<String> {
 
 fn came(properties: &Properties) -> Option<&Came> {
     properties.original.0.as_ref()?.downcast_ref()
-}
-
-/// What a message came with, but for `user_id`: RabbitMQ refuses the name of another than the one
-/// who publishes, and closes the channel (its page on validated user-id).
-fn original(properties: &Properties) -> BasicProperties {
-    let Some(Came { amqp: original, .. }) = came(properties) else {
-        return BasicProperties::default();
-    };
-    let mut kept = BasicProperties::default();
-    macro_rules! keep {
-        ($($name:ident => $with:ident),*) => {
-            $(if let Some(value) = original.$name().clone() {
-                kept = kept.$with(value);
-            })*
-        };
-    }
-    keep!(
-        content_type => with_content_type, content_encoding => with_content_encoding,
-        headers => with_headers, delivery_mode => with_delivery_mode, priority => with_priority,
-        correlation_id => with_correlation_id, reply_to => with_reply_to,
-        expiration => with_expiration, message_id => with_message_id,
-        timestamp => with_timestamp, kind => with_type, app_id => with_app_id
-    );
-    kept
 }
 
 /// What every message of ours has.
@@ -139,12 +121,6 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
             body: &event.data,
             properties: event_properties(event, names),
         },
-        Message::Reply { to, correlation_id, event } => Publication {
-            exchange: "".into(),
-            routing_key: short(to),
-            body: &event.data,
-            properties: event_properties(event, names).with_correlation_id(short(correlation_id)),
-        },
         Message::DeadLetter(letter) => Publication {
             exchange: names.dead_exchange().into(),
             routing_key: short(&letter.properties.routing_key),
@@ -154,10 +130,25 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
     }
 }
 
+/// `reply` in AMQP's terms.
+pub(super) fn reply<'a>(reply: &'a Reply, names: &Topology) -> Publication<'a> {
+    let Reply { to, correlation_id, event } = reply;
+    Publication {
+        exchange: "".into(),
+        routing_key: short(to),
+        body: &event.data,
+        properties: event_properties(event, names).with_correlation_id(short(correlation_id)),
+    }
+}
+
 /// Those it came with, or, for a new message, what they ask for.
 fn intent_properties(properties: &Properties) -> BasicProperties {
-    if properties.original.0.is_some() {
-        return without_obituary(original(properties));
+    if let Some(Came { amqp, .. }) = came(properties) {
+        let (kept, _) = bounded(amqp);
+        return match priority(amqp) {
+            Some(priority) => kept.with_priority(priority),
+            None => kept,
+        };
     }
     let mut amqp = ours(BasicProperties::default());
     if let Some(to) = &properties.reply_to {
@@ -188,36 +179,36 @@ fn event_properties(event: &Event, names: &Topology) -> BasicProperties {
         .with_timestamp(u64::try_from(event.time.timestamp()).unwrap_or(0))
 }
 
-/// The original properties with the reason added to their headers.
+/// The original properties within bounds, with the reason added to their headers.
 fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicProperties {
-    let properties = original(&letter.properties);
-    let mut headers = properties.headers().clone().unwrap_or_default();
-    let mut set = |name: &'static str, value: &str| {
-        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    let (queue, came) = match came(&letter.properties) {
+        Some(Came { queue, amqp }) => (queue, amqp.clone()),
+        None => (&Queue::Intents, BasicProperties::default()),
     };
-    let end = letter.detail.floor_char_boundary(MAX_DETAIL_BYTES);
-    set(header::REASON, letter.reason);
-    set(header::DETAIL, &letter.detail[..end]);
-    let queue = came(&letter.properties).map_or(&Queue::Intents, |came| &came.queue);
-    set(header::QUEUE, &names.queue(queue));
-    set(header::AT, &rfc3339(Utc::now()));
-    properties.with_headers(headers).with_delivery_mode(PERSISTENT)
-}
-
-/// Properties as they were before the message died, so that it starts afresh.
-fn without_obituary(properties: BasicProperties) -> BasicProperties {
-    let Some(headers) = properties.headers().clone() else { return properties };
-    let mut kept = FieldTable::default();
-    for (name, value) in &headers {
-        let text = name.as_str();
-        let of_death = text.starts_with(header::PREFIX)
-            || matches!(text, "x-death" | "x-delivery-count")
-            || ["x-first-death-", "x-last-death-"].iter().any(|prefix| text.starts_with(prefix));
-        if !of_death {
-            kept.insert(name.clone(), value.clone());
-        }
+    let (properties, mut cut) = bounded(&came);
+    if let Some(bytes) = letter.properties.cut_from {
+        cut.insert(0, format!("body of {bytes} bytes"));
     }
-    properties.with_headers(kept)
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    let mut set = |name: &'static str, value: &str, most: usize| {
+        let end = value.floor_char_boundary(most);
+        headers.insert(name.into(), AMQPValue::LongString(value[..end].into()));
+    };
+    set(header::REASON, letter.reason, MAX_DETAIL_BYTES);
+    set(header::DETAIL, &letter.detail, MAX_DETAIL_BYTES);
+    set(header::QUEUE, &names.queue(queue), MAX_DETAIL_BYTES);
+    set(header::AT, &rfc3339(Utc::now()), MAX_DETAIL_BYTES);
+    set(header::ID, &letter.id, MAX_DETAIL_BYTES);
+    if let Some(expiration) = came.expiration() {
+        set(header::EXPIRATION, expiration.as_str(), MAX_DETAIL_BYTES);
+    }
+    if let Some(priority) = came.priority() {
+        set(header::PRIORITY, &priority.to_string(), MAX_DETAIL_BYTES);
+    }
+    if !cut.is_empty() {
+        set(header::CUT, &cut.join(", "), MAX_CUT_BYTES);
+    }
+    properties.with_headers(headers).with_delivery_mode(PERSISTENT)
 }
 
 /// AMQP's short string holds 255 bytes. Everything put into one is an id or was one before, so
@@ -242,11 +233,54 @@ mod tests {
         let original = Original(Some(Arc::new(Came { queue: Queue::Returned, amqp: signed })));
         let properties = Properties { original, ..Properties::default() };
         assert_eq!(intent_properties(&properties), came);
-        let (body, reason, detail) = (Vec::new(), "bad_json", String::new());
-        let letter = DeadLetter { body, properties, reason, detail };
-        let dead = dead_letter_properties(&letter, &Topology::new("floodgate"));
+        let dead = dead_letter_properties(&letter(properties), &Topology::new("floodgate"));
         assert_eq!(dead.user_id(), &None);
         let headers = dead.headers().clone().unwrap();
         assert_eq!(header_text(&headers, header::QUEUE).as_deref(), Some("floodgate.returned"));
+        assert_eq!(header_text(&headers, header::CUT), None);
+    }
+
+    fn letter(properties: Properties) -> DeadLetter {
+        let (body, reason, detail) = (Vec::new(), "bad_json", String::new());
+        DeadLetter { body, properties, reason, detail, id: "i".into() }
+    }
+
+    #[test]
+    fn a_dead_letter_is_small_does_not_vanish_and_says_what_is_not_kept() {
+        let mut headers = FieldTable::default();
+        let text = |value: String| AMQPValue::LongString(value.into());
+        headers.insert("traceparent".into(), text("00-1-2-03".into()));
+        headers.insert("tracestate".into(), text("s".repeat(2000)));
+        headers.insert("x-death".into(), AMQPValue::Boolean(true));
+        for n in 0..1000 {
+            headers.insert(format!("own-{n:03}").into(), text("v".repeat(100)));
+        }
+        let amqp = BasicProperties::default()
+            .with_headers(headers)
+            .with_expiration("1000".into())
+            .with_priority(7);
+        let original = Original(Some(Arc::new(Came { queue: Queue::Intents, amqp })));
+        let properties = Properties { original, cut_from: Some(9), ..Properties::default() };
+        let dead = dead_letter_properties(&letter(properties), &Topology::new("floodgate"));
+        assert_eq!((dead.expiration(), dead.priority()), (&None, &None));
+        let headers = dead.headers().clone().unwrap();
+        let value = |name| header_text(&headers, name);
+        assert_eq!(value("traceparent").as_deref(), Some("00-1-2-03"));
+        assert_eq!(value(header::EXPIRATION).as_deref(), Some("1000"));
+        assert_eq!(value(header::PRIORITY).as_deref(), Some("7"));
+        assert_eq!(value(header::ID).as_deref(), Some("i"));
+        let cut = value(header::CUT).unwrap();
+        assert!(cut.starts_with("body of 9 bytes, own-000, own-001"), "{cut}");
+        assert!(!cut.contains("x-death") && cut.len() <= MAX_CUT_BYTES, "{cut}");
+        let bytes: usize = headers.inner().keys().map(|name| name.as_str().len()).sum();
+        assert!(bytes < 200, "{bytes} bytes of names");
+        // Redriven, it has its priority again, and does not vanish either.
+        let came = Came { queue: Queue::DeadLetters, amqp: dead };
+        let properties =
+            Properties { original: Original(Some(Arc::new(came))), ..Properties::default() };
+        let again = intent_properties(&properties);
+        assert_eq!((again.expiration(), again.priority()), (&None, &Some(7)));
+        let headers = again.headers().clone().unwrap();
+        assert_eq!(headers.inner().len(), 1, "{headers:?}");
     }
 }

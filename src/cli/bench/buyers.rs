@@ -49,7 +49,7 @@ pub(super) async fn publish(
             .zip(&bodies)
             .map(|(order, body)| Message::intent(order.sale_id.as_str(), body))
             .collect();
-        broker.publish(&messages).await?;
+        broker.publish(&messages).await.all()?;
     }
     Ok(())
 }

@@ -120,7 +120,7 @@ impl Load {
                 .collect();
             let messages: Vec<Message<'_>> =
                 bodies.iter().map(|(sale, body)| Message::intent(sale.as_str(), body)).collect();
-            broker.publish(&messages).await?;
+            broker.publish(&messages).await.all()?;
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Relay {
             relaying.spawn(async move {
                 let messages: Vec<Message<'_>> =
                     batch.iter().map(|_| Message::Event(&event)).collect();
-                let published = broker.publish(&messages).await;
+                let published = broker.publish(&messages).await.all();
                 if published.is_ok() {
                     batch.into_iter().for_each(Delivery::ack);
                 }

@@ -164,7 +164,7 @@ async fn send(
         confirms.spawn(async move {
             let messages: Vec<Message<'_>> =
                 bodies.iter().map(|body| Message::intent(sale.as_str(), body)).collect();
-            broker.publish(&messages).await
+            broker.publish(&messages).await.all()
         });
         tokio::time::sleep(SHARE).await;
     }

@@ -59,7 +59,7 @@ async fn every_process_learns_of_the_end_and_of_the_restock() {
 async fn say_sold_out(stage: &Stage, version: u32) {
     let (sale_id, at) = (sale_id("s"), Utc::now());
     let event = Event::sold_out(&SoldOut { sale_id, version, stock: 1, at });
-    stage.broker.publish(&[Message::Event(&event)]).await.expect("publish");
+    stage.broker.publish(&[Message::Event(&event)]).await.all().expect("publish");
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn news_out_of_order_change_nothing() {
             0 => say_sold_out(&stage, 1).await,
             1 => say_sold_out(&stage, 7).await,
             _ => {
-                stage.broker.publish(&[Message::Event(&old)]).await.expect("publish");
+                stage.broker.publish(&[Message::Event(&old)]).await.all().expect("publish");
             }
         }
         let (status, decision) = answer(order(&format!("u-{n}"))).await;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodgate::broker::{Broker, DeadLetter, Deliveries, Delivery, Message, Published, Queue};
+use floodgate::broker::{
+    Broker, DeadLetter, Deliveries, Delivery, Message, Published, Queue, Receipt, Reply,
+};
 use floodgate::event::Event;
 
 use super::on_every_adapter;
@@ -32,7 +34,7 @@ pub(super) async fn publish(broker: &B, bodies: impl IntoIterator<Item = String>
     let bodies: Vec<String> = bodies.into_iter().collect();
     let messages: Vec<Message<'_>> =
         bodies.iter().map(|body| Message::intent("s", body.as_bytes())).collect();
-    broker.publish(&messages).await.expect("publish");
+    broker.publish(&messages).await.all().expect("publish");
 }
 
 async fn take(broker: &B, count: usize) -> (Deliveries, Vec<Delivery>) {
@@ -150,8 +152,9 @@ async fn park(broker: &B, body: &str) -> (Deliveries, Delivery) {
         properties: delivery.properties.clone(),
         reason: "bad_json",
         detail: "é".repeat(1000),
+        id: "i-1".into(),
     };
-    broker.publish(&[Message::DeadLetter(&letter)]).await.expect("publish");
+    broker.publish(&[Message::DeadLetter(&letter)]).await.all().expect("publish");
     delivery.ack();
     end(deliveries).await;
     let mut letters = broker.consume(Queue::DeadLetters, 10).await.expect("consume");
@@ -176,7 +179,7 @@ async fn a_redriven_letter_starts_afresh(broker: B) {
     let (letters, letter) = park(&broker, "again").await;
     let properties = Some(&letter.properties);
     let message = Message::Intent { routing_key: "s", body: &letter.body, properties, delay: None };
-    broker.publish(&[message]).await.expect("publish");
+    broker.publish(&[message]).await.all().expect("publish");
     letter.ack();
     end(letters).await;
     let (deliveries, mut taken) = take(&broker, 1).await;
@@ -215,7 +218,7 @@ pub(super) fn event(routing_key: &str) -> Event {
 async fn publish_events(broker: &B, routing_keys: &[&str]) -> Published {
     let events: Vec<Event> = routing_keys.iter().map(|key| event(key)).collect();
     let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
-    broker.publish(&messages).await.expect("publish")
+    broker.publish(&messages).await
 }
 
 /// The bodies of the next `count` messages, all acknowledged.
@@ -256,11 +259,12 @@ async fn every_subscriber_gets_its_own_copy(broker: B) {
     let mut first = broker.subscribe(queue(1), &["#"], 10).await.expect("subscribe");
     let mut second = broker.subscribe(queue(2), &["sale.*.s"], 10).await.expect("subscribe");
     let published = publish_events(&broker, &["sale.sold_out.s", "sale.sold_out.t"]).await;
-    assert_eq!(published.unrouted, 0);
+    assert_eq!(published.receipts, [Receipt::Confirmed; 2]);
     assert_eq!(bodies(&mut first, 2).await, ["sale.sold_out.s", "sale.sold_out.t"]);
     assert_eq!(bodies(&mut second, 1).await, ["sale.sold_out.s"]);
     end(first).await;
-    assert_eq!(publish_events(&broker, &["sale.sold_out.s", "sale.none.t"]).await.unrouted, 1);
+    let published = publish_events(&broker, &["sale.sold_out.s", "sale.none.t"]).await;
+    assert_eq!(published.receipts, [Receipt::Confirmed, Receipt::NoSubscriber]);
     assert_eq!(bodies(&mut second, 1).await, ["sale.sold_out.s"]);
     end(second).await;
 }
@@ -270,15 +274,23 @@ async fn a_private_queue_gets_events_and_replies(broker: B) {
     let to = broker.address(&queue);
     let mut replies = broker.subscribe(queue, &[], 10).await.expect("subscribe");
     let event = event("order.created.s");
-    let reply = Message::Reply { to: &to, correlation_id: "c-7", event: &event };
-    broker.publish(&[reply]).await.expect("publish");
+    let reply =
+        |to: &str| Reply { to: to.to_owned(), correlation_id: "c-7".into(), event: event.clone() };
+    broker.reply(reply(&to));
     let next = tokio::time::timeout(PATIENCE, replies.next()).await.expect("in time");
     let delivery = next.expect("a reply");
     assert_eq!(text(&delivery), "order.created.s");
     assert_eq!(delivery.properties.correlation_id.as_deref(), Some("c-7"));
     delivery.ack();
+    // No reply gets between intents or dead letters.
+    for queue in [Queue::Intents, Queue::Returned, Queue::DeadLetters, durable()] {
+        broker.reply(reply(&broker.address(&queue)));
+    }
+    assert_eq!(broker.dropped_replies(), 4);
     end(replies).await;
     // Whoever has left is owed nothing.
-    let reply = Message::Reply { to: &to, correlation_id: "c-8", event: &event };
-    broker.publish(&[reply]).await.expect("publish");
+    broker.reply(reply(&to));
+    for queue in [Queue::Intents, Queue::DeadLetters] {
+        assert_eq!(broker.depth(queue).await.expect("depth").messages, 0);
+    }
 }

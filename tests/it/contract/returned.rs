@@ -21,7 +21,7 @@ on_every_adapter!(
 async fn defer(broker: &B, body: &[u8], properties: Option<&Properties>) {
     let delay = Some(Delay::OneSecond);
     let message = Message::Intent { routing_key: "s", body, properties, delay };
-    broker.publish(&[message]).await.expect("publish");
+    broker.publish(&[message]).await.all().expect("publish");
 }
 
 async fn next(deliveries: &mut Deliveries) -> Delivery {
@@ -109,7 +109,7 @@ async fn a_returned_intent_that_is_given_back_too_often_becomes_a_dead_letter(br
     // Sent back, it starts afresh among the new ones.
     let (body, properties) = (letter.body.as_slice(), Some(&letter.properties));
     let redriven = Message::Intent { routing_key: "s", body, properties, delay: None };
-    broker.publish(&[redriven]).await.expect("publish");
+    broker.publish(&[redriven]).await.all().expect("publish");
     letter.ack();
     end(letters).await;
     end(returned).await;
@@ -130,7 +130,7 @@ async fn a_message_that_is_given_back_is_redelivered(broker: B) {
             Queue::Returned => defer(&broker, b"one", None).await,
             _ => {
                 let event = event("order.created.s");
-                broker.publish(&[Message::Event(&event)]).await.expect("publish");
+                broker.publish(&[Message::Event(&event)]).await.all().expect("publish");
             }
         }
         let first = next(&mut deliveries).await;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use floodgate::broker::{Broker, Deliveries, EmbeddedBroker, Queue};
+use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue};
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 /// How often a message may come back.
 pub const DELIVERY_LIMIT: u32 = 3;
+const BOUNDS: Bounds =
+    Bounds { delivery_limit: DELIVERY_LIMIT, max_body_bytes: 1 << 20, prefetch_bytes: 64 << 20 };
 
 /// What the names of its queues begin with.
 pub const NAMESPACE: &str = "test";
@@ -34,7 +36,7 @@ impl Embedded {
         let path: PathBuf = folder.path().join(FILE);
         let file = SqliteFile::open(&path).await.expect("a file");
         let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system()));
-        let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, DELIVERY_LIMIT));
+        let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, BOUNDS));
         Self { broker, ledger, folder }
     }
 

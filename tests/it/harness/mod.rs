@@ -150,7 +150,7 @@ pub async fn post<B: AsRef<[u8]>>(broker: &dyn Broker, bodies: &[B]) {
     for chunk in bodies.chunks(500) {
         let messages: Vec<Message<'_>> =
             chunk.iter().map(|body| Message::intent("any", body.as_ref())).collect();
-        broker.publish(&messages).await.expect("publish");
+        broker.publish(&messages).await.all().expect("publish");
     }
 }
 

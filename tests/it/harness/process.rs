@@ -66,6 +66,15 @@ impl WorkerProcess {
         signal(self.0.id(), name);
     }
 
+    /// The most memory it has had (`VmHWM`, proc(5)).
+    pub fn peak_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));
+        let status = status.expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
     /// As `kill -9`.
     pub fn kill(mut self) {
         self.0.kill().expect("kill");

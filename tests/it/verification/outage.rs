@@ -94,7 +94,7 @@ async fn an_order_with_a_reply_still_gets_it_after_an_outage() {
         properties: Some(&properties),
         delay: None,
     };
-    stage.broker.publish(&[message]).await.expect("publish");
+    stage.broker.publish(&[message]).await.all().expect("publish");
     let users = Users::new();
     let worker = with_users(&stage, &users).await;
     until(async || users.calls() >= 3).await;

@@ -91,7 +91,7 @@ async fn an_embedded_worker_follows_what_another_process_switches() {
     let worker = Running::start(worker);
     let post = async |order: &Order| {
         let body = body(order);
-        embedded.broker.publish(&[Message::intent("away", &body)]).await.expect("publish");
+        embedded.broker.publish(&[Message::intent("away", &body)]).await.all().expect("publish");
     };
     let outcome = async |order: &Order| {
         let decisions = embedded.ledger.decisions(&[order.key()]).await.expect("decisions");

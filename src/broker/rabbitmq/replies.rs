@@ -1,0 +1,147 @@
+//! Replies: best effort, on a connection of their own, so that whatever becomes of one delays nothing
+//! else and costs no other reply.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use lapin::{Channel, Connection};
+use tokio::sync::mpsc;
+
+use super::Link;
+use super::publisher::{confirming, publish, receipt};
+use super::wire;
+use crate::broker::{BrokerError, Receipt, Reply};
+use crate::retry::Backoff;
+
+/// Replies that wait to be sent, about 1 KiB each. While the broker keeps up there are none.
+const MAX_WAITING: usize = 4096;
+/// Replies sent together.
+const CHUNK: usize = 64;
+
+/// Where replies are handed in.
+pub(super) struct Replies {
+    link: Arc<Link>,
+    /// Starts with the first reply.
+    waiting: OnceLock<mpsc::Sender<Reply>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Sends them.
+struct Replier {
+    link: Arc<Link>,
+    dropped: Arc<AtomicU64>,
+    connection: Option<Connection>,
+    channel: Option<Channel>,
+}
+
+impl Replies {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, waiting: OnceLock::new(), dropped: Arc::default() }
+    }
+
+    /// Hands a reply in, or drops it when too many wait or it wants to go to one of our queues.
+    pub(super) fn hand_in(&self, reply: Reply) {
+        let waiting = self.waiting.get_or_init(|| {
+            let (hand_in, waiting) = mpsc::channel(MAX_WAITING);
+            let (link, dropped) = (self.link.clone(), self.dropped.clone());
+            let replier = Replier { link, dropped, connection: None, channel: None };
+            // Ends with the broker, which holds the only sender.
+            tokio::spawn(replier.run(waiting));
+            hand_in
+        });
+        if self.link.topology.is_own(&reply.to) || waiting.try_send(reply).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Replier {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Reply>) {
+        let mut backoff = Backoff::step();
+        let mut replies = Vec::new();
+        while waiting.recv_many(&mut replies, CHUNK).await > 0 {
+            if let Err(error) = self.ready().await {
+                tracing::debug!(%error, "no connection for replies");
+                self.drop_all(replies.drain(..).len());
+                tokio::time::sleep(backoff.next_delay()).await;
+                continue;
+            }
+            backoff.reset();
+            let left = self.send(&replies).await;
+            if left.len() == replies.len() && left.len() == 1 {
+                self.drop_all(1);
+            } else {
+                // One of them may have closed the channel on all. Alone, each hurts only itself.
+                for place in left {
+                    let alone = std::slice::from_ref(&replies[place]);
+                    let sent = self.ready().await.is_ok() && self.send(alone).await.is_empty();
+                    self.drop_all(usize::from(!sent));
+                }
+            }
+            replies.clear();
+        }
+    }
+
+    fn drop_all(&self, count: usize) {
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Opens what is not open.
+    async fn ready(&mut self) -> Result<(), BrokerError> {
+        if self.channel.as_ref().is_some_and(|channel| channel.status().connected()) {
+            return Ok(());
+        }
+        if self.connection.as_ref().is_none_or(|connection| !connection.status().connected()) {
+            self.connection = Some(self.link.connect("replies").await?);
+        }
+        if let Some(connection) = &self.connection {
+            self.channel = Some(self.link.within(confirming(connection)).await?);
+        }
+        Ok(())
+    }
+
+    /// Sends replies, and returns the places of those of which it is not known that they have arrived or
+    /// cannot.
+    async fn send(&mut self, replies: &[Reply]) -> Vec<usize> {
+        let Some(channel) = self.channel.clone() else { return (0..replies.len()).collect() };
+        let mut left: Vec<usize> = Vec::new();
+        let sending = async {
+            let mut confirms = Vec::new();
+            for reply in replies {
+                confirms
+                    .push(publish(&channel, wire::reply(reply, &self.link.topology), false).await);
+            }
+            let mut receipts = Vec::new();
+            for confirm in confirms {
+                receipts.push(match confirm {
+                    Ok(confirm) => confirm
+                        .await
+                        .map_or(Receipt::Unconfirmed, |confirmation| receipt(&confirmation)),
+                    Err(_) => Receipt::Unconfirmed,
+                });
+            }
+            Ok(receipts)
+        };
+        match self.link.within(sending).await {
+            Ok(receipts) => {
+                for (place, receipt) in receipts.into_iter().enumerate() {
+                    match receipt {
+                        Receipt::Full => self.drop_all(1),
+                        Receipt::Unconfirmed => left.push(place),
+                        _ => {}
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "replies are not confirmed in time");
+                self.drop_all(replies.len());
+                (self.channel, self.connection) = (None, None);
+            }
+        }
+        left
+    }
+}
