@@ -280,7 +280,7 @@ impl Broker for RabbitBroker {
         let routing_keys = routing_keys.iter().map(|&key| key.to_owned()).collect();
         let source = Source { link: self.link.clone(), queue, routing_keys, prefetch };
         // The first connection is made here, so that a wrong address is known at once.
-        let first = source.open(source.prefetch).await?;
+        let first = source.open(source.prefetch, 0).await?;
         let consumer = Supervisor { source, stop: stop.clone() };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
         Ok(Deliveries::new(incoming, stop, consumer))

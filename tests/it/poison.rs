@@ -192,11 +192,12 @@ async fn headers_that_fill_a_frame_cost_neighbours_nothing() {
     let all = orders("s", 300);
     for (n, order) in all.iter().enumerate() {
         if n % 100 == 50 {
-            let bytes = [120_000, 130_900, 130_980][n / 100];
+            let bytes = [120_000, 131_015, 131_030][n / 100];
             publish(&channel, &stage, b"poison", headers(bytes)).await;
         }
         publish(&channel, &stage, &body(order), BasicProperties::default()).await;
     }
+    come_back(&stage).await;
     let worker = stage.worker().await;
     for _ in 0..all.len() {
         stage.event().await;

@@ -10,7 +10,7 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Channel, Connection, Consumer, ErrorKind};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,9 @@ pub(super) struct Source {
     pub prefetch: u16,
 }
 
+/// How long to wait before the next session while one message is known to break them.
+const ISOLATING: Duration = Duration::from_millis(50);
+
 /// Keeps a consumer going: one [`Session`] after the other.
 pub(super) struct Supervisor {
     pub source: Source,
@@ -44,15 +47,20 @@ impl Supervisor {
         let mut hand_over = Some(hand_over);
         let mut backoff = Backoff::reconnect();
         let mut session = Some(first);
+        let mut careful = 0;
         loop {
             let ended = match session.take() {
                 Some(mut session) => {
-                    backoff.reset();
-                    session.run(&mut hand_over, &self.stop).await
+                    let ended = session.run(&mut hand_over, &self.stop).await;
+                    careful = ended.as_ref().map_or_else(|error| session.suspects(error), |()| 0);
+                    if careful == 0 {
+                        backoff.reset();
+                    }
+                    ended
                 }
-                None => match self.source.open(self.source.prefetch).await {
+                None => match self.source.open(self.source.prefetch, careful).await {
                     Ok(opened) => {
-                        tracing::info!(queue = ?self.source.queue, "consuming again");
+                        tracing::info!(queue = ?self.source.queue, careful, "consuming again");
                         session = Some(opened);
                         continue;
                     }
@@ -63,14 +71,22 @@ impl Supervisor {
             if self.stop.is_cancelled() {
                 return;
             }
-            let delay = backoff.next_delay();
-            tracing::warn!(queue = ?self.source.queue, %error, ?delay, "lost the broker, trying again");
+            let delay = if breaks_frames(&error) { ISOLATING } else { backoff.next_delay() };
+            tracing::warn!(queue = ?self.source.queue, %error, ?delay, careful, "lost the broker, trying again");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return,
             }
         }
     }
+}
+
+/// Whether the broker has sent a message that does not fit a frame: at a redelivery it adds headers of its
+/// own. AMQP 0-9-1 calls it `frame-error`, 501.
+fn breaks_frames(error: &BrokerError) -> bool {
+    let BrokerError::Transient(source) = error else { return false };
+    let error = source.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
+    matches!(error, Some(ErrorKind::ProtocolError(error)) if error.get_id() == 501)
 }
 
 /// One consumer on one channel of one connection. Delivery tags are good for this session only:
@@ -101,15 +117,16 @@ struct Desk {
 }
 
 impl Source {
-    /// A new session with a window of up to `widest` messages.
-    pub(super) async fn open(&self, widest: u16) -> Result<Session, BrokerError> {
+    /// A new session with a window of up to `widest` messages, of which the first `careful` are taken one by
+    /// one.
+    pub(super) async fn open(&self, widest: u16, careful: usize) -> Result<Session, BrokerError> {
         let Self { link, queue, routing_keys, .. } = self;
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
         let max_body_bytes = link.bounds.max_body_bytes(queue);
         // Other messages than intents are floodgate's own, and small.
         let largest = link.bounds.max_body_bytes;
-        let window = Window::new(widest, link.bounds.prefetch_bytes, largest);
+        let window = Window::new(widest, link.bounds.prefetch_bytes, largest, careful);
         let opening = async {
             let channel = connection.create_channel().await?;
             if matches!(queue, Queue::Subscriber(_) | Queue::Private(_)) {
@@ -140,6 +157,22 @@ async fn consume(channel: &Channel, name: &str, window: u16) -> Result<Consumer,
 }
 
 impl Session {
+    /// How many messages of the next session may hold the one that has ended this one with `error`; 0 if
+    /// none seems to be to blame. A session that got nowhere is as suspect as one that has met a message
+    /// that does not fit a frame.
+    fn suspects(&self, error: &BrokerError) -> usize {
+        let (left, is_careful) = (self.window.careful(), self.window.messages() == 1);
+        match (breaks_frames(error), is_careful) {
+            // It was the one message that was on its way. Behind it are those that were suspect before.
+            (true, true) => left.max(1),
+            (true, false) => usize::from(self.window.messages()),
+            (false, _) if self.settled == 0 && !self.window.is_empty() => {
+                usize::from(self.window.messages())
+            }
+            (false, _) => left,
+        }
+    }
+
     /// Runs until `stop`, and then until everything handed over is settled. An error means that
     /// the session is lost.
     async fn run(

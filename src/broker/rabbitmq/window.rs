@@ -16,6 +16,9 @@ pub(super) struct Window {
     most_bytes: u64,
     /// As it is now, in messages.
     messages: u16,
+    /// Messages to be settled one by one before it is made wider, because one of them may break the
+    /// session.
+    careful: usize,
     /// Delivery tags handed over and not settled, with their bytes.
     in_hand: BTreeMap<u64, usize>,
     bytes: u64,
@@ -34,12 +37,14 @@ pub(super) enum Turn {
 
 impl Window {
     /// A window of up to `widest` messages of up to `largest` bytes each, that aims at no more than
-    /// `most_bytes` in hand and never has more than [`OVERSHOOT`] times that.
-    pub(super) fn new(widest: u16, most_bytes: u64, largest: usize) -> Self {
+    /// `most_bytes` in hand and never has more than [`OVERSHOOT`] times that. The first `careful` messages
+    /// are taken one by one.
+    pub(super) fn new(widest: u16, most_bytes: u64, largest: usize, careful: usize) -> Self {
         let fit = |bytes: u64| u16::try_from(bytes / (largest as u64).max(1)).unwrap_or(u16::MAX);
         let widest = widest.min(fit(OVERSHOOT.saturating_mul(most_bytes))).max(1);
-        let messages = widest.min(fit(most_bytes)).max(1);
-        Self { widest, most_bytes, messages, in_hand: BTreeMap::new(), bytes: 0 }
+        let fitting = widest.min(fit(most_bytes)).max(1);
+        let messages = if careful > 0 { 1 } else { fitting };
+        Self { widest, most_bytes, messages, careful, in_hand: BTreeMap::new(), bytes: 0 }
     }
 
     pub(super) fn messages(&self) -> u16 {
@@ -52,7 +57,15 @@ impl Window {
     }
 
     pub(super) fn remove(&mut self, tag: u64) {
-        self.bytes -= self.in_hand.remove(&tag).unwrap_or(0) as u64;
+        if let Some(bytes) = self.in_hand.remove(&tag) {
+            self.bytes -= bytes as u64;
+            self.careful = self.careful.saturating_sub(1);
+        }
+    }
+
+    /// Messages to be taken one by one yet.
+    pub(super) fn careful(&self) -> usize {
+        self.careful
     }
 
     /// The delivery tag that was handed over first.
@@ -75,6 +88,7 @@ impl Window {
         } else if !consuming && self.bytes <= half {
             Some(Turn::Resume)
         } else if consuming
+            && self.careful == 0
             && self.messages < self.widest
             && self.bytes < quarter
             && self.in_hand.len() * 2 >= usize::from(self.messages)
@@ -93,7 +107,7 @@ mod tests {
 
     #[test]
     fn large_messages_narrow_the_window_and_small_ones_widen_it_again() {
-        let mut window = Window::new(1000, 1000, 1);
+        let mut window = Window::new(1000, 1000, 1, 0);
         for tag in 0..10 {
             window.insert(tag, 100);
             assert_eq!(window.turn(true), None);
@@ -119,20 +133,33 @@ mod tests {
 
     #[test]
     fn a_window_begins_with_what_fits_and_never_gets_wider_than_can_be_borne() {
-        let mut window = Window::new(1000, 1000, 100);
+        let mut window = Window::new(1000, 1000, 100, 0);
         assert_eq!(window.messages(), 10);
         for tag in 0..1000 {
             window.insert(tag, 0);
             window.turn(true);
         }
         assert_eq!(window.messages(), 80);
-        assert_eq!(Window::new(5, 1000, 100).messages(), 5);
-        assert_eq!(Window::new(5, 1000, 5000).messages(), 1);
+        assert_eq!(Window::new(5, 1000, 100, 0).messages(), 5);
+        assert_eq!(Window::new(5, 1000, 5000, 0).messages(), 1);
+    }
+
+    #[test]
+    fn while_one_of_them_may_break_the_session_messages_are_taken_one_by_one() {
+        let mut window = Window::new(1000, 1000, 1, 2);
+        for tag in 0..2 {
+            assert_eq!(window.messages(), 1);
+            window.insert(tag, 1);
+            assert_eq!(window.turn(true), None);
+            window.remove(tag);
+        }
+        window.insert(2, 1);
+        assert_eq!((window.turn(true), window.messages()), (Some(Turn::Widen), 2));
     }
 
     #[test]
     fn one_message_is_always_taken() {
-        let mut window = Window::new(10, 100, 100);
+        let mut window = Window::new(10, 100, 100, 0);
         window.insert(1, 5000);
         assert_eq!((window.turn(true), window.messages()), (Some(Turn::Pause), 1));
         window.remove(1);
