@@ -36,6 +36,8 @@ const PUBLISHES_AT_ONCE: usize = 2;
 const LOOKUPS_AT_ONCE: usize = 2;
 /// How long an order waits for the answer whether it was decided before.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
+/// How often a client's decision is looked up while its reply has not come.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often buyers who have not ordered lately are forgotten.
 const FORGET_BUYERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -207,6 +209,17 @@ async fn decided_before(api: &Shared, order: &Order) -> Option<Decision> {
     }
 }
 
+/// Waits until the ledger has the decision of an order.
+async fn stored(api: &Shared, order: &Order) -> Vec<u8> {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let decision = decided_before(api, order).await;
+        if let Some(decision) = decision.filter(|decision| decision.order == *order) {
+            return decision_json(&decision);
+        }
+    }
+}
+
 /// Puts the order into the queue, and waits for its decision if that is wanted.
 async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Response, Problem> {
     let mut waiting = wait.map(|_| api.replies.expect(order.key()));
@@ -221,6 +234,8 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
     if let (Some(waiting), Some(wait)) = (&mut waiting, wait) {
         let decision = tokio::select! {
             decision = tokio::time::timeout(wait, waiting.decision()) => decision.ok(),
+            // Replies are best effort, and those of another embedded process never come.
+            decision = tokio::time::timeout(wait, stored(api, order)) => decision.ok(),
             // A server that stops keeps nobody waiting.
             () = api.stop.cancelled() => None,
         };

@@ -94,12 +94,12 @@ impl Broker for EmbeddedBroker {
         routing_keys: &[&str],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError> {
-        let max_body_bytes = self.queues.bounds.max_body_bytes(&queue);
+        let bounds = &self.queues.bounds;
+        let (window, largest) = (bounds.window(&queue, prefetch), bounds.largest(&queue));
         let source = self.source(queue, routing_keys).await?;
         let (hand_over, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let consumer =
-            Consumer::new(self.queues.clone(), source, prefetch, max_body_bytes, stop.clone());
+        let consumer = Consumer::new(self.queues.clone(), source, window, largest, stop.clone());
         let consumer = tokio::spawn(consumer.run(hand_over, self.closed.clone()));
         Ok(Deliveries::new(incoming, stop, consumer))
     }
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     const BOUNDS: Bounds =
-        Bounds { delivery_limit: 10, max_body_bytes: 1 << 20, prefetch_bytes: 64 << 20 };
+        Bounds { delivery_limit: 10, max_body_bytes: 1 << 20, prefetch_bytes: 16 << 30 };
 
     /// Lets the file grow to so many pages and no further, as a disk does that fills up.
     async fn limit_pages(file: &SqliteFile, pages: i64) {

@@ -61,7 +61,7 @@ pub struct Bounds {
     pub delivery_limit: u32,
     /// The largest body of an intent message, in bytes. Of a larger one only the beginning is held.
     pub max_body_bytes: usize,
-    /// Bytes of unsettled messages above which a consumer takes no more.
+    /// The most bytes of unsettled intent messages that a consumer holds.
     pub prefetch_bytes: u64,
 }
 
@@ -75,8 +75,16 @@ impl Bounds {
         }
     }
 
-    /// The largest body taken from `queue`: only intents are cut.
-    fn max_body_bytes(&self, queue: &Queue) -> usize {
+    /// How many messages of `queue` may be in hand where `prefetch` are wanted: so few that the largest
+    /// would not exceed the bytes. Only intents come from others; what else there is, is small.
+    fn window(&self, queue: &Queue, prefetch: u16) -> u16 {
+        let (Queue::Intents | Queue::Returned) = queue else { return prefetch.max(1) };
+        let fitting = self.prefetch_bytes / (self.max_body_bytes as u64).max(1);
+        prefetch.min(u16::try_from(fitting).unwrap_or(u16::MAX)).max(1)
+    }
+
+    /// The largest body that is taken from `queue` as a whole.
+    fn largest(&self, queue: &Queue) -> usize {
         match queue {
             Queue::Intents | Queue::Returned => self.max_body_bytes,
             _ => usize::MAX,

@@ -7,7 +7,6 @@ mod bounds;
 mod consumer;
 mod publisher;
 mod replies;
-mod window;
 mod wire;
 
 use std::sync::Arc;
@@ -278,9 +277,10 @@ impl Broker for RabbitBroker {
         let (hand_over, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let routing_keys = routing_keys.iter().map(|&key| key.to_owned()).collect();
+        let prefetch = self.link.bounds.window(&queue, prefetch);
         let source = Source { link: self.link.clone(), queue, routing_keys, prefetch };
         // The first connection is made here, so that a wrong address is known at once.
-        let first = source.open(source.prefetch, 0).await?;
+        let first = source.open(0).await?;
         let consumer = Supervisor { source, stop: stop.clone() };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
         Ok(Deliveries::new(incoming, stop, consumer))

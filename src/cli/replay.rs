@@ -2,6 +2,7 @@
 
 mod source;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -147,26 +148,45 @@ impl Sender<'_> {
     }
 }
 
-/// Puts `per_message` lines into one array each. A line that is no JSON would spoil its
-/// neighbours, so it goes alone.
+/// Puts up to `per_message` lines of a sale into one array each, so that a message belongs to the sale of
+/// its routing key. A line that is no JSON would spoil its neighbours, so it goes alone.
 fn grouped(lines: Vec<Line>, per_message: usize) -> Vec<Line> {
     if per_message == 1 {
         return lines;
     }
-    let (json, other): (Vec<Line>, Vec<Line>) = lines.into_iter().partition(|line| line.is_json);
-    let mut messages: Vec<Line> = json
-        .chunks(per_message)
-        .map(|group| {
-            let mut body =
-                Vec::with_capacity(group.iter().map(|line| line.body.len() + 1).sum::<usize>() + 1);
-            for (index, line) in group.iter().enumerate() {
-                body.push(if index == 0 { b'[' } else { b',' });
-                body.extend_from_slice(&line.body);
-            }
-            body.push(b']');
-            Line { routing_key: group[0].routing_key.clone(), body, is_json: true }
-        })
-        .collect();
-    messages.extend(other);
+    let (json, mut messages): (Vec<Line>, Vec<Line>) =
+        lines.into_iter().partition(|line| line.is_json);
+    let mut by_sale: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+    for Line { routing_key, body, .. } in json {
+        by_sale.entry(routing_key).or_default().push(body);
+    }
+    for (routing_key, bodies) in by_sale {
+        messages.extend(bodies.chunks(per_message).map(|group| {
+            let body = [b"[", group.join(&b","[..]).as_slice(), b"]"].concat();
+            Line { routing_key: routing_key.clone(), body, is_json: true }
+        }));
+    }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_are_of_one_sale_each_and_keep_the_order_of_its_lines() {
+        let line = |routing_key: &str, body: &str| Line {
+            routing_key: routing_key.into(),
+            body: body.into(),
+            is_json: body != "bad",
+        };
+        let lines = ["a1", "b1", "bad", "a2", "a3", "b2"].map(|body| line(&body[..1], body)).into();
+        let messages = grouped(lines, 2);
+        let texts = messages.iter().map(|message| {
+            let body = String::from_utf8_lossy(&message.body);
+            format!("{}: {body}", message.routing_key)
+        });
+        let expected = ["b: bad", "a: [a1,a2]", "a: [a3]", "b: [b1,b2]"];
+        assert_eq!(texts.collect::<Vec<_>>(), expected);
+    }
 }

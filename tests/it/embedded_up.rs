@@ -29,9 +29,13 @@ fn command(folder: &tempfile::TempDir) -> Command {
 
 impl Up {
     async fn start(folder: &tempfile::TempDir, client: &Client, port: u16) -> Self {
+        Self::start_as("up", folder, client, port).await
+    }
+
+    async fn start_as(what: &str, folder: &tempfile::TempDir, client: &Client, port: u16) -> Self {
         let mut command = command(folder);
         let child = command
-            .arg("up")
+            .arg(what)
             .env("FLOODGATE_API__LISTEN", format!("127.0.0.1:{port}"))
             .spawn()
             .expect("floodgate starts");
@@ -53,6 +57,30 @@ impl Drop for Up {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test]
+async fn an_api_and_a_worker_on_one_file_answer_who_waits() {
+    let (folder, client) = (tempfile::tempdir().expect("a folder"), client());
+    let port = crate::harness::process::free_port();
+    let mut open = command(&folder);
+    let opened = open.args(["sale", "open", "--sale-id", "s", "--stock", "1"]).status();
+    assert!(opened.expect("runs").success());
+    let api = Up::start_as("api", &folder, &client, port).await;
+    let mut worker = command(&folder).arg("worker").spawn().expect("a worker starts");
+    let order = serde_json::json!({ "user_id": "u", "quantity": 1 });
+    let posted = client
+        .post(format!("{}/v1/sales/s/orders", api.url))
+        .header("Prefer", "wait=10")
+        .json(&order)
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(posted.status(), 200);
+    let decision: serde_json::Value = posted.json().await.expect("JSON");
+    assert_eq!(decision["outcome"], "created");
+    worker.kill().expect("kill");
+    worker.wait().expect("wait");
 }
 
 /// Posts orders until `count` are posted or the server is gone. Returns those accepted.

@@ -1,10 +1,10 @@
 //! Consuming: deliveries out, settlements in.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::open::OpenQueue;
@@ -33,11 +33,9 @@ pub(super) struct Consumer {
     /// Deliveries that may be handed over yet.
     room: Semaphore,
     /// Larger bodies are cut.
-    max_body_bytes: usize,
-    /// Places handed over and not settled, and the bytes of each.
-    unsettled: Mutex<BTreeMap<i64, usize>>,
-    /// Something was settled.
-    settled: Notify,
+    largest: usize,
+    /// Places handed over and not settled.
+    unsettled: Mutex<BTreeSet<i64>>,
 }
 
 type Settled = (i64, Settlement);
@@ -46,13 +44,12 @@ impl Consumer {
     pub(super) fn new(
         queues: Arc<Queues>,
         source: Source,
-        prefetch: u16,
-        max_body_bytes: usize,
+        window: u16,
+        largest: usize,
         stop: CancellationToken,
     ) -> Self {
-        let room = Semaphore::new(usize::from(prefetch.max(1)));
-        let (unsettled, settled) = (Mutex::default(), Notify::new());
-        Self { queues, source, stop, room, max_body_bytes, unsettled, settled }
+        let room = Semaphore::new(usize::from(window.max(1)));
+        Self { queues, source, stop, room, largest, unsettled: Mutex::default() }
     }
 
     /// Runs until it is stopped or nobody takes deliveries any more, and then until everything
@@ -84,8 +81,8 @@ impl Consumer {
             };
             self.room.forget_permits(rows.len());
             for Row { place, mut body, mut properties, redelivered } in rows {
-                cut(&mut body, &mut properties, self.max_body_bytes);
-                self.unsettled().insert(place, body.len());
+                cut(&mut body, &mut properties, self.largest);
+                self.unsettled().insert(place);
                 let settle = settle.clone();
                 let settler = Box::new(move |settlement| {
                     // Without a receiver the broker is gone, and the message will come again.
@@ -107,11 +104,7 @@ impl Consumer {
                 Ok(one) => drop(one),
                 Err(_) => unreachable!("the semaphore is never closed"),
             }
-            let Some(room) = self.room_by_bytes() else {
-                self.settled.notified().await;
-                continue;
-            };
-            let most = self.room.available_permits().min(CHUNK).min(room);
+            let most = self.room.available_permits().min(CHUNK);
             let taken = match &self.source {
                 Source::File(queue) => queue.take(&self.queues.file, &self.queues.desk, most).await,
                 Source::Memory(queue) => Ok(queue.take(most).await),
@@ -127,16 +120,6 @@ impl Consumer {
         }
     }
 
-    /// How many more messages there is room for if they are as large as those in hand; `None` when there is
-    /// none.
-    fn room_by_bytes(&self) -> Option<usize> {
-        let unsettled = self.unsettled();
-        let bytes: usize = unsettled.values().sum();
-        let most = usize::try_from(self.queues.bounds.prefetch_bytes).unwrap_or(usize::MAX);
-        let average = bytes.checked_div(unsettled.len()).unwrap_or(0).max(1);
-        (bytes < most).then(|| (most - bytes).div_ceil(average))
-    }
-
     /// Takes settlements until no delivery is left that could send one.
     async fn settle(&self, mut settled: UnboundedReceiver<Settled>) {
         let mut batch = Vec::new();
@@ -145,7 +128,6 @@ impl Consumer {
             let (acked, returned) = self.sort(&mut batch);
             self.tell(acked, returned).await;
             self.room.add_permits(count);
-            self.settled.notify_one();
         }
     }
 
@@ -163,7 +145,7 @@ impl Consumer {
         (acked, returned)
     }
 
-    fn unsettled(&self) -> MutexGuard<'_, BTreeMap<i64, usize>> {
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<i64>> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,7 +166,7 @@ impl Consumer {
     /// Gives back what was dropped unsettled, and ends.
     async fn leave(&self) {
         let unsettled = std::mem::take(&mut *self.unsettled());
-        self.tell(Vec::new(), unsettled.into_keys().collect()).await;
+        self.tell(Vec::new(), unsettled.into_iter().collect()).await;
         match &self.source {
             Source::File(queue) => self.queues.leave(queue).await,
             Source::Memory(queue) => self.queues.private.leave(queue),

@@ -15,7 +15,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::window::{Turn, Window};
 use super::{Link, sorted, wire};
 use crate::broker::{BrokerError, Delivery, Queue, Settlement};
 use crate::retry::Backoff;
@@ -58,7 +57,7 @@ impl Supervisor {
                     }
                     ended
                 }
-                None => match self.source.open(self.source.prefetch, careful).await {
+                None => match self.source.open(careful).await {
                     Ok(opened) => {
                         tracing::info!(queue = ?self.source.queue, careful, "consuming again");
                         session = Some(opened);
@@ -67,7 +66,12 @@ impl Supervisor {
                     Err(error) => Err(error),
                 },
             };
-            let Err(error) = ended else { return };
+            let Err(error) = ended else {
+                if hand_over.is_none() {
+                    return;
+                }
+                continue;
+            };
             if self.stop.is_cancelled() {
                 return;
             }
@@ -94,12 +98,19 @@ fn breaks_frames(error: &BrokerError) -> bool {
 pub(super) struct Session {
     connection: Connection,
     channel: Channel,
-    /// None while there is more in hand than may be.
-    consumer: Option<Consumer>,
+    consumer: Consumer,
     queue: Queue,
-    name: String,
-    max_body_bytes: usize,
-    window: Window,
+    /// Larger bodies are cut.
+    largest: usize,
+    /// The most messages in hand.
+    window: u16,
+    /// Takes messages one by one, because one of them may break the session. Once they are settled
+    /// another session takes more at once.
+    isolating: bool,
+    /// Messages that are suspect yet.
+    careful: usize,
+    /// Delivery tags handed over and not settled.
+    unsettled: BTreeSet<u64>,
     /// Delivery tags settled with an ack that the broker was not told of yet.
     acked: BTreeSet<u64>,
     /// Messages settled in this session.
@@ -117,43 +128,39 @@ struct Desk {
 }
 
 impl Source {
-    /// A new session with a window of up to `widest` messages, of which the first `careful` are taken one by
-    /// one.
-    pub(super) async fn open(&self, widest: u16, careful: usize) -> Result<Session, BrokerError> {
-        let Self { link, queue, routing_keys, .. } = self;
+    /// A new session, in which the first `careful` messages are taken one by one.
+    pub(super) async fn open(&self, careful: usize) -> Result<Session, BrokerError> {
+        let Self { link, queue, routing_keys, prefetch } = self;
+        let window = if careful > 0 { 1 } else { *prefetch };
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
-        let max_body_bytes = link.bounds.max_body_bytes(queue);
-        // Other messages than intents are floodgate's own, and small.
-        let largest = link.bounds.max_body_bytes;
-        let window = Window::new(widest, link.bounds.prefetch_bytes, largest, careful);
         let opening = async {
             let channel = connection.create_channel().await?;
             if matches!(queue, Queue::Subscriber(_) | Queue::Private(_)) {
                 link.declare_subscription(&channel, queue, routing_keys).await?;
             }
-            let consumer = consume(&channel, &name, window.messages()).await?;
+            channel.basic_qos(window, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
+            let consumer = channel
+                .basic_consume(name.into(), "".into(), options, FieldTable::default())
+                .await?;
             Ok((channel, consumer))
         };
         let (channel, consumer) = link.within(opening).await?;
         Ok(Session {
             connection,
             channel,
-            consumer: Some(consumer),
+            consumer,
             queue: queue.clone(),
-            name,
-            max_body_bytes,
+            largest: link.bounds.largest(queue),
             window,
+            isolating: careful > 0,
+            careful,
+            unsettled: BTreeSet::new(),
             acked: BTreeSet::new(),
             settled: 0,
         })
     }
-}
-
-async fn consume(channel: &Channel, name: &str, window: u16) -> Result<Consumer, lapin::Error> {
-    channel.basic_qos(window, BasicQosOptions::default()).await?;
-    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-    channel.basic_consume(name.into(), "".into(), options, none).await
 }
 
 impl Session {
@@ -161,15 +168,12 @@ impl Session {
     /// none seems to be to blame. A session that got nowhere is as suspect as one that has met a message
     /// that does not fit a frame.
     fn suspects(&self, error: &BrokerError) -> usize {
-        let (left, is_careful) = (self.window.careful(), self.window.messages() == 1);
-        match (breaks_frames(error), is_careful) {
+        let got_nowhere = self.settled == 0 && !self.unsettled.is_empty();
+        match breaks_frames(error) {
             // It was the one message that was on its way. Behind it are those that were suspect before.
-            (true, true) => left.max(1),
-            (true, false) => usize::from(self.window.messages()),
-            (false, _) if self.settled == 0 && !self.window.is_empty() => {
-                usize::from(self.window.messages())
-            }
-            (false, _) => left,
+            true if self.isolating => self.careful.max(1),
+            false if !got_nowhere => self.careful,
+            _ => usize::from(self.window).max(self.careful),
         }
     }
 
@@ -188,19 +192,23 @@ impl Session {
         loop {
             tokio::select! {
                 _ = settled.recv_many(&mut batch, 4096) => self.settle(&mut batch).await?,
-                next = next(&mut self.consumer) => self.hand_over(next, &desk)?,
+                next = self.consumer.next() => self.hand_over(next, &desk)?,
                 () = at(gathered_by) => self.tell_all().await?,
                 () = stop.cancelled() => break,
             }
-            self.adjust(&desk).await?;
+            if self.is_trusted_again() {
+                break;
+            }
             gathered_by = match (self.acked.is_empty(), gathered_by) {
                 (true, _) => None,
                 (false, None) => Some(Instant::now() + GATHER),
                 (false, earlier) => earlier,
             };
         }
-        // From here on the session alone holds the sender, so that the taker sees the end of it.
-        *hand_over = None;
+        if stop.is_cancelled() {
+            // From here on the session alone holds the sender, so that the taker sees the end of it.
+            *hand_over = None;
+        }
         self.drain(desk, settled).await
     }
 
@@ -212,7 +220,7 @@ impl Session {
                 return Err(BrokerError::Transient("the broker ended the consumer".into()));
             };
             self.hand_over_one(delivery.map_err(sorted)?, desk);
-            received = next(&mut self.consumer).now_or_never();
+            received = self.consumer.next().now_or_never();
         }
         Ok(())
     }
@@ -225,42 +233,23 @@ impl Session {
             let _ = settle.send((tag, settlement));
         });
         let redelivered = delivery.redelivered;
-        let (body, properties) = wire::received(delivery, &self.queue, self.max_body_bytes);
-        self.window.insert(tag, properties.cut_from.unwrap_or(body.len()));
+        let (body, properties) = wire::received(delivery, &self.queue, self.largest);
+        self.unsettled.insert(tag);
         // Without a receiver nobody takes deliveries any more; this one stays unsettled.
         let _ = desk.hand_over.send(Delivery::new(body, properties, redelivered, settler));
     }
 
-    /// Takes no more while too many bytes are in hand, and more messages at once while they are small.
-    async fn adjust(&mut self, desk: &Desk) -> Result<(), BrokerError> {
-        let Some(turn) = self.window.turn(self.consumer.is_some()) else { return Ok(()) };
-        tracing::debug!(queue = self.name, ?turn, window = self.window.messages(), "prefetch");
-        if turn != Turn::Resume {
-            self.cancel(desk).await?;
-        }
-        if turn != Turn::Pause {
-            let consuming = consume(&self.channel, &self.name, self.window.messages());
-            self.consumer = Some(consuming.await.map_err(sorted)?);
-        }
-        Ok(())
-    }
-
-    /// Takes no more. What the broker had sent before it heard of it is handed over.
-    async fn cancel(&mut self, desk: &Desk) -> Result<(), BrokerError> {
-        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
-        let options = BasicCancelOptions::default();
-        self.channel.basic_cancel(consumer.tag(), options).await.map_err(sorted)?;
-        while let Some(delivery) = consumer.next().await {
-            self.hand_over_one(delivery.map_err(sorted)?, desk);
-        }
-        Ok(())
+    /// Whether every suspect is settled, and nothing is in hand that another session would get again.
+    fn is_trusted_again(&self) -> bool {
+        self.isolating && self.careful == 0 && self.unsettled.is_empty()
     }
 
     /// Takes settlements, and tells the broker of those that one acknowledgement can serve.
     async fn settle(&mut self, batch: &mut Vec<Settled>) -> Result<(), BrokerError> {
         self.settled += batch.len();
+        self.careful = self.careful.saturating_sub(batch.len());
         for (tag, settlement) in batch.drain(..) {
-            self.window.remove(tag);
+            self.unsettled.remove(&tag);
             match settlement {
                 Settlement::Ack => {
                     self.acked.insert(tag);
@@ -271,8 +260,8 @@ impl Session {
                 }
             }
         }
-        let later = match self.window.oldest() {
-            Some(oldest) => self.acked.split_off(&oldest),
+        let later = match self.unsettled.first() {
+            Some(oldest) => self.acked.split_off(oldest),
             None => BTreeSet::new(),
         };
         let ready = std::mem::replace(&mut self.acked, later);
@@ -297,24 +286,21 @@ impl Session {
         desk: Desk,
         mut settled: UnboundedReceiver<Settled>,
     ) -> Result<(), BrokerError> {
-        self.cancel(&desk).await?;
+        let tag = self.consumer.tag();
+        self.channel.basic_cancel(tag, BasicCancelOptions::default()).await.map_err(sorted)?;
+        // What the broker had sent before it heard of it is still here.
+        while let Some(delivery) = self.consumer.next().await {
+            self.hand_over_one(delivery.map_err(sorted)?, &desk);
+        }
         drop(desk);
         let mut batch = Vec::new();
-        while !self.window.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {
+        while !self.unsettled.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {
             self.settle(&mut batch).await?;
         }
         self.tell_all().await?;
         // The acknowledgements are on their way; closing in order makes sure that they arrive.
         self.channel.close(200, "drained".into()).await.map_err(sorted)?;
         self.connection.close(200, "drained".into()).await.map_err(sorted)
-    }
-}
-
-/// What comes next; waits for ever while nothing is consumed.
-async fn next(consumer: &mut Option<Consumer>) -> Received {
-    match consumer {
-        Some(consumer) => consumer.next().await,
-        None => std::future::pending().await,
     }
 }
 

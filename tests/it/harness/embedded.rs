@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// How often a message may come back.
 pub const DELIVERY_LIMIT: u32 = 3;
 const BOUNDS: Bounds =
-    Bounds { delivery_limit: DELIVERY_LIMIT, max_body_bytes: 1 << 20, prefetch_bytes: 64 << 20 };
+    Bounds { delivery_limit: DELIVERY_LIMIT, max_body_bytes: 16 << 20, prefetch_bytes: 16 << 30 };
 
 /// What the names of its queues begin with.
 pub const NAMESPACE: &str = "test";

@@ -107,7 +107,8 @@ pub fn signal(id: u32, name: &str) {
     assert!(status.expect("kill runs").success(), "kill -{name}");
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on just now.
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0");
     listener.and_then(|listener| listener.local_addr()).expect("a port").port()
 }
