@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -245,26 +246,37 @@ pub struct DeadLetter {
     pub id: String,
 }
 
-/// What a message carries besides its body.
-#[derive(Debug, Clone, Default)]
+/// What a message carries besides its body. Stored without its routing key, and without what only an adapter
+/// can read.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Properties {
     /// The routing key it was published with.
+    #[serde(skip)]
     pub routing_key: String,
     /// Where a reply is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// What the reply is known by.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
     /// What the sender calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<String>,
     /// Set when the body is compressed or otherwise encoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content_encoding: Option<String>,
     /// When it was sent, in seconds since 1970, as AMQP has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp_s: Option<u64>,
     /// The length of the body in bytes, if only its beginning is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cut_from: Option<usize>,
     /// Why it was dead-lettered, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dead: Option<Obituary>,
     /// All of it, in the adapter's own form.
+    #[serde(skip)]
     pub original: Original,
 }
 
@@ -280,7 +292,8 @@ impl fmt::Debug for Original {
 }
 
 /// Why and when a message was dead-lettered.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Obituary {
     /// One word.
     pub reason: String,

@@ -1,66 +1,17 @@
 //! Messages as the tables hold them.
 
 use chrono::Utc;
-use serde::{Deserialize, Serialize};
 
-use crate::broker::{DeadLetter, Obituary, Original, Properties};
+use crate::broker::{DeadLetter, Obituary, Properties};
 use crate::event::{Event, rfc3339};
 
 /// The longest detail of a dead letter that is kept, in bytes; as on RabbitMQ.
 const MAX_DETAIL_BYTES: usize = 500;
 
-/// Properties but for the routing key, which has a column of its own.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Stored {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply_to: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_encoding: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timestamp_s: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cut_from: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dead: Option<Dead>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Dead {
-    reason: String,
-    detail: String,
-    at: String,
-    #[serde(default)]
-    id: String,
-}
-
-/// `properties` as the tables hold them: JSON, or nothing when there is nothing in them.
+/// `properties` as the tables hold them: JSON, or nothing when there is nothing in them. The routing key has
+/// a column of its own.
 pub(super) fn to_json(properties: &Properties) -> Option<String> {
-    let Properties {
-        reply_to,
-        correlation_id,
-        content_encoding,
-        timestamp_s,
-        message_id,
-        cut_from,
-        dead,
-        routing_key: _,
-        original: _,
-    } = properties.clone();
-    let dead = dead.map(|Obituary { reason, detail, at, id }| Dead { reason, detail, at, id });
-    let stored = Stored {
-        reply_to,
-        correlation_id,
-        content_encoding,
-        timestamp_s,
-        message_id,
-        cut_from,
-        dead,
-    };
-    let json = serde_json::to_string(&stored);
+    let json = serde_json::to_string(properties);
     let json = json.unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
     (json != "{}").then_some(json)
 }
@@ -70,28 +21,8 @@ pub(super) fn from_json(
     routing_key: String,
     json: Option<&str>,
 ) -> Result<Properties, serde_json::Error> {
-    let stored: Stored = json.map(serde_json::from_str).transpose()?.unwrap_or_default();
-    let Stored {
-        reply_to,
-        correlation_id,
-        content_encoding,
-        timestamp_s,
-        message_id,
-        cut_from,
-        dead,
-    } = stored;
-    let dead = dead.map(|Dead { reason, detail, at, id }| Obituary { reason, detail, at, id });
-    Ok(Properties {
-        routing_key,
-        reply_to,
-        correlation_id,
-        content_encoding,
-        timestamp_s,
-        message_id,
-        cut_from,
-        dead,
-        original: Original::default(),
-    })
+    let stored: Properties = json.map(serde_json::from_str).transpose()?.unwrap_or_default();
+    Ok(Properties { routing_key, ..stored })
 }
 
 /// Properties of an intent that is published: those it comes with, but as they were before it died.
@@ -129,6 +60,7 @@ pub(super) fn of_event(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Original;
 
     #[test]
     fn properties_survive_storing() {
