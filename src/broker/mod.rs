@@ -337,8 +337,10 @@ type Settler = Box<dyn FnOnce(Settlement) + Send + Sync>;
 pub enum Settlement {
     /// Done: the broker may forget the message.
     Ack,
-    /// Not done: deliver it again.
+    /// Not done, by no fault of the message: deliver it again.
     Requeue,
+    /// It failed: deliver it again, unless that was tried too often.
+    Reject,
 }
 
 impl Delivery {
@@ -353,9 +355,15 @@ impl Delivery {
         (self.settle)(Settlement::Ack);
     }
 
-    /// Gives the message back to the queue.
+    /// Gives the message back to the queue, because something else stands in its way. From RabbitMQ 4.3 on
+    /// that is no attempt of the message; before it counts as one (its page on quorum queues).
     pub fn requeue(self) {
         (self.settle)(Settlement::Requeue);
+    }
+
+    /// Gives the message back to the queue as one that failed: after too many attempts it is dead.
+    pub fn reject(self) {
+        (self.settle)(Settlement::Reject);
     }
 }
 

@@ -10,19 +10,25 @@ use crate::intent;
 use crate::order::Candidate;
 
 /// One intent's share of a delivery. A delivery is acknowledged when all its shares are done; a
-/// share that is dropped before sends the whole delivery back to the queue.
+/// share that is given back sends the whole delivery back to the queue, and so does one that is
+/// dropped, as one that failed.
 #[derive(Debug)]
 pub(super) struct Ticket(Option<Arc<Share>>);
 
 #[derive(Debug)]
 struct Share {
     delivery: Delivery,
-    given_up: AtomicBool,
+    given_back: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl Ticket {
     pub(super) fn new(delivery: Delivery) -> Self {
-        Self(Some(Arc::new(Share { delivery, given_up: AtomicBool::new(false) })))
+        Self(Some(Arc::new(Share {
+            delivery,
+            given_back: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        })))
     }
 
     /// Another share of the same delivery.
@@ -55,9 +61,20 @@ impl Ticket {
         Self::settle(self.0.take());
     }
 
+    /// This share is to be done by somebody else, by no fault of its own.
+    pub(super) fn give_back(mut self) {
+        let share = self.0.take();
+        if let Some(share) = &share {
+            share.given_back.store(true, Ordering::Relaxed);
+        }
+        Self::settle(share);
+    }
+
     fn settle(share: Option<Arc<Share>>) {
-        if let Some(Share { delivery, given_up }) = share.and_then(Arc::into_inner) {
-            if given_up.into_inner() {
+        if let Some(Share { delivery, given_back, failed }) = share.and_then(Arc::into_inner) {
+            if failed.into_inner() {
+                delivery.reject();
+            } else if given_back.into_inner() {
                 delivery.requeue();
             } else {
                 delivery.ack();
@@ -69,7 +86,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(share) = self.0.take() {
-            share.given_up.store(true, Ordering::Relaxed);
+            share.failed.store(true, Ordering::Relaxed);
             Self::settle(Some(share));
         }
     }
@@ -204,12 +221,18 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_is_given_up_sends_the_delivery_back_once_the_others_are_done() {
-        let (first, heard) = ticket();
-        let second = first.share();
-        drop(first);
-        assert!(heard.try_recv().is_err());
-        second.done();
-        assert_eq!(heard.try_recv(), Ok(Settlement::Requeue));
+    fn a_share_that_is_not_done_sends_the_delivery_back_once_the_others_are_done() {
+        for (give_back, expected) in [(true, Settlement::Requeue), (false, Settlement::Reject)] {
+            let (first, heard) = ticket();
+            let second = first.share();
+            if give_back {
+                first.give_back();
+            } else {
+                drop(first);
+            }
+            assert!(heard.try_recv().is_err());
+            second.done();
+            assert_eq!(heard.try_recv(), Ok(expected));
+        }
     }
 }

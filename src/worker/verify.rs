@@ -160,7 +160,11 @@ impl Verification {
         while let Some(sale) = self.turns.pop_front() {
             let Some(line) = self.lines.get_mut(&sale) else { continue };
             while line.is_waiting() {
-                self.held -= line.leave().len();
+                let entries = line.leave();
+                self.held -= entries.len();
+                for entry in entries {
+                    entry.ticket.give_back();
+                }
             }
         }
     }

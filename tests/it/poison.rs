@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Delivery, Queue};
+use floodgate::config::Settings;
 use floodgate::decision::Outcome;
 use floodgate::order::Order;
 use lapin::options::{
@@ -186,7 +187,8 @@ async fn come_back(stage: &Stage) {
 
 #[tokio::test]
 async fn headers_that_fill_a_frame_cost_neighbours_nothing() {
-    let mut stage = Stage::new("headers").await;
+    let few = |settings: &mut Settings| settings.intent.delivery_limit = 10;
+    let mut stage = Stage::with("headers", few).await;
     stage.open(sale("s", 1000)).await;
     let channel = channel(&stage).await;
     let all = orders("s", 300);

@@ -139,7 +139,7 @@ impl Consumer {
             unsettled.remove(&place);
             match settlement {
                 Settlement::Ack => acked.push(place),
-                Settlement::Requeue => returned.push(place),
+                Settlement::Requeue | Settlement::Reject => returned.push(place),
             }
         }
         (acked, returned)

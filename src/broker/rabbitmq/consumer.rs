@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer, ErrorKind};
@@ -257,6 +258,10 @@ impl Session {
                 Settlement::Requeue => {
                     let options = BasicNackOptions { requeue: true, multiple: false };
                     self.channel.basic_nack(tag, options).await.map_err(sorted)?;
+                }
+                Settlement::Reject => {
+                    let options = BasicRejectOptions { requeue: true };
+                    self.channel.basic_reject(tag, options).await.map_err(sorted)?;
                 }
             }
         }

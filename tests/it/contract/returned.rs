@@ -14,7 +14,7 @@ on_every_adapter!(
     embedded: |embedded: &crate::harness::embedded::Embedded| embedded.broker.clone();
     a_delayed_intent_comes_back_as_it_was_on_a_queue_of_its_own,
     a_returned_intent_can_be_deferred_again,
-    a_returned_intent_that_is_given_back_too_often_becomes_a_dead_letter,
+    a_returned_intent_that_fails_too_often_becomes_a_dead_letter,
     a_message_that_is_given_back_is_redelivered,
 );
 
@@ -87,7 +87,7 @@ async fn a_returned_intent_can_be_deferred_again(broker: B) {
     end(returned).await;
 }
 
-async fn a_returned_intent_that_is_given_back_too_often_becomes_a_dead_letter(broker: B) {
+async fn a_returned_intent_that_fails_too_often_becomes_a_dead_letter(broker: B) {
     defer(&broker, b"again", None).await;
     let mut returned = broker.consume(Queue::Returned, 1).await.expect("consume");
     let mut letters = broker.consume(Queue::DeadLetters, 1).await.expect("consume");
@@ -98,7 +98,7 @@ async fn a_returned_intent_that_is_given_back_too_often_becomes_a_dead_letter(br
             Some(delivery) = returned.next() => {
                 assert_eq!(delivery.redelivered, attempts > 0);
                 attempts += 1;
-                delivery.requeue();
+                delivery.reject();
             }
         }
     };
