@@ -109,7 +109,10 @@ impl DeadLettersArgs {
                 list(broker, &filter, limit, json).await
             }
             DeadLettersCommand::Redrive { filter, json } => {
-                let sent = redrive(broker, &filter).await?;
+                let (sent, cut) = redrive(broker, &filter).await?;
+                if cut > 0 && !json {
+                    eprintln!("{cut} left: only the beginning of their body is kept.");
+                }
                 report("redriven", sent, json)
             }
             DeadLettersCommand::Purge { filter, all: _, json } => {
@@ -268,15 +271,18 @@ async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
     Ok(deleted)
 }
 
-/// Sends letters back, each acknowledged only once its copy is confirmed.
-async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
+/// Sends letters back, each acknowledged only once its copy is confirmed. Returns how many, and how many are
+/// left because their body is cut: they could only come back.
+async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<(usize, usize)> {
     let mut walk = Walk::begin(broker).await?;
     let mut waiting: Vec<Delivery> = Vec::new();
-    let mut sent = 0;
+    let (mut sent, mut cut) = (0, 0);
     while let Some(letter) = walk.next().await? {
-        if filter.matches(&letter) {
+        let is_cut = letter.properties.cut_from.is_some();
+        if filter.matches(&letter) && !is_cut {
             waiting.push(letter);
         } else {
+            cut += usize::from(is_cut && filter.matches(&letter));
             walk.keep(letter);
         }
         if waiting.len() == CHUNK {
@@ -285,7 +291,7 @@ async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> 
     }
     sent += send_back(broker, &mut waiting).await?;
     walk.end().await;
-    Ok(sent)
+    Ok((sent, cut))
 }
 
 async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::Result<usize> {

@@ -111,6 +111,24 @@ async fn dead_letters_are_listed_redriven_and_purged_by_reason() {
 }
 
 #[tokio::test]
+async fn a_letter_whose_body_is_cut_is_left_where_it_is() {
+    let stage = Stage::new("cut").await;
+    stage.post(&[vec![b' '; 300_000]]).await;
+    let worker = stage.worker().await;
+    crate::harness::until(async || {
+        stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages == 1
+    })
+    .await;
+    let redriven = run(&stage, &["dead-letters", "redrive", "--reason", "body_too_large"]);
+    let said = String::from_utf8_lossy(&redriven.stderr).into_owned();
+    assert!(said.contains("1 left") && said.contains("0 redriven"), "{said}");
+    let letters = stage.dead_letters(1).await;
+    assert_eq!(letters[0].1.len(), floodgate::broker::KEPT_BYTES);
+    worker.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
 async fn dead_letters_survive_the_loss_of_their_queue() {
     let mut stage = Stage::new("lost-queue").await;
     stage.open(sale("s", 1)).await;

@@ -55,9 +55,25 @@ pub(super) fn received(
             amqp: delivery.properties,
         }))),
     };
+    if *queue == Queue::DeadLetters {
+        properties.cut_from = amqp_headers(&properties).and_then(cut_from);
+    }
     let mut body = delivery.data;
     cut(&mut body, &mut properties, max_body_bytes);
     (body, properties)
+}
+
+fn amqp_headers(properties: &Properties) -> Option<&FieldTable> {
+    came(properties)?.amqp.headers().as_ref()
+}
+
+/// How a header says that only the beginning of a body is kept.
+const BODY_CUT: [&str; 2] = ["body of ", " bytes"];
+
+/// The length of a body before it was cut.
+fn cut_from(headers: &FieldTable) -> Option<usize> {
+    let text = header_text(headers, header::CUT)?;
+    text.strip_prefix(BODY_CUT[0])?.split(BODY_CUT[1]).next()?.parse().ok()
 }
 
 pub(super) fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
@@ -187,7 +203,7 @@ fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicPropert
     };
     let (properties, mut cut) = bounded(&came);
     if let Some(bytes) = letter.properties.cut_from {
-        cut.insert(0, format!("body of {bytes} bytes"));
+        cut.insert(0, format!("{}{bytes}{}", BODY_CUT[0], BODY_CUT[1]));
     }
     let mut headers = properties.headers().clone().unwrap_or_default();
     let mut set = |name: &'static str, value: &str, most: usize| {
@@ -271,6 +287,7 @@ mod tests {
         assert_eq!(value(header::ID).as_deref(), Some("i"));
         let cut = value(header::CUT).unwrap();
         assert!(cut.starts_with("body of 9 bytes, own-000, own-001"), "{cut}");
+        assert_eq!(cut_from(&headers), Some(9));
         assert!(!cut.contains("x-death") && cut.len() <= MAX_CUT_BYTES, "{cut}");
         let bytes: usize = headers.inner().keys().map(|name| name.as_str().len()).sum();
         assert!(bytes < 200, "{bytes} bytes of names");
