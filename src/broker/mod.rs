@@ -75,8 +75,9 @@ impl Bounds {
         }
     }
 
-    /// How many messages of `queue` may be in hand where `prefetch` are wanted: so few that the largest
-    /// would not exceed the bytes. Only intents come from others; what else there is, is small.
+    /// The prefetch to use for `queue`: at most `prefetch`, and for intents at most as many messages as fit
+    /// into [`Bounds::prefetch_bytes`] at the largest size. Other queues hold messages of floodgate's own,
+    /// which are small.
     fn window(&self, queue: &Queue, prefetch: u16) -> u16 {
         let (Queue::Intents | Queue::Returned) = queue else { return prefetch.max(1) };
         let fitting = self.prefetch_bytes / (self.max_body_bytes as u64).max(1);

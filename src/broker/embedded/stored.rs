@@ -9,7 +9,7 @@ use crate::event::{Event, rfc3339};
 const MAX_DETAIL_BYTES: usize = 500;
 
 /// `properties` as the tables hold them: JSON, or nothing when there is nothing in them. The routing key has
-/// a column of its own.
+/// its own column.
 pub(super) fn to_json(properties: &Properties) -> Option<String> {
     let json = serde_json::to_string(properties);
     let json = json.unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));

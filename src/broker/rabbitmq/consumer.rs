@@ -103,7 +103,7 @@ pub(super) struct Session {
     queue: Queue,
     /// Larger bodies are cut.
     largest: usize,
-    /// The most messages in hand.
+    /// The prefetch of this session.
     window: u16,
     /// Takes messages one by one, because one of them may break the session. Once they are settled
     /// another session takes more at once.
@@ -240,7 +240,7 @@ impl Session {
         let _ = desk.hand_over.send(Delivery::new(body, properties, redelivered, settler));
     }
 
-    /// Whether every suspect is settled, and nothing is in hand that another session would get again.
+    /// Whether every suspect is settled and no delivery is unsettled that another session would get again.
     fn is_trusted_again(&self) -> bool {
         self.isolating && self.careful == 0 && self.unsettled.is_empty()
     }

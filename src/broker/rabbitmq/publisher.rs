@@ -71,6 +71,8 @@ impl Publisher {
                 for place in exact {
                     published.receipts[place] = Receipt::NoQueue;
                 }
+                // A new connection declares what is missing.
+                published.error = Some(BrokerError::NoQueue);
             }
         }
         if published.error.is_some() {
@@ -165,7 +167,8 @@ impl Publisher {
     }
 }
 
-/// What the broker says of a message; that it has come back is told apart by whoever knows its kind.
+/// The receipt for a confirmation. For a returned message it is [`Receipt::NoSubscriber`]; the caller
+/// corrects that where the message is no event.
 pub(super) fn receipt(confirmation: &Confirmation) -> Receipt {
     match confirmation {
         Confirmation::Ack(None) => Receipt::Confirmed,
