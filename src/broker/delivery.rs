@@ -1,6 +1,8 @@
 //! Deliveries and their settlement.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -69,16 +71,19 @@ pub struct Deliveries {
     incoming: mpsc::UnboundedReceiver<Delivery>,
     stop: DropGuard,
     consumer: tokio::task::JoinHandle<()>,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Deliveries {
-    /// What task `consumer` hands over, until `stop`.
+    /// What task `consumer` hands over, until `stop`. It sets `interrupted` before it hands over anything
+    /// again.
     pub(crate) fn new(
         incoming: mpsc::UnboundedReceiver<Delivery>,
         stop: CancellationToken,
         consumer: tokio::task::JoinHandle<()>,
+        interrupted: Arc<AtomicBool>,
     ) -> Self {
-        Self { incoming, stop: stop.drop_guard(), consumer }
+        Self { incoming, stop: stop.drop_guard(), consumer, interrupted }
     }
 
     /// The next delivery; waits for one. `None` after [`Deliveries::stop`], once all that had been
@@ -90,6 +95,11 @@ impl Deliveries {
     /// A delivery that is here already.
     pub fn ready(&mut self) -> Option<Delivery> {
         self.incoming.try_recv().ok()
+    }
+
+    /// Whether the broker was lost meanwhile: what was handed over before and not settled comes again.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     /// Takes no more from the queue. What was handed over still comes and can be settled.

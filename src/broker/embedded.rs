@@ -101,7 +101,7 @@ impl Broker for EmbeddedBroker {
         let stop = CancellationToken::new();
         let consumer = Consumer::new(self.queues.clone(), source, window, largest, stop.clone());
         let consumer = tokio::spawn(consumer.run(hand_over, self.closed.clone()));
-        Ok(Deliveries::new(incoming, stop, consumer))
+        Ok(Deliveries::new(incoming, stop, consumer, Arc::default()))
     }
 
     async fn publish(&self, messages: &[Message<'_>]) -> Published {

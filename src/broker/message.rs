@@ -1,12 +1,14 @@
 //! Messages, what they come with, and what becomes of them.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{BrokerError, Delay};
+use crate::digest::digest;
 use crate::event::Event;
 
 /// Something to publish.
@@ -106,11 +108,19 @@ pub struct DeadLetter {
     /// What the original came with.
     pub properties: Properties,
     /// One word.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// For a person to read.
     pub detail: String,
     /// The same whenever this message, or this element of it, is dead-lettered again.
     pub id: String,
+}
+
+impl DeadLetter {
+    /// The id of what stands in a message with `properties` from byte `start` on.
+    pub fn id_of(properties: &Properties, start: usize, body: &[u8]) -> String {
+        let message_id = properties.message_id.as_deref().unwrap_or("").as_bytes();
+        digest([properties.routing_key.as_bytes(), message_id, &start.to_be_bytes(), body])
+    }
 }
 
 /// What a message carries besides its body. Stored without its routing key, and without what only an adapter

@@ -5,8 +5,11 @@
 
 mod bounds;
 mod consumer;
+mod oversized;
 mod publisher;
+mod reader;
 mod replies;
+mod supervisor;
 mod wire;
 
 use std::sync::Arc;
@@ -29,9 +32,10 @@ use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply,
 };
 use crate::config::Settings;
-use consumer::{Source, Supervisor};
+use consumer::Source;
 use publisher::Publisher;
 use replies::Replies;
+use supervisor::Supervisor;
 
 /// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
 /// since RabbitMQ 4.0 a queue without a limit of its own drops messages after 20.
@@ -281,9 +285,11 @@ impl Broker for RabbitBroker {
         let source = Source { link: self.link.clone(), queue, routing_keys, prefetch };
         // The first connection is made here, so that a wrong address is known at once.
         let first = source.open(0).await?;
-        let consumer = Supervisor { source, stop: stop.clone() };
+        let interrupted = Arc::default();
+        let consumer =
+            Supervisor { source, stop: stop.clone(), interrupted: Arc::clone(&interrupted) };
         let consumer = tokio::spawn(consumer.run(first, hand_over));
-        Ok(Deliveries::new(incoming, stop, consumer))
+        Ok(Deliveries::new(incoming, stop, consumer, interrupted))
     }
 
     async fn publish(&self, messages: &[Message<'_>]) -> Published {

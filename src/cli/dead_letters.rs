@@ -1,27 +1,28 @@
 //! `floodgate dead-letters`.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod walk;
 
+use std::collections::BTreeMap;
+
+use anyhow::bail;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use self::walk::Walk;
 use super::output;
 use crate::app::App;
-use crate::broker::{Broker, Deliveries, Delivery, Message, Obituary, Properties, Queue};
+use crate::broker::{Broker, Delivery, Message, Obituary};
 use crate::event::order_key_of;
 use crate::intent::Fault;
 use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
-/// How long to wait for the next dead letter before taking the queue as read.
-const QUIET: Duration = Duration::from_secs(10);
-/// Dead letters that one consumer holds: some less than AMQP's bound on unsettled deliveries.
-/// All are held until the walk is over, so that none is met twice; for more there are more
-/// consumers.
-const HELD_BY_ONE: u16 = 60_000;
 /// Dead letters sent back in one publish.
 const CHUNK: usize = 500;
+/// How often to begin when the broker is lost meanwhile.
+const WALKS: usize = 5;
+const INTERRUPTED: &str =
+    "the connection to the broker was lost again and again; no dead letter is lost";
 /// Characters of a body shown in a table.
 const SHOWN_CHARS: usize = 60;
 
@@ -145,91 +146,13 @@ fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A walk over the dead letters that are in the queue at its beginning.
-struct Walk<'a> {
-    broker: &'a dyn Broker,
-    letters: Deliveries,
-    /// Consumers that hold as much as they can.
-    full: Vec<Deliveries>,
-    depth: usize,
-    seen: usize,
-    kept: Vec<Delivery>,
-}
-
-impl<'a> Walk<'a> {
-    async fn begin(broker: &'a dyn Broker) -> anyhow::Result<Self> {
-        let depth = broker.depth(Queue::DeadLetters).await?.messages as usize;
-        let letters = consume(broker).await?;
-        Ok(Self { broker, letters, full: Vec::new(), depth, seen: 0, kept: Vec::new() })
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Option<Delivery>> {
-        if self.seen == self.depth {
-            return Ok(None);
-        }
-        if self.kept.len() >= usize::from(HELD_BY_ONE) * (self.full.len() + 1) {
-            let more = consume(self.broker).await?;
-            self.full.push(std::mem::replace(&mut self.letters, more));
-        }
-        let here = self.full.iter_mut().find_map(Deliveries::ready);
-        let letter = match here {
-            Some(letter) => Some(letter),
-            None => tokio::time::timeout(QUIET, self.letters.next()).await.ok().flatten(),
-        };
-        if letter.is_some() {
-            self.seen += 1;
-            return Ok(letter);
-        }
-        let Self { depth, seen, .. } = self;
-        eprintln!("Looked at {seen} of {depth}: the others are held by someone else.");
-        Ok(None)
-    }
-
-    /// Leaves a letter in the queue.
-    fn keep(&mut self, mut letter: Delivery) {
-        // Many may be held until the end; only their settling is needed for that.
-        letter.body = Vec::new();
-        letter.properties = Properties::default();
-        self.kept.push(letter);
-    }
-
-    async fn end(self) {
-        let mut consumers = self.full;
-        consumers.push(self.letters);
-        consumers.iter().for_each(Deliveries::stop);
-        self.kept.into_iter().for_each(Delivery::requeue);
-        for consumer in consumers {
-            consumer.finished().await;
-        }
-    }
-}
-
-async fn consume(broker: &dyn Broker) -> anyhow::Result<Deliveries> {
-    Ok(broker.consume(Queue::DeadLetters, HELD_BY_ONE + u16::try_from(CHUNK)?).await?)
-}
-
 async fn list(
     broker: &dyn Broker,
     filter: &Filter,
     limit: usize,
     json: bool,
 ) -> anyhow::Result<()> {
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut shown: Vec<Printed> = Vec::new();
-    let mut walk = Walk::begin(broker).await?;
-    while let Some(letter) = walk.next().await? {
-        if filter.matches(&letter) {
-            let Obituary { reason, detail, at, id } = obituary(&letter);
-            *reasons.entry(reason.clone()).or_default() += 1;
-            if shown.len() < limit {
-                let body = String::from_utf8_lossy(&letter.body).into_owned();
-                let routing_key = letter.properties.routing_key.clone();
-                shown.push(Printed { id, reason, detail, at, routing_key, body });
-            }
-        }
-        walk.keep(letter);
-    }
-    walk.end().await;
+    let (reasons, shown) = look_through(broker, filter, limit).await?;
     if json {
         return output::json(&serde_json::json!({ "reasons": reasons, "dead_letters": shown }));
     }
@@ -256,42 +179,83 @@ async fn list(
     output::table(["reason", "order", "body", "detail"], rows)
 }
 
-async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
-    let mut walk = Walk::begin(broker).await?;
-    let mut deleted = 0;
-    while let Some(letter) = walk.next().await? {
-        if filter.matches(&letter) {
-            letter.ack();
-            deleted += 1;
-        } else {
+/// How many dead letters that match there are for each reason, and the first `limit` of them.
+async fn look_through(
+    broker: &dyn Broker,
+    filter: &Filter,
+    limit: usize,
+) -> anyhow::Result<(BTreeMap<String, usize>, Vec<Printed>)> {
+    for _ in 0..WALKS {
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let mut shown: Vec<Printed> = Vec::new();
+        let mut walk = Walk::begin(broker).await?;
+        while let Some(letter) = walk.next().await? {
+            if filter.matches(&letter) {
+                let Obituary { reason, detail, at, id } = obituary(&letter);
+                *reasons.entry(reason.clone()).or_default() += 1;
+                if shown.len() < limit {
+                    let body = String::from_utf8_lossy(&letter.body).into_owned();
+                    let routing_key = letter.properties.routing_key.clone();
+                    shown.push(Printed { id, reason, detail, at, routing_key, body });
+                }
+            }
             walk.keep(letter);
         }
+        if walk.end().await {
+            return Ok((reasons, shown));
+        }
     }
-    walk.end().await;
-    Ok(deleted)
+    bail!(INTERRUPTED)
+}
+
+async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
+    let mut deleted = 0;
+    for _ in 0..WALKS {
+        let mut walk = Walk::begin(broker).await?;
+        while let Some(letter) = walk.next().await? {
+            if filter.matches(&letter) {
+                letter.ack();
+                deleted += 1;
+            } else {
+                walk.keep(letter);
+            }
+        }
+        if walk.end().await {
+            return Ok(deleted);
+        }
+    }
+    bail!(INTERRUPTED)
 }
 
 /// Sends letters back, each acknowledged only once its copy is confirmed. Returns how many, and how many are
 /// left because their body is cut: they could only come back.
 async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<(usize, usize)> {
-    let mut walk = Walk::begin(broker).await?;
-    let mut waiting: Vec<Delivery> = Vec::new();
-    let (mut sent, mut cut) = (0, 0);
-    while let Some(letter) = walk.next().await? {
-        let is_cut = letter.properties.cut_from.is_some();
-        if filter.matches(&letter) && !is_cut {
-            waiting.push(letter);
-        } else {
-            cut += usize::from(is_cut && filter.matches(&letter));
-            walk.keep(letter);
+    let mut sent = 0;
+    for _ in 0..WALKS {
+        let mut walk = Walk::begin(broker).await?;
+        let mut waiting: Vec<Delivery> = Vec::new();
+        let mut cut = 0;
+        while let Some(letter) = walk.next().await? {
+            let is_cut = letter.properties.cut_from.is_some();
+            if filter.matches(&letter) && !is_cut {
+                waiting.push(letter);
+            } else {
+                cut += usize::from(is_cut && filter.matches(&letter));
+                walk.keep(letter);
+            }
+            if waiting.len() == CHUNK {
+                sent += send_back(broker, &mut waiting).await?;
+            }
         }
-        if waiting.len() == CHUNK {
+        if !walk.is_interrupted() {
             sent += send_back(broker, &mut waiting).await?;
         }
+        drop(waiting);
+        if walk.end().await {
+            return Ok((sent, cut));
+        }
     }
-    sent += send_back(broker, &mut waiting).await?;
-    walk.end().await;
-    Ok((sent, cut))
+    bail!(INTERRUPTED)
 }
 
 async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::Result<usize> {

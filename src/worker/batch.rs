@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::broker::{DeadLetter, Delay, Delivery, Properties};
-use crate::digest::digest;
 use crate::intent;
 use crate::order::Candidate;
 
@@ -124,13 +123,11 @@ impl Parked {
         reason: &'static str,
         detail: String,
     ) -> Self {
-        let start = place.start.to_be_bytes();
+        let start = place.start;
         let body = ticket.body()[place].to_vec();
         let properties = ticket.properties().clone();
-        let key = properties.routing_key.as_bytes();
-        let id =
-            digest([key, properties.message_id.as_deref().unwrap_or("").as_bytes(), &start, &body]);
-        Self { letter: DeadLetter { body, properties, reason, detail, id }, ticket }
+        let id = DeadLetter::id_of(&properties, start, &body);
+        Self { letter: DeadLetter { body, properties, reason: reason.into(), detail, id }, ticket }
     }
 }
 

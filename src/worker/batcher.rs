@@ -114,7 +114,15 @@ mod tests {
         let queue = || {
             let (deliver, incoming) = unbounded_channel();
             let consumer = tokio::spawn(async {});
-            (deliver, Deliveries::new(incoming, CancellationToken::new(), consumer))
+            (
+                deliver,
+                Deliveries::new(
+                    incoming,
+                    CancellationToken::new(),
+                    consumer,
+                    std::sync::Arc::default(),
+                ),
+            )
         };
         let ((to_returned, returned), (to_intents, intents)) = (queue(), queue());
         let batcher = Batcher::new(returned, intents, max_batch, take_apart as fn(_) -> _);

@@ -70,10 +70,10 @@ impl Outlet {
         let mut refused = Vec::new();
         for (parked, receipt) in parked.into_iter().zip(receipts) {
             if receipt.is_done() {
-                self.tally.parked(parked.letter.reason);
+                self.tally.parked(&parked.letter.reason);
                 parked.ticket.done();
             } else {
-                tracing::warn!(reason = parked.letter.reason, "the queue of dead letters is full");
+                tracing::warn!(reason = %parked.letter.reason, "the queue of dead letters is full");
                 refused.push(Deferred::letter(parked, Delay::ThirtySeconds));
             }
         }

@@ -23,7 +23,10 @@ fn names(stage: &Stage) -> Topology {
 
 /// Publishes a message to the intents, with properties as a producer may set them.
 async fn publish(channel: &Channel, stage: &Stage, bytes: &[u8], properties: BasicProperties) {
-    let exchange = names(stage).intents_exchange();
+    publish_to(channel, &names(stage).intents_exchange(), bytes, properties).await;
+}
+
+async fn publish_to(channel: &Channel, exchange: &str, bytes: &[u8], properties: BasicProperties) {
     let options = BasicPublishOptions::default();
     channel
         .basic_publish(exchange.into(), "s".into(), options, bytes, properties)
@@ -186,35 +189,92 @@ async fn come_back(stage: &Stage) {
 }
 
 #[tokio::test]
-async fn headers_that_fill_a_frame_cost_neighbours_nothing() {
+async fn orders_whose_headers_fill_a_frame_are_decided_like_their_neighbours() {
     let few = |settings: &mut Settings| settings.intent.delivery_limit = 10;
     let mut stage = Stage::with("headers", few).await;
     stage.open(sale("s", 1000)).await;
     let channel = channel(&stage).await;
     let all = orders("s", 300);
     for (n, order) in all.iter().enumerate() {
-        if n % 100 == 50 {
-            let bytes = [120_000, 131_015, 131_030][n / 100];
-            let poison = format!("poison {n}");
-            publish(&channel, &stage, poison.as_bytes(), headers(bytes)).await;
-        }
-        publish(&channel, &stage, &body(order), BasicProperties::default()).await;
+        let properties = match n {
+            50 => headers(120_000),
+            150 => headers(131_015),
+            151 | 250 => headers(131_030),
+            _ => BasicProperties::default(),
+        };
+        publish(&channel, &stage, &body(order), properties).await;
     }
     come_back(&stage).await;
     let worker = stage.worker().await;
     for _ in 0..all.len() {
-        stage.event().await;
+        assert_eq!(stage.event().await["outcome"], "created");
     }
-    // Dead letters come at least once, like events.
+    for queue in [Queue::DeadLetters, Queue::Intents] {
+        until(async || stage.broker.depth(queue.clone()).await.expect("depth").messages == 0).await;
+    }
+    worker.stop().await;
+    stage.remove().await;
+}
+
+/// Has a message as large as fits dead-lettered by RabbitMQ, by bringing it back too often.
+async fn bury(channel: &Channel, stage: &Stage, bytes: &[u8], properties: BasicProperties) {
+    let dead = stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages;
+    publish(channel, stage, bytes, properties).await;
     until(async || {
-        let [dead, intents] =
-            [Queue::DeadLetters, Queue::Intents].map(|queue| stage.broker.depth(queue));
-        dead.await.expect("depth").messages >= 3 && intents.await.expect("depth").messages == 0
+        if stage.broker.depth(Queue::Intents).await.expect("depth").messages > 0 {
+            // Its frames do not fit, which ends the connection.
+            let lost = crate::harness::channel(stage).await;
+            let name = names(stage).queue(&Queue::Intents);
+            let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+            let consumer = lost.basic_consume(name.into(), "".into(), options, none).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(consumer);
+            let _ = lost.close(200, "lost".into()).await;
+        }
+        stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages > dead
     })
     .await;
-    let keys: Vec<_> = all.iter().map(Order::key).collect();
-    let decided = stage.ledger.decisions(&keys).await.expect("decisions");
-    assert!(decided.iter().all(Option::is_some), "no neighbour is dead");
+}
+
+#[tokio::test]
+async fn dead_letters_whose_headers_do_not_fit_a_frame_are_listed_redriven_and_purged() {
+    let few = |settings: &mut Settings| settings.intent.delivery_limit = 1;
+    let mut stage = Stage::with("unreadable", few).await;
+    stage.open(sale("s", 10)).await;
+    let channel = channel(&stage).await;
+    let exchange = names(&stage).dead_exchange();
+    let small = |n: usize| format!("small {n}").into_bytes();
+    for n in 0..3 {
+        publish_to(&channel, &exchange, &small(n), BasicProperties::default()).await;
+        let order = order(&format!("large-{n}"), "s", "u", 1);
+        bury(&channel, &stage, &body(&order), headers(131_030)).await;
+    }
+    let json = |arguments: &[&str]| {
+        let output = crate::harness::process::run(&stage, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect(&said)
+    };
+    for _ in 0..2 {
+        let listed = json(&["dead-letters", "list", "--json"]);
+        assert_eq!(listed["reasons"], serde_json::json!({ "delivery_limit": 3, "unknown": 3 }));
+        let letters = listed["dead_letters"].as_array().expect("letters");
+        let large = letters.iter().filter(|letter| letter["reason"] == "delivery_limit");
+        for letter in large {
+            assert_eq!(letter["id"].as_str().map(str::len), Some(32), "{letter}");
+            assert!(letter["body"].as_str().is_some_and(|body| body.contains("large-")));
+        }
+    }
+    let purged = json(&["dead-letters", "purge", "--reason", "unknown", "--json"]);
+    assert_eq!(purged["purged"], 3);
+    let redriven = json(&["dead-letters", "redrive", "--reason", "delivery_limit", "--json"]);
+    assert_eq!(redriven["redriven"], 3);
+    let worker = stage.worker().await;
+    for _ in 0..3 {
+        assert_eq!(stage.event().await["outcome"], "created");
+    }
+    for queue in [Queue::DeadLetters, Queue::Intents] {
+        until(async || stage.broker.depth(queue.clone()).await.expect("depth").messages == 0).await;
+    }
     worker.stop().await;
     stage.remove().await;
 }

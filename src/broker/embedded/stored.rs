@@ -35,7 +35,7 @@ pub(super) fn of_intent(routing_key: &str, properties: Option<&Properties>) -> P
 pub(super) fn of_dead_letter(letter: &DeadLetter) -> Properties {
     let end = letter.detail.floor_char_boundary(MAX_DETAIL_BYTES);
     let dead = Obituary {
-        reason: letter.reason.to_owned(),
+        reason: letter.reason.to_string(),
         detail: letter.detail[..end].to_owned(),
         at: rfc3339(Utc::now()),
         id: letter.id.clone(),

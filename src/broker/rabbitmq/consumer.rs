@@ -1,4 +1,4 @@
-//! Consuming: deliveries out, settlements in, and a new session whenever one is lost.
+//! A session of a consumer: deliveries out, settlements in.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Link, sorted, wire};
 use crate::broker::{BrokerError, Delivery, Queue, Settlement};
-use crate::retry::Backoff;
 
 /// How long a settled delivery may wait for the ones before it, so that one acknowledgement can
 /// serve all of them: a quorum queue takes each acknowledgement as an entry of its log.
@@ -33,62 +32,9 @@ pub(super) struct Source {
     pub prefetch: u16,
 }
 
-/// How long to wait before the next session while one message is known to break them.
-const ISOLATING: Duration = Duration::from_millis(50);
-
-/// Keeps a consumer going: one [`Session`] after the other.
-pub(super) struct Supervisor {
-    pub source: Source,
-    pub stop: CancellationToken,
-}
-
-impl Supervisor {
-    pub(super) async fn run(self, first: Session, hand_over: UnboundedSender<Delivery>) {
-        let mut hand_over = Some(hand_over);
-        let mut backoff = Backoff::reconnect();
-        let mut session = Some(first);
-        let mut careful = 0;
-        loop {
-            let ended = match session.take() {
-                Some(mut session) => {
-                    let ended = session.run(&mut hand_over, &self.stop).await;
-                    careful = ended.as_ref().map_or_else(|error| session.suspects(error), |()| 0);
-                    if careful == 0 {
-                        backoff.reset();
-                    }
-                    ended
-                }
-                None => match self.source.open(careful).await {
-                    Ok(opened) => {
-                        tracing::info!(queue = ?self.source.queue, careful, "consuming again");
-                        session = Some(opened);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
-            };
-            let Err(error) = ended else {
-                if hand_over.is_none() {
-                    return;
-                }
-                continue;
-            };
-            if self.stop.is_cancelled() {
-                return;
-            }
-            let delay = if breaks_frames(&error) { ISOLATING } else { backoff.next_delay() };
-            tracing::warn!(queue = ?self.source.queue, %error, ?delay, careful, "lost the broker, trying again");
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.stop.cancelled() => return,
-            }
-        }
-    }
-}
-
 /// Whether the broker has sent a message that does not fit a frame: at a redelivery it adds headers of its
 /// own. AMQP 0-9-1 calls it `frame-error`, 501.
-fn breaks_frames(error: &BrokerError) -> bool {
+pub(super) fn breaks_frames(error: &BrokerError) -> bool {
     let BrokerError::Transient(source) = error else { return false };
     let error = source.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
     matches!(error, Some(ErrorKind::ProtocolError(error)) if error.get_id() == 501)
@@ -168,7 +114,11 @@ impl Session {
     /// How many messages of the next session may hold the one that has ended this one with `error`; 0 if
     /// none seems to be to blame. A session that got nowhere is as suspect as one that has met a message
     /// that does not fit a frame.
-    fn suspects(&self, error: &BrokerError) -> usize {
+    /// Who browses dead letters settles none before the end, and can't take them one by one.
+    pub(super) fn suspects(&self, error: &BrokerError) -> usize {
+        if self.queue == Queue::DeadLetters {
+            return 0;
+        }
         let got_nowhere = self.settled == 0 && !self.unsettled.is_empty();
         match breaks_frames(error) {
             // It was the one message that was on its way. Behind it are those that were suspect before.
@@ -178,9 +128,19 @@ impl Session {
         }
     }
 
+    /// How many messages at the head of the queue to look at, to find those that do not fit a frame.
+    pub(super) fn oversized(&self, error: &BrokerError) -> usize {
+        match self.queue {
+            _ if !breaks_frames(error) => 0,
+            Queue::DeadLetters => usize::MAX,
+            Queue::Intents | Queue::Returned => usize::from(self.isolating),
+            Queue::Subscriber(_) | Queue::Private(_) => 0,
+        }
+    }
+
     /// Runs until `stop`, and then until everything handed over is settled. An error means that
     /// the session is lost.
-    async fn run(
+    pub(super) async fn run(
         &mut self,
         hand_over: &mut Option<UnboundedSender<Delivery>>,
         stop: &CancellationToken,
@@ -234,7 +194,9 @@ impl Session {
             let _ = settle.send((tag, settlement));
         });
         let redelivered = delivery.redelivered;
-        let (body, properties) = wire::received(delivery, &self.queue, self.largest);
+        let lapin::message::Delivery { routing_key, properties, data, .. } = delivery;
+        let (body, properties) =
+            wire::received(routing_key.to_string(), properties, data, &self.queue, self.largest);
         self.unsettled.insert(tag);
         // Without a receiver nobody takes deliveries any more; this one stays unsettled.
         let _ = desk.hand_over.send(Delivery::new(body, properties, redelivered, settler));

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use lapin::BasicProperties;
-use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::bounds::{MAX_CUT_BYTES, bounded, priority};
@@ -32,16 +31,18 @@ struct Came {
     amqp: BasicProperties,
 }
 
-/// Takes a delivery of `queue` apart. Of a body larger than `max_body_bytes` only the beginning is kept.
+/// A message of `queue` in floodgate's terms. Of a body larger than `max_body_bytes` only the beginning is
+/// kept.
 pub(super) fn received(
-    delivery: Delivery,
+    routing_key: String,
+    amqp: BasicProperties,
+    mut body: Vec<u8>,
     queue: &Queue,
     max_body_bytes: usize,
 ) -> (Vec<u8>, Properties) {
-    let amqp = &delivery.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let mut properties = Properties {
-        routing_key: delivery.routing_key.to_string(),
+        routing_key,
         reply_to: text(amqp.reply_to()),
         correlation_id: text(amqp.correlation_id()),
         content_encoding: text(amqp.content_encoding()),
@@ -50,15 +51,11 @@ pub(super) fn received(
         cut_from: None,
         // A delay queue dead-letters too, and what comes back from one is not dead.
         dead: amqp.headers().as_ref().filter(|_| *queue == Queue::DeadLetters).and_then(obituary),
-        original: Original(Some(Arc::new(Came {
-            queue: queue.clone(),
-            amqp: delivery.properties,
-        }))),
+        original: Original(Some(Arc::new(Came { queue: queue.clone(), amqp }))),
     };
     if *queue == Queue::DeadLetters {
         properties.cut_from = amqp_headers(&properties).and_then(cut_from);
     }
-    let mut body = delivery.data;
     cut(&mut body, &mut properties, max_body_bytes);
     (body, properties)
 }
@@ -91,17 +88,28 @@ fn obituary(headers: &FieldTable) -> Option<Obituary> {
         let (detail, at, id) = (text(header::DETAIL), text(header::AT), text(header::ID));
         return Some(Obituary { reason, detail, at, id });
     }
-    let reason = last_death(headers)?;
-    let detail = "dead-lettered by RabbitMQ".into();
-    Some(Obituary { reason, detail, ..Obituary::default() })
+    let death = last_death(headers)?;
+    let reason = header_text(death, "reason")?;
+    let at = match death.inner().get("time") {
+        Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
+        _ => None,
+    };
+    let at = at.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).map(rfc3339);
+    let (detail, at) = ("dead-lettered by RabbitMQ".into(), at.unwrap_or_default());
+    Some(Obituary { reason, detail, at, id: String::new() })
 }
 
-/// Why RabbitMQ dead-lettered a message the last time; the time before, its delay may have passed.
-/// The first entry of `x-death` is the latest (RabbitMQ's page on dead letter exchanges).
-fn last_death(headers: &FieldTable) -> Option<String> {
+/// What RabbitMQ says of the last time it dead-lettered a message; the time before, its delay may have
+/// passed. The first entry of `x-death` is the latest (RabbitMQ's page on dead letter exchanges).
+fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     let AMQPValue::FieldArray(deaths) = headers.inner().get("x-death")? else { return None };
     let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
-    header_text(latest, "reason")
+    Some(latest)
+}
+
+/// The queue that a dead letter was in, as far as its headers say.
+fn died_in(headers: &FieldTable) -> Option<String> {
+    header_text(headers, header::QUEUE).or_else(|| header_text(last_death(headers)?, "queue"))
 }
 
 fn came(properties: &Properties) -> Option<&Came> {
@@ -201,6 +209,11 @@ fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicPropert
         Some(Came { queue, amqp }) => (queue, amqp.clone()),
         None => (&Queue::Intents, BasicProperties::default()),
     };
+    // One that RabbitMQ has dead-lettered may have to be replaced.
+    let queue = amqp_headers(&letter.properties)
+        .filter(|_| *queue == Queue::DeadLetters)
+        .and_then(died_in)
+        .unwrap_or_else(|| names.queue(queue));
     let (properties, mut cut) = bounded(&came);
     if let Some(bytes) = letter.properties.cut_from {
         cut.insert(0, format!("{}{bytes}{}", BODY_CUT[0], BODY_CUT[1]));
@@ -210,9 +223,9 @@ fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicPropert
         let end = value.floor_char_boundary(most);
         headers.insert(name.into(), AMQPValue::LongString(value[..end].into()));
     };
-    set(header::REASON, letter.reason, MAX_DETAIL_BYTES);
+    set(header::REASON, &letter.reason, MAX_DETAIL_BYTES);
     set(header::DETAIL, &letter.detail, MAX_DETAIL_BYTES);
-    set(header::QUEUE, &names.queue(queue), MAX_DETAIL_BYTES);
+    set(header::QUEUE, &queue, MAX_DETAIL_BYTES);
     set(header::AT, &rfc3339(Utc::now()), MAX_DETAIL_BYTES);
     set(header::ID, &letter.id, MAX_DETAIL_BYTES);
     if let Some(expiration) = came.expiration() {
@@ -258,7 +271,7 @@ mod tests {
 
     fn letter(properties: Properties) -> DeadLetter {
         let (body, reason, detail) = (Vec::new(), "bad_json", String::new());
-        DeadLetter { body, properties, reason, detail, id: "i".into() }
+        DeadLetter { body, properties, reason: reason.into(), detail, id: "i".into() }
     }
 
     #[test]

@@ -150,7 +150,7 @@ async fn park(broker: &B, body: &str) -> (Deliveries, Delivery) {
     let letter = DeadLetter {
         body: delivery.body.clone(),
         properties: delivery.properties.clone(),
-        reason: "bad_json",
+        reason: "bad_json".into(),
         detail: "é".repeat(1000),
         id: "i-1".into(),
     };

@@ -18,6 +18,7 @@ pub fn floodgate(stage: &Stage, arguments: &[&str]) -> Command {
         .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
         .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_AMQP_URL", settings.amqp_url.expose_secret())
+        .env("FLOODGATE_INTENT__DELIVERY_LIMIT", settings.intent.delivery_limit.to_string())
         .stdin(Stdio::null());
     command
 }
