@@ -40,6 +40,7 @@ fn names(text: &str, path: &str) -> bool {
 fn a_library_is_named_only_where_it_belongs() {
     for (library, allowed) in [
         ("lapin", &["src/broker/rabbitmq"][..]),
+        ("amq_protocol", &["src/broker/rabbitmq"][..]),
         ("redis", &["src/inventory/redis.rs", "src/compare"]),
         ("deadpool_redis", &["src/inventory/redis.rs"]),
         ("sqlx", &["src/ledger", "src/broker/embedded", "src/sqlite.rs"]),
