@@ -97,7 +97,8 @@ impl Deliveries {
         self.incoming.try_recv().ok()
     }
 
-    /// Whether the broker was lost meanwhile: what was handed over before and not settled comes again.
+    /// Whether the broker was lost meanwhile, and is there again: what was handed over before and not settled
+    /// comes again.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }

@@ -4,12 +4,11 @@ mod walk;
 
 use std::collections::BTreeMap;
 
-use anyhow::bail;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use self::walk::Walk;
+use self::walk::{Step, Walk, without_contents};
 use super::output;
 use crate::app::App;
 use crate::broker::{Broker, Delivery, Message, Obituary};
@@ -19,10 +18,6 @@ use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
 /// Dead letters sent back in one publish.
 const CHUNK: usize = 500;
-/// How often to begin when the broker is lost meanwhile.
-const WALKS: usize = 5;
-const INTERRUPTED: &str =
-    "the connection to the broker was lost again and again; no dead letter is lost";
 /// Characters of a body shown in a table.
 const SHOWN_CHARS: usize = 60;
 
@@ -185,80 +180,86 @@ async fn look_through(
     filter: &Filter,
     limit: usize,
 ) -> anyhow::Result<(BTreeMap<String, usize>, Vec<Printed>)> {
-    for _ in 0..WALKS {
-        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-        let mut shown: Vec<Printed> = Vec::new();
-        let mut walk = Walk::begin(broker).await?;
-        while let Some(letter) = walk.next().await? {
-            if filter.matches(&letter) {
-                let Obituary { reason, detail, at, id } = obituary(&letter);
-                *reasons.entry(reason.clone()).or_default() += 1;
-                if shown.len() < limit {
-                    let body = String::from_utf8_lossy(&letter.body).into_owned();
-                    let routing_key = letter.properties.routing_key.clone();
-                    shown.push(Printed { id, reason, detail, at, routing_key, body });
-                }
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut shown: Vec<Printed> = Vec::new();
+    let mut walk = Walk::begin(broker).await?;
+    loop {
+        let letter = match walk.next().await? {
+            Step::Letter(letter) => letter,
+            Step::Restart => {
+                reasons.clear();
+                shown.clear();
+                continue;
             }
-            walk.keep(letter);
+            Step::End => break,
+        };
+        if filter.matches(&letter) {
+            let Obituary { reason, detail, at, id } = obituary(&letter);
+            *reasons.entry(reason.clone()).or_default() += 1;
+            if shown.len() < limit {
+                let body = String::from_utf8_lossy(&letter.body).into_owned();
+                let routing_key = letter.properties.routing_key.clone();
+                shown.push(Printed { id, reason, detail, at, routing_key, body });
+            }
         }
-        if walk.end().await {
-            return Ok((reasons, shown));
-        }
+        walk.keep(letter);
     }
-    bail!(INTERRUPTED)
+    walk.end().await;
+    Ok((reasons, shown))
 }
 
 async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
-    let mut deleted = 0;
-    for _ in 0..WALKS {
-        let mut walk = Walk::begin(broker).await?;
-        while let Some(letter) = walk.next().await? {
-            if filter.matches(&letter) {
-                letter.ack();
-                deleted += 1;
-            } else {
-                walk.keep(letter);
-            }
-        }
-        if walk.end().await {
-            return Ok(deleted);
+    let mut walk = Walk::begin(broker).await?;
+    // Acknowledged at the end, so that none comes again when the broker is lost meanwhile.
+    let mut found: Vec<Delivery> = Vec::new();
+    loop {
+        match walk.next().await? {
+            Step::Letter(letter) if filter.matches(&letter) => found.push(without_contents(letter)),
+            Step::Letter(letter) => walk.keep(letter),
+            Step::Restart => found.clear(),
+            Step::End => break,
         }
     }
-    bail!(INTERRUPTED)
+    let deleted = found.len();
+    found.into_iter().for_each(|letter| walk.done(letter));
+    walk.end().await;
+    Ok(deleted)
 }
 
 /// Sends letters back, each acknowledged only once its copy is confirmed. Returns how many, and how many are
 /// left because their body is cut: they could only come back.
 async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<(usize, usize)> {
-    let mut sent = 0;
-    for _ in 0..WALKS {
-        let mut walk = Walk::begin(broker).await?;
-        let mut waiting: Vec<Delivery> = Vec::new();
-        let mut cut = 0;
-        while let Some(letter) = walk.next().await? {
-            let is_cut = letter.properties.cut_from.is_some();
-            if filter.matches(&letter) && !is_cut {
-                waiting.push(letter);
-            } else {
-                cut += usize::from(is_cut && filter.matches(&letter));
+    let mut walk = Walk::begin(broker).await?;
+    let mut waiting: Vec<Delivery> = Vec::new();
+    let (mut sent, mut cut) = (0, 0);
+    loop {
+        match walk.next().await? {
+            Step::Letter(letter) if !filter.matches(&letter) => walk.keep(letter),
+            Step::Letter(letter) if letter.properties.cut_from.is_some() => {
+                cut += 1;
                 walk.keep(letter);
             }
-            if waiting.len() == CHUNK {
-                sent += send_back(broker, &mut waiting).await?;
+            Step::Letter(letter) => waiting.push(letter),
+            Step::Restart => {
+                waiting.clear();
+                cut = 0;
             }
+            Step::End => break,
         }
-        if !walk.is_interrupted() {
-            sent += send_back(broker, &mut waiting).await?;
-        }
-        drop(waiting);
-        if walk.end().await {
-            return Ok((sent, cut));
+        if waiting.len() == CHUNK {
+            sent += send_back(broker, &mut walk, &mut waiting).await?;
         }
     }
-    bail!(INTERRUPTED)
+    sent += send_back(broker, &mut walk, &mut waiting).await?;
+    walk.end().await;
+    Ok((sent, cut))
 }
 
-async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::Result<usize> {
+async fn send_back(
+    broker: &dyn Broker,
+    walk: &mut Walk<'_>,
+    waiting: &mut Vec<Delivery>,
+) -> anyhow::Result<usize> {
     let messages: Vec<Message<'_>> = waiting
         .iter()
         .map(|letter| Message::Intent {
@@ -270,6 +271,6 @@ async fn send_back(broker: &dyn Broker, waiting: &mut Vec<Delivery>) -> anyhow::
         .collect();
     broker.publish(&messages).await.all()?;
     let count = waiting.len();
-    waiting.drain(..).for_each(Delivery::ack);
+    waiting.drain(..).for_each(|letter| walk.done(letter));
     Ok(count)
 }

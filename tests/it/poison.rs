@@ -231,7 +231,9 @@ async fn bury(channel: &Channel, stage: &Stage, bytes: &[u8], properties: BasicP
             drop(consumer);
             let _ = lost.close(200, "lost".into()).await;
         }
-        stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages > dead
+        let [intents, now] =
+            [Queue::Intents, Queue::DeadLetters].map(|queue| stage.broker.depth(queue));
+        intents.await.expect("depth").messages == 0 && now.await.expect("depth").messages > dead
     })
     .await;
 }

@@ -43,6 +43,7 @@ pub(super) fn breaks_frames(error: &BrokerError) -> bool {
 /// One consumer on one channel of one connection. Delivery tags are good for this session only:
 /// settlements that come after its end find nobody to take them, and the broker delivers again.
 pub(super) struct Session {
+    link: Arc<Link>,
     connection: Connection,
     channel: Channel,
     consumer: Consumer,
@@ -95,6 +96,7 @@ impl Source {
         };
         let (channel, consumer) = link.within(opening).await?;
         Ok(Session {
+            link: link.clone(),
             connection,
             channel,
             consumer,
@@ -254,7 +256,8 @@ impl Session {
         mut settled: UnboundedReceiver<Settled>,
     ) -> Result<(), BrokerError> {
         let tag = self.consumer.tag();
-        self.channel.basic_cancel(tag, BasicCancelOptions::default()).await.map_err(sorted)?;
+        let cancelling = self.channel.basic_cancel(tag, BasicCancelOptions::default());
+        self.link.within(cancelling).await?;
         // What the broker had sent before it heard of it is still here.
         while let Some(delivery) = self.consumer.next().await {
             self.hand_over_one(delivery.map_err(sorted)?, &desk);
@@ -266,8 +269,8 @@ impl Session {
         }
         self.tell_all().await?;
         // The acknowledgements are on their way; closing in order makes sure that they arrive.
-        self.channel.close(200, "drained".into()).await.map_err(sorted)?;
-        self.connection.close(200, "drained".into()).await.map_err(sorted)
+        self.link.within(self.channel.close(200, "drained".into())).await?;
+        self.link.within(self.connection.close(200, "drained".into())).await
     }
 }
 

@@ -19,7 +19,7 @@ const ISOLATING: Duration = Duration::from_millis(50);
 pub(super) struct Supervisor {
     pub source: Source,
     pub stop: CancellationToken,
-    /// Set once a session is lost.
+    /// Set once a session was lost and another is open.
     pub interrupted: Arc<AtomicBool>,
 }
 
@@ -68,7 +68,6 @@ impl Supervisor {
                 }
                 continue;
             };
-            self.interrupted.store(true, Ordering::Relaxed);
             if self.stop.is_cancelled() {
                 return;
             }
@@ -91,6 +90,7 @@ impl Supervisor {
             tracing::warn!(?queue, replaced, "replaced messages whose headers did not fit a frame");
         }
         let session = self.source.open(suspicion.careful).await?;
+        self.interrupted.store(true, Ordering::Relaxed);
         tracing::info!(?queue, careful = suspicion.careful, "consuming again");
         Ok(session)
     }

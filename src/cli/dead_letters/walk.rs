@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::CHUNK;
 use crate::broker::{Broker, Deliveries, Delivery, Properties, Queue};
 
@@ -12,8 +14,10 @@ const QUIET: Duration = Duration::from_secs(10);
 /// consumers.
 const HELD_BY_ONE: u16 = 60_000;
 
-/// A walk over the dead letters that are in the queue at its beginning. When the broker is lost meanwhile, what
-/// was kept or not settled yet comes again, so that another walk has to begin.
+/// How often to begin again when the broker is lost meanwhile.
+const RESTARTS: usize = 5;
+
+/// A walk over the dead letters that are in the queue at its beginning.
 pub(super) struct Walk<'a> {
     broker: &'a dyn Broker,
     letters: Deliveries,
@@ -22,18 +26,35 @@ pub(super) struct Walk<'a> {
     depth: usize,
     seen: usize,
     kept: Vec<Delivery>,
+    /// Letters that are acknowledged.
+    gone: usize,
+    restarts: usize,
+}
+
+/// What a walk comes to.
+pub(super) enum Step {
+    /// The next letter.
+    Letter(Delivery),
+    /// The broker was lost, and is there again: every letter that is not acknowledged comes again.
+    Restart,
+    /// There are no more.
+    End,
 }
 
 impl<'a> Walk<'a> {
     pub(super) async fn begin(broker: &'a dyn Broker) -> anyhow::Result<Self> {
         let depth = broker.depth(Queue::DeadLetters).await?.messages as usize;
         let letters = consume(broker).await?;
-        Ok(Self { broker, letters, full: Vec::new(), depth, seen: 0, kept: Vec::new() })
+        let (full, kept) = (Vec::new(), Vec::new());
+        Ok(Self { broker, letters, full, depth, seen: 0, kept, gone: 0, restarts: 0 })
     }
 
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Delivery>> {
-        if self.seen == self.depth || self.is_interrupted() {
-            return Ok(None);
+    pub(super) async fn next(&mut self) -> anyhow::Result<Step> {
+        if self.is_interrupted() {
+            return self.restart().await;
+        }
+        if self.seen == self.depth {
+            return Ok(Step::End);
         }
         if self.kept.len() >= usize::from(HELD_BY_ONE) * (self.full.len() + 1) {
             let more = consume(self.broker).await?;
@@ -45,32 +66,50 @@ impl<'a> Walk<'a> {
             None => tokio::time::timeout(QUIET, self.letters.next()).await.ok().flatten(),
         };
         if self.is_interrupted() {
-            return Ok(None);
+            // Until it is settled or dropped, its consumer does not end.
+            drop(letter);
+            return self.restart().await;
         }
-        if letter.is_some() {
+        if let Some(letter) = letter {
             self.seen += 1;
-            return Ok(letter);
+            return Ok(Step::Letter(letter));
         }
         let Self { depth, seen, .. } = self;
         eprintln!("Looked at {seen} of {depth}: the others are held by someone else.");
-        Ok(None)
+        Ok(Step::End)
     }
 
-    pub(super) fn is_interrupted(&self) -> bool {
+    fn is_interrupted(&self) -> bool {
         self.full.iter().chain([&self.letters]).any(Deliveries::is_interrupted)
     }
 
-    /// Leaves a letter in the queue.
-    pub(super) fn keep(&mut self, mut letter: Delivery) {
-        // Many may be held until the end; only their settling is needed for that.
-        letter.body = Vec::new();
-        letter.properties = Properties::default();
-        self.kept.push(letter);
+    async fn restart(&mut self) -> anyhow::Result<Step> {
+        self.restarts += 1;
+        if self.restarts > RESTARTS {
+            bail!("the broker was lost again and again; no dead letter is");
+        }
+        let (restarts, gone, earlier) = (self.restarts, self.gone, self.depth - self.gone);
+        let fresh = Self::begin(self.broker).await?;
+        std::mem::replace(self, fresh).end().await;
+        // While the letters were on their way to another consumer they did not count.
+        self.depth = self.depth.max(earlier) + gone;
+        (self.seen, self.gone, self.restarts) = (gone, gone, restarts);
+        Ok(Step::Restart)
     }
 
-    /// Gives back what was kept. Returns whether the walk came to its end; if not, another is to begin.
-    pub(super) async fn end(self) -> bool {
-        let is_whole = !self.is_interrupted();
+    /// Acknowledges a letter.
+    pub(super) fn done(&mut self, letter: Delivery) {
+        self.gone += 1;
+        letter.ack();
+    }
+
+    /// Leaves a letter in the queue.
+    pub(super) fn keep(&mut self, letter: Delivery) {
+        self.kept.push(without_contents(letter));
+    }
+
+    /// Gives back what was kept.
+    pub(super) async fn end(self) {
         let mut consumers = self.full;
         consumers.push(self.letters);
         consumers.iter().for_each(Deliveries::stop);
@@ -78,8 +117,14 @@ impl<'a> Walk<'a> {
         for consumer in consumers {
             consumer.finished().await;
         }
-        is_whole
     }
+}
+
+/// A letter of which only the settling is needed: many may be held until the end.
+pub(super) fn without_contents(mut letter: Delivery) -> Delivery {
+    letter.body = Vec::new();
+    letter.properties = Properties::default();
+    letter
 }
 
 async fn consume(broker: &dyn Broker) -> anyhow::Result<Deliveries> {
