@@ -185,7 +185,7 @@ async fn look_through(
     let mut walk = Walk::begin(broker).await?;
     loop {
         let letter = match walk.next().await? {
-            Step::Letter(letter) => letter,
+            Step::Letter(letter) => *letter,
             Step::Restart => {
                 reasons.clear();
                 shown.clear();
@@ -214,14 +214,18 @@ async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
     let mut found: Vec<Delivery> = Vec::new();
     loop {
         match walk.next().await? {
-            Step::Letter(letter) if filter.matches(&letter) => found.push(without_contents(letter)),
-            Step::Letter(letter) => walk.keep(letter),
+            Step::Letter(letter) if filter.matches(&letter) => {
+                found.push(without_contents(*letter));
+            }
+            Step::Letter(letter) => walk.keep(*letter),
             Step::Restart => found.clear(),
             Step::End => break,
         }
     }
     let deleted = found.len();
-    found.into_iter().for_each(|letter| walk.done(letter));
+    for letter in found {
+        walk.done(letter);
+    }
     walk.end().await;
     Ok(deleted)
 }
@@ -234,12 +238,12 @@ async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<(usize,
     let (mut sent, mut cut) = (0, 0);
     loop {
         match walk.next().await? {
-            Step::Letter(letter) if !filter.matches(&letter) => walk.keep(letter),
+            Step::Letter(letter) if !filter.matches(&letter) => walk.keep(*letter),
             Step::Letter(letter) if letter.properties.cut_from.is_some() => {
                 cut += 1;
-                walk.keep(letter);
+                walk.keep(*letter);
             }
-            Step::Letter(letter) => waiting.push(letter),
+            Step::Letter(letter) => waiting.push(*letter),
             Step::Restart => {
                 waiting.clear();
                 cut = 0;

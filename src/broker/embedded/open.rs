@@ -1,7 +1,6 @@
 //! A queue in the file that this process consumes: what was handed out of it, and what comes next.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::desk::Desk;
 use super::store::{self, ReturnLimit, Row};
-use crate::sqlite::SqliteFile;
+use crate::sqlite::{Lock, SqliteFile};
 
 /// How long a message of another process may wait before it is seen. Those of this one are seen at
 /// once.
@@ -27,7 +26,7 @@ pub(super) struct OpenQueue {
     pub limit: Option<ReturnLimit>,
     pub consumers: AtomicUsize,
     /// Keeps other processes from consuming the queue.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Lock>>,
     /// Whoever waits for messages has the turn.
     turn: tokio::sync::Mutex<()>,
     /// The greatest place handed out.
@@ -74,7 +73,7 @@ impl OpenQueues {
 
 impl OpenQueue {
     /// A queue that nobody has a message of, with the lock on it.
-    pub(super) fn new(queue_id: i64, limit: Option<ReturnLimit>, lock: File) -> Self {
+    pub(super) fn new(queue_id: i64, limit: Option<ReturnLimit>, lock: Lock) -> Self {
         Self {
             queue_id,
             limit,

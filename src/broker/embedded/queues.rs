@@ -1,6 +1,5 @@
 //! The queues of a broker: those in the file, and the private ones.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,7 +12,7 @@ use super::sorted;
 use super::store::{self, ReturnLimit};
 use crate::broker::topology::Topology;
 use crate::broker::{Bounds, BrokerError, Queue};
-use crate::sqlite::{SqliteFile, Survives};
+use crate::sqlite::{Lock, SqliteFile, Survives};
 
 /// The queues, and what is needed to change them.
 pub(super) struct Queues {
@@ -153,7 +152,7 @@ impl Queues {
     }
 
     /// Keeps other processes from consuming the queue called `name`.
-    fn lock(&self, queue_id: i64, name: &str) -> Result<File, BrokerError> {
+    fn lock(&self, queue_id: i64, name: &str) -> Result<Lock, BrokerError> {
         let lock = self.file.lock(&format!("queue-{queue_id}"));
         let lock = lock.map_err(|error| BrokerError::Transient(Box::new(error)))?;
         lock.ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::publisher::Publisher;
 use super::reader::{Reader, Taken};
 use super::{Link, wire};
-use crate::broker::{BrokerError, DeadLetter, Message, Obituary, Queue};
+use crate::broker::{BrokerError, DeadLetter, Delay, Message, Obituary, Queue};
 
 /// Looks at up to `most` messages at the head of `queue`, and replaces those whose properties take more than
 /// half of what fits a frame: each is published once more with bounded properties, and acknowledged when
@@ -37,8 +37,9 @@ async fn publish(publisher: &Publisher, queue: &Queue, taken: Taken) -> Result<(
     let (body, properties) = wire::received(routing_key, properties, body, queue, usize::MAX);
     if *queue != Queue::DeadLetters {
         let (routing_key, body) = (&properties.routing_key, &body);
-        let intent =
-            Message::Intent { routing_key, body, properties: Some(&properties), delay: None };
+        // By way of a delay queue, as whatever workers send on, so that they need no further permission.
+        let delay = Some(Delay::OneSecond);
+        let intent = Message::Intent { routing_key, body, properties: Some(&properties), delay };
         return publisher.publish(&[intent]).await.all();
     }
     let Obituary { reason, detail, .. } = properties.dead.clone().unwrap_or_default();

@@ -34,7 +34,7 @@ pub(super) struct Walk<'a> {
 /// What a walk comes to.
 pub(super) enum Step {
     /// The next letter.
-    Letter(Delivery),
+    Letter(Box<Delivery>),
     /// The broker was lost, and is there again: every letter that is not acknowledged comes again.
     Restart,
     /// There are no more.
@@ -72,7 +72,7 @@ impl<'a> Walk<'a> {
         }
         if let Some(letter) = letter {
             self.seen += 1;
-            return Ok(Step::Letter(letter));
+            return Ok(Step::Letter(Box::new(letter)));
         }
         let Self { depth, seen, .. } = self;
         eprintln!("Looked at {seen} of {depth}: the others are held by someone else.");
