@@ -30,7 +30,7 @@ const MAX_TRIES: usize = 8;
     Lines are sent as they are, bad ones too: the worker refuses those, and they are found among the \
     dead letters. Returns when RabbitMQ has confirmed every line.")]
 pub(super) struct Replay {
-    /// CSV with a heading line (.csv) or JSON lines (.jsonl, .ndjson), plain or .gz
+    /// CSV with a heading line (.csv) or JSON lines (.jsonl, .ndjson), plain or .gz; - is standard input
     file: PathBuf,
     #[command(flatten)]
     mapping: Mapping,
@@ -59,7 +59,11 @@ impl Replay {
             lines: 0,
             messages: 0,
         };
-        while let Some(lines) = source.take(self.lines_at_once()).with_context(|| name.clone())? {
+        loop {
+            let taken = source.take(self.lines_at_once());
+            let sent = sender.lines;
+            let context = || format!("{name}, after {sent} lines, all of them confirmed");
+            let Some(lines) = taken.with_context(context)? else { break };
             sender.send(lines).await?;
             bar.set_message(format!("{} lines", sender.lines));
             if stop.is_cancelled() {

@@ -1,7 +1,9 @@
 //! Where replayed lines come from: CSV or JSON lines, plain or compressed.
 
+mod bounded;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -10,6 +12,7 @@ use flate2::read::MultiGzDecoder;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use self::bounded::{Allowance, Bounded};
 use crate::order::SaleId;
 
 /// Routing key of a line whose sale can't be read.
@@ -41,9 +44,17 @@ pub(super) struct Line {
 }
 
 /// A file of lines.
-pub(super) enum Source {
-    Csv { reader: csv::Reader<Box<dyn Read + Send>>, columns: Columns },
-    JsonLines(BufReader<Box<dyn Read + Send>>),
+pub(super) struct Source {
+    format: Format,
+    /// Bytes that the next line may take.
+    allowance: Allowance,
+}
+
+type Reader = BufReader<Bounded<Box<dyn Read + Send>>>;
+
+enum Format {
+    Csv { reader: Box<csv::Reader<Reader>>, columns: Columns },
+    JsonLines(Reader),
 }
 
 /// Where in a record the fields stand.
@@ -55,35 +66,51 @@ pub(super) struct Columns {
 }
 
 impl Source {
+    /// The file at `path`, or standard input if that is `-`.
     pub(super) fn open(path: &Path, mapping: &Mapping, bar: &ProgressBar) -> anyhow::Result<Self> {
-        let file = File::open(path)?;
-        bar.set_length(file.metadata()?.len());
-        let file = bar.wrap_read(file);
-        let name = path.to_string_lossy().to_lowercase();
-        let (name, reader): (&str, Box<dyn Read + Send>) = match name.strip_suffix(".gz") {
-            Some(inner) => (inner, Box::new(MultiGzDecoder::new(BufReader::new(file)))),
-            None => (&name, Box::new(file)),
+        let is_stdin = path == Path::new("-");
+        let bytes: Box<dyn Read + Send> = if is_stdin {
+            Box::new(io::stdin())
+        } else {
+            let file = File::open(path)?;
+            bar.set_length(file.metadata()?.len());
+            Box::new(bar.wrap_read(file))
         };
-        match name.rsplit('.').next() {
-            Some("csv") => {
-                let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
-                let columns = mapping.columns(reader.headers()?)?;
-                Ok(Self::Csv { reader, columns })
-            }
-            Some("jsonl" | "ndjson") => Ok(Self::JsonLines(BufReader::new(reader))),
+        let name = path.to_string_lossy().to_lowercase();
+        let uncompressed = name.strip_suffix(".gz");
+        let mut bytes = BufReader::new(bytes);
+        let is_compressed =
+            if is_stdin { bytes.fill_buf()?.starts_with(&GZIP) } else { uncompressed.is_some() };
+        let text: Box<dyn Read + Send> =
+            if is_compressed { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
+        let allowance = Allowance::default();
+        let mut reader = BufReader::new(Bounded::new(text, allowance.clone()));
+        let is_csv = match uncompressed.unwrap_or(&name).rsplit('.').next() {
+            _ if is_stdin => None,
+            Some("csv") => Some(true),
+            Some("jsonl" | "ndjson") => Some(false),
             _ => bail!(
                 "is neither CSV nor JSON lines by its name; accepted: .csv .jsonl .ndjson, each also with .gz"
             ),
+        };
+        let start = beginning(&mut reader)?;
+        if !is_csv.unwrap_or(start != b'{') {
+            return Ok(Self { format: Format::JsonLines(reader), allowance });
         }
+        let reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
+        let mut reader = Box::new(reader);
+        let columns = mapping.columns(reader.headers()?)?;
+        Ok(Self { format: Format::Csv { reader, columns }, allowance })
     }
 
     /// Up to `count` lines, or `None` at the end.
     pub(super) fn take(&mut self, count: usize) -> anyhow::Result<Option<Vec<Line>>> {
         let mut lines = Vec::new();
         while lines.len() < count {
-            let line = match self {
-                Self::Csv { reader, columns } => csv_line(reader, columns)?,
-                Self::JsonLines(reader) => json_line(reader)?,
+            self.allowance.renew();
+            let line = match &mut self.format {
+                Format::Csv { reader, columns } => csv_line(reader, columns)?,
+                Format::JsonLines(reader) => json_line(reader)?,
             };
             match line {
                 Some(line) => lines.push(line),
@@ -94,10 +121,28 @@ impl Source {
     }
 }
 
+/// What a file in gzip begins with (RFC 1952 section 2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// The byte order mark of UTF-8, which is no part of the text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// The first byte of the text, which is not taken. Fails if it is not UTF-8, as far as that can be seen.
+fn beginning(reader: &mut Reader) -> anyhow::Result<u8> {
+    let start = reader.fill_buf()?;
+    // UTF-16, with its byte order mark or by the half of an ASCII character that is 0.
+    if matches!(start, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]) {
+        bail!("is not UTF-8, but seems to be UTF-16; accepted: UTF-8");
+    }
+    if start.starts_with(BYTE_ORDER_MARK) {
+        reader.consume(BYTE_ORDER_MARK.len());
+    }
+    reader.fill_buf()?.first().copied().context("is empty")
+}
+
 impl Mapping {
     fn columns(&self, headings: &csv::StringRecord) -> anyhow::Result<Columns> {
         let find = |name: &String| {
-            headings.iter().position(|heading| heading.trim_start_matches('\u{feff}') == name).with_context(|| {
+            headings.iter().position(|heading| heading == name).with_context(|| {
                 let known = headings.iter().collect::<Vec<_>>().join(", ");
                 format!("has no column {name:?}; it has: {known}. Name others with --order-id, --sale-id, --user-id, --quantity")
             })
@@ -112,10 +157,7 @@ impl Mapping {
     }
 }
 
-fn csv_line(
-    reader: &mut csv::Reader<Box<dyn Read + Send>>,
-    columns: &Columns,
-) -> anyhow::Result<Option<Line>> {
+fn csv_line(reader: &mut csv::Reader<Reader>, columns: &Columns) -> anyhow::Result<Option<Line>> {
     let mut record = csv::ByteRecord::new();
     if !reader.read_byte_record(&mut record)? {
         return Ok(None);
@@ -142,7 +184,7 @@ fn csv_line(
     }))
 }
 
-fn json_line(reader: &mut BufReader<Box<dyn Read + Send>>) -> anyhow::Result<Option<Line>> {
+fn json_line(reader: &mut Reader) -> anyhow::Result<Option<Line>> {
     let mut body = Vec::new();
     while reader.read_until(b'\n', &mut body)? > 0 {
         let text = body.trim_ascii();
@@ -205,6 +247,29 @@ mod tests {
             r#"{"order_id":"2-b c","quantity":"x","sale_id":"b c","user_id":""}"#
         );
         assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn what_is_no_text_in_utf_8_is_named() {
+        let error = |name: &str, bytes: &str| {
+            lines(name, bytes, &mapping(&["o"])).map(drop).unwrap_err().to_string()
+        };
+        assert_eq!(error("a.jsonl", ""), "is empty");
+        assert_eq!(error("a.csv", "\u{feff}"), "is empty");
+        assert!(error("a.csv", "o\0,\0").contains("UTF-16"));
+        assert!(error("a.jsonl", "\0{").contains("UTF-16"));
+        let marked = lines("a.jsonl", "\u{feff}{\"sale_id\":\"s\"}", &mapping(&[])).unwrap();
+        assert_eq!(marked, [("s".into(), "{\"sale_id\":\"s\"}".into())]);
+    }
+
+    #[test]
+    fn a_line_or_a_quoted_field_without_end_is_refused() {
+        let long = "x".repeat(17 << 20);
+        let text = format!("o,StockCode,Quantity,CustomerID\n1,s,1,u\n2,s,1,\"{long}");
+        for (name, text) in [("a.csv", text), ("a.jsonl", long)] {
+            let error = lines(name, &text, &mapping(&["o"])).unwrap_err().to_string();
+            assert!(error.contains("longer than 16777216 bytes"), "{error}");
+        }
     }
 
     #[test]
