@@ -36,6 +36,7 @@ pub struct App {
 /// The parts of an embedded deployment: one of each for the whole process. There is no inventory: with
 /// one writer on one file a hint saves nothing.
 struct Embedded {
+    file: SqliteFile,
     broker: Arc<EmbeddedBroker>,
     ledger: Arc<SqliteLedger>,
 }
@@ -55,16 +56,22 @@ impl App {
     async fn embedded(&self) -> Result<&Embedded> {
         let settings = &self.settings;
         let opening = async || {
-            let file = &settings.embedded.file;
-            tracing::warn!(file = %file.display(), "no server is configured: running embedded");
-            let file = SqliteFile::open(file).await?;
+            let file = SqliteFile::open(&settings.embedded.file).await?;
             let bounds = Bounds::of(settings);
             Ok(Embedded {
                 broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, bounds)),
-                ledger: Arc::new(SqliteLedger::new(file, clock::system())),
+                ledger: Arc::new(SqliteLedger::new(file.clone(), clock::system())),
+                file,
             })
         };
         self.embedded.get_or_try_init(opening).await
+    }
+
+    /// Closes what must be closed in order, when everything else has ended.
+    pub async fn close(&self) {
+        if let Some(Embedded { file, .. }) = self.embedded.get() {
+            file.close().await;
+        }
     }
 
     /// Brings the ledger's database to this version's schema.
@@ -125,6 +132,10 @@ impl App {
     /// What long-running commands work with, checked to be there.
     pub async fn parts(&self) -> Result<Parts> {
         self.require_all()?;
+        if self.settings.is_embedded() {
+            let file = self.settings.embedded.file.display();
+            tracing::warn!(%file, "no server is configured: running embedded");
+        }
         let (broker, inventory, ledger) =
             (self.broker().await?, self.inventory()?, self.ledger().await?);
         let watch = SaleWatch::start(ledger.clone(), broker.as_ref()).await?;

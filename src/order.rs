@@ -37,6 +37,9 @@ macro_rules! id {
                     .all(|b| b.is_ascii_alphanumeric() || $extra.contains(&b))
                 {
                     "has a character that is not accepted"
+                } else if matches!(&*text, "." | "..") {
+                    // In the path of a URL they stand for another path (RFC 3986 section 5.2.4).
+                    "is a dot segment"
                 } else {
                     return Ok(Self(text));
                 };
@@ -227,6 +230,8 @@ mod tests {
         for bad in [String::new(), "x".repeat(65), "a b".into(), "a\0".into(), "é".into()] {
             assert!(OrderId::parse(bad.clone()).is_err(), "{bad:?}");
         }
+        assert!(OrderId::parse("...").is_ok() && OrderId::parse(".a").is_ok());
+        assert!(OrderId::parse(".").is_err() && OrderId::parse("..").is_err(), "lost in a URL");
     }
 
     #[test]

@@ -4,19 +4,23 @@
 //! for its turn in order, so that they never meet in SQLite's own waiting, which only tries again
 //! now and then. That is left for other processes that have the same file open.
 
-use std::fs::File;
+mod lock;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, OwnedMutexGuard};
+
+pub(crate) use lock::Lock;
+use lock::private_file;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -94,10 +98,12 @@ impl SqliteFile {
             .pragma("journal_size_limit", LOG_LIMIT_BYTES)
             .pragma("cache_size", WRITER_CACHE_KIB);
         let new = writing.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        // What SQLite puts beside it has the same permissions.
+        private_file(path)?;
         let turn = lock_path(path, "open");
         // The lock may take a while to get.
         let runtime = tokio::runtime::Handle::current();
-        let migrating = move || runtime.block_on(migrated(&turn, &new));
+        let migrating = move || runtime.block_on(migrated(turn, &new));
         let writer = tokio::task::spawn_blocking(migrating).await??;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -133,13 +139,19 @@ impl SqliteFile {
     }
 
     /// Takes the lock called `name` that goes with the file, or says that another process has it,
-    /// or another handle. The kernel gives it back when its holder ends in whatever way.
-    pub(crate) fn lock(&self, name: &str) -> io::Result<Option<File>> {
-        let lock = File::create(lock_path(&self.path, name))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(error)) => Err(error),
+    /// or another handle.
+    pub(crate) fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        Lock::take(lock_path(&self.path, name))
+    }
+
+    /// Closes every connection. The last process that does it carries the log over into the file, which
+    /// then holds everything (SQLite's page on write-ahead logging, "the WAL file").
+    pub async fn close(&self) {
+        self.readers.close().await;
+        if let Some(writer) = self.writer.idle.lock().await.take()
+            && let Err(error) = writer.close().await
+        {
+            tracing::warn!(%error, "the file was not closed in order; nothing is lost");
         }
     }
 }
@@ -147,11 +159,10 @@ impl SqliteFile {
 /// A connection to a file that has this version's schema. Processes that open the same file at the
 /// same time migrate it one after the other. Blocks.
 async fn migrated(
-    turn: &Path,
+    turn: PathBuf,
     options: &SqliteConnectOptions,
 ) -> Result<SqliteConnection, Box<dyn std::error::Error + Send + Sync>> {
-    let turn = File::create(turn)?;
-    turn.lock()?;
+    let turn = Lock::wait(turn)?;
     let mut connection = options.connect().await?;
     MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
         MigrateError::VersionMismatch(_) => OTHER_VERSION.into(),
@@ -280,6 +291,29 @@ mod tests {
         while let Some(opened) = opening.join_next().await {
             opened.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn it_is_private_and_alone_once_it_is_closed() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+            entries
+                .map(|entry| {
+                    let mode = entry.metadata().unwrap().permissions().mode();
+                    assert_eq!(mode & 0o777, 0o600, "{entry:?}");
+                    entry.file_name()
+                })
+                .collect::<Vec<_>>()
+        };
+        let file = file(&folder).await;
+        let lock = file.lock("queue").unwrap();
+        sales(&file).await;
+        assert_eq!(names().len(), 4, "with its log, the log's index and the lock: {:?}", names());
+        drop(lock);
+        file.close().await;
+        assert_eq!(names(), ["f.db"]);
     }
 
     #[tokio::test]

@@ -26,14 +26,14 @@ const DERIVED_PREFIX: &str = "k-";
 #[serde(deny_unknown_fields)]
 pub(super) struct OrderRequest {
     /// The buyer; with a token, its `sub` when left out
-    #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "u-17850")]
+    #[schema(pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._:-]{1,64}$", example = "u-17850")]
     user_id: Option<String>,
     /// Units wanted
     #[schema(value_type = u32, minimum = 1, maximum = 1_000_000, example = 1)]
     quantity: Whole<i64>,
     /// Makes it safe to send again; the Idempotency-Key if left out, or made by the server. Only from
     /// clients that choose order ids
-    #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
+    #[schema(pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
     order_id: Option<String>,
 }
 

@@ -25,7 +25,7 @@ use super::problem::{Body, Kind};
 pub(super) struct SaleIdParam(String);
 
 #[derive(ToSchema)]
-#[schema(value_type = String, pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
+#[schema(value_type = String, pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) struct OrderIdParam(String);
 
@@ -192,7 +192,8 @@ pub fn openapi() -> Document {
 }
 
 /// What an `Idempotency-Key` may be where it is always the order id.
-const KEY_AS_ORDER_ID: &str = r#"^([A-Za-z0-9._:-]{1,64}|"[A-Za-z0-9._:-]{1,64}")$"#;
+const KEY_AS_ORDER_ID: &str =
+    r#"^(?!"?\.{1,2}"?$)([A-Za-z0-9._:-]{1,64}|"[A-Za-z0-9._:-]{1,64}")$"#;
 
 /// The description of a server with or without a key: without one there are no tokens, so none is
 /// asked for, none can tell who buys, and every client chooses order ids.

@@ -227,7 +227,7 @@ fn warn_of_checks(api: &Shared, SaleState { sale, .. }: &SaleState) {
 #[serde(deny_unknown_fields)]
 pub(super) struct RestockRequest {
     /// Names this restock: repeated with the same id it adds nothing
-    #[schema(pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "delivery-7")]
+    #[schema(pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._:-]{1,64}$", example = "delivery-7")]
     adjustment_id: String,
     /// Units to add
     #[schema(value_type = u32, minimum = 1, maximum = 1_000_000, example = 10)]

@@ -115,6 +115,11 @@ async fn limited(State(api): State<Shared>, request: Request, next: Next) -> Res
 }
 
 async fn within_limits(api: &Shared, request: Request, next: Next) -> Result<Response, Problem> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 {
+        // RFC 9112 section 3.2.
+        return Err(Kind::BadHeader.because("Host is given more than once"));
+    }
     if api.gate.is_none() {
         for_this_machine(request.uri(), request.headers())?;
     }

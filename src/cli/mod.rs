@@ -4,6 +4,7 @@
 mod bench;
 mod client;
 mod compare;
+mod config;
 mod dead_letters;
 mod demo;
 mod migrate;
@@ -75,6 +76,8 @@ enum Command {
     /// One process of a design that `compare` compares with
     #[command(hide = true)]
     CompareShop(compare::ShopArgs),
+    /// Look at the settings that are in force
+    Config(config::ConfigArgs),
     /// Print every setting with its default and what it is for
     #[command(after_help = "Example:\n  floodgate settings > floodgate.toml")]
     Settings,
@@ -96,22 +99,34 @@ impl Cli {
     async fn try_run(self) -> anyhow::Result<ExitCode> {
         let app = App::new(Settings::load(self.config.as_deref())?);
         telemetry::init(&app.settings().log)?;
+        // Most systems give a process 1,024 open files at first and let it have many more. Each connection
+        // is one.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
         let _fail_points = fail::FailScenario::setup();
+        let ended = self.run_command(&app).await;
+        app.close().await;
+        ended
+    }
+
+    async fn run_command(self, app: &App) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Demo(command) => return command.run(&app, self.config).await,
-            Command::Migrate(command) => command.run(&app).await?,
-            Command::Up(command) => command.run(&app).await?,
-            Command::Api(command) => command.run(&app).await?,
-            Command::Worker(command) => command.run(&app).await?,
-            Command::Sale(command) => return command.run(&app).await,
-            Command::Order(command) => return command.run(&app).await,
-            Command::Replay(command) => command.run(&app).await?,
-            Command::DeadLetters(command) => command.run(&app).await?,
+            Command::Demo(command) => return command.run(app, self.config).await,
+            Command::Migrate(command) => command.run(app).await?,
+            Command::Up(command) => command.run(app).await?,
+            Command::Api(command) => command.run(app).await?,
+            Command::Worker(command) => command.run(app).await?,
+            Command::Sale(command) => return command.run(app).await,
+            Command::Order(command) => return command.run(app).await,
+            Command::Replay(command) => command.run(app).await?,
+            Command::DeadLetters(command) => command.run(app).await?,
             Command::UserService(command) => command.run().await?,
-            Command::Bench(command) => command.run(&app, self.config).await?,
-            Command::BenchRelay(command) => command.run(&app).await?,
-            Command::Compare(command) => return command.run(&app, self.config).await,
-            Command::CompareShop(command) => command.run(&app).await?,
+            Command::Bench(command) => command.run(app, self.config).await?,
+            Command::BenchRelay(command) => command.run(app).await?,
+            Command::Compare(command) => return command.run(app, self.config).await,
+            Command::CompareShop(command) => command.run(app).await?,
+            Command::Config(command) => command.run(self.config.as_deref())?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -2,15 +2,20 @@
 
 use std::ops::RangeInclusive;
 
-use super::Settings;
+use super::{Origin, Settings};
 use crate::order::SaleId;
 
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
     /// A file or a variable can't be read as a setting.
-    #[error("settings: {0}")]
-    Unreadable(#[from] config::ConfigError),
+    #[error("settings: {origin}: {problem}")]
+    Unreadable {
+        /// The file or the variable.
+        origin: Origin,
+        /// What is wrong with it. Shows no value.
+        problem: String,
+    },
     /// A value is outside of what is accepted.
     #[error("settings: {name} is {given}; accepted: {accepted}")]
     OutOfRange {

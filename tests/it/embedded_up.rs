@@ -177,8 +177,24 @@ async fn what_was_accepted_before_a_kill_is_decided_once() {
     assert!((distinct..=ORDERS as usize).contains(&sold), "{sold} sold, {distinct} accepted");
 }
 
+#[tokio::test]
+async fn a_clean_stop_leaves_one_file_and_files_may_be_many_meanwhile() {
+    let (folder, client) = (tempfile::tempdir().expect("a folder"), client());
+    let mut up = Up::start(&folder, &client, crate::harness::process::free_port()).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", up.child.id()));
+    let limits = limits.expect("a process");
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut files = files.expect("a limit").split_whitespace();
+    assert_eq!(files.next(), files.next(), "the soft limit is the hard one");
+    crate::harness::process::signal(up.child.id(), "TERM");
+    assert_eq!(up.child.wait().expect("it ends").code(), Some(0));
+    let left = std::fs::read_dir(folder.path()).expect("a folder");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(left, ["floodgate.db"]);
+}
+
 #[test]
-fn commands_share_the_file_and_say_that_they_are_embedded() {
+fn commands_share_the_file_and_servers_say_that_they_are_embedded() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |arguments: &[&str]| {
         let mut command = command(&folder);
@@ -187,7 +203,13 @@ fn commands_share_the_file_and_say_that_they_are_embedded() {
     };
     let opened = run(&["sale", "open", "--sale-id", "s", "--stock", "1"]);
     let said = String::from_utf8_lossy(&opened.stderr).into_owned();
-    assert!(opened.status.success() && said.contains("running embedded"), "{said}");
+    assert!(opened.status.success() && !said.contains("running embedded"), "{said}");
+    let mut up = command(&folder);
+    // It says so, and then refuses to be reached by others without a key.
+    up.arg("up").env("FLOODGATE_API__LISTEN", "0.0.0.0:0").env("FLOODGATE_LOG__FILTER", "warn");
+    let said = up.stderr(Stdio::piped()).output().expect("floodgate runs").stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("running embedded") && said.contains("api.listen"), "{said}");
     let restock = ["sale", "restock", "s", "--units", "2", "--adjustment-id", "r", "--json"];
     for _ in 0..2 {
         let shown: serde_json::Value = serde_json::from_slice(&run(&restock).stdout).expect("JSON");

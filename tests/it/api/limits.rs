@@ -130,6 +130,11 @@ async fn without_a_key_only_this_machine_is_answered() {
         refused(served.get("/").header("host", host), 421, "misdirected").await;
     }
     assert_eq!(answer(evil("localhost")).await.0, 202);
+    let mut two = Raw::open(&served).await;
+    let hosts = "Host: localhost\r\nHost: localhost\r\n";
+    two.send(format!("GET /v1/sales HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+    let (status, text) = two.answer().await;
+    assert!(status == 400 && text.contains("Host is given more than once"), "{text}");
     // Nor is a page of another site that was opened on this machine: its requests may come without
     // a body that a browser would ask about first.
     let close = |origin: &str| {

@@ -93,6 +93,8 @@ async fn a_body_that_is_no_order_is_refused_with_the_field_at_fault() {
         (json!({ "user_id": "u", "quantity": 1, "order_id": "" }), "order_id"),
         (json!({ "user_id": "u", "quantity": 1, "order_id": long }), "order_id"),
         (json!({ "user_id": "u", "quantity": 1, "order_id": "a/b" }), "order_id"),
+        (json!({ "user_id": "u", "quantity": 1, "order_id": "." }), "order_id"),
+        (json!({ "user_id": "u", "quantity": 1, "order_id": ".." }), "order_id"),
         (json!({ "user_id": "u", "quantity": 1, "price": 5 }), "price"),
         (json!({ "user_id": "u", "quantity": 1, "sale_id": "t" }), "sale_id"),
         (json!([]), "object"),
@@ -132,6 +134,8 @@ async fn a_body_that_is_no_json_is_refused() {
         refused(post(bad.into_bytes()), 400, "bad-json").await;
     }
     refused(post(b"{\"user_id\":\"\xff\",\"quantity\":1}".to_vec()), 400, "bad-json").await;
+    let nearly = br#"{"user_id":"u","quantity":0.99999999999999999999}"#;
+    refused(post(nearly.to_vec()), 422, "invalid-request").await;
     refused(post(format!("{good}{}", " ".repeat(20_000)).into_bytes()), 413, "too-large").await;
 
     let media_type = |kind: &'static str| {
