@@ -1,5 +1,6 @@
 //! The composition root: the only place that chooses adapters.
 
+mod check;
 pub mod scratch;
 
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ use crate::sqlite::SqliteFile;
 use crate::verification::{HttpVerifier, Verifier};
 use crate::watch::SaleWatch;
 use crate::worker::Worker;
+
+pub use check::Finding;
 
 /// Connections to Redis besides one for each batch in flight: one to propose, and one to spare.
 const SPARE_REDIS_CONNECTIONS: usize = 2;
@@ -162,15 +165,19 @@ impl App {
     /// The HTTP API.
     pub fn api(&self, parts: &Parts) -> Result<Api> {
         let Parts { broker, ledger, watch, .. } = parts.clone();
-        let settings = self.settings.clone();
-        let claims = &settings.api;
+        let (settings, gate) = (self.settings.clone(), self.gate()?);
+        let operations = Operations { ledger: ledger.clone(), broker: broker.clone() };
+        Ok(Api { settings, gate, broker, ledger, watch, operations })
+    }
+
+    /// What tells who calls the API, if there is a key.
+    fn gate(&self) -> Result<Option<Gate>> {
+        let claims = &self.settings.api;
         let key = Key::from_settings(&claims.jwt_secret, &claims.jwt_public_key)
             .context("settings: api.jwt_secret and api.jwt_public_key")?;
         let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());
         let (issuer, audience) = (wanted(&claims.jwt_issuer), wanted(&claims.jwt_audience));
-        let gate = key.map(|key| Gate::new(&key, issuer, audience));
-        let operations = Operations { ledger: ledger.clone(), broker: broker.clone() };
-        Ok(Api { settings, gate, broker, ledger, watch, operations })
+        Ok(key.map(|key| Gate::new(&key, issuer, audience)))
     }
 
     /// What operators may do to sales.

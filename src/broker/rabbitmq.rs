@@ -34,6 +34,7 @@ use super::{
 use crate::config::Settings;
 use consumer::Source;
 use publisher::Publisher;
+use reader::Reader;
 use replies::Replies;
 use supervisor::Supervisor;
 
@@ -86,6 +87,14 @@ impl RabbitBroker {
         let link = Arc::new(Link { uri, topology, bounds, timeout });
         let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
         Ok(Self { link, publisher, replies })
+    }
+
+    /// The version of the server.
+    pub async fn version(&self) -> Result<String, BrokerError> {
+        let reader = Reader::connect(&self.link).await?;
+        let version = reader.server_version.clone();
+        reader.close().await?;
+        Ok(version)
     }
 
     /// Fails unless the server can be reached and everything is declared.

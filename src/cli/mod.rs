@@ -2,6 +2,7 @@
 //! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
 
 mod bench;
+mod check;
 mod client;
 mod compare;
 mod config;
@@ -76,6 +77,8 @@ enum Command {
     /// One process of a design that `compare` compares with
     #[command(hide = true)]
     CompareShop(compare::ShopArgs),
+    /// Look whether everything can be reached, is what is needed, and may be used
+    Check(check::Check),
     /// Look at the settings that are in force
     Config(config::ConfigArgs),
     /// Print every setting with its default and what it is for
@@ -126,6 +129,7 @@ impl Cli {
             Command::BenchRelay(command) => command.run(app).await?,
             Command::Compare(command) => return command.run(app, self.config).await,
             Command::CompareShop(command) => command.run(app).await?,
+            Command::Check(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,
         }

@@ -87,6 +87,29 @@ impl RedisInventory {
         Ok((bytes, orders))
     }
 
+    /// The version of the server.
+    pub async fn version(&self) -> Result<String, InventoryError> {
+        let mut connection = self.connection().await?;
+        let info: redis::InfoDict = redis::cmd("INFO")
+            .arg("server")
+            .query_async(&mut connection)
+            .await
+            .map_err(unavailable)?;
+        Ok(info.get("redis_version").unwrap_or_default())
+    }
+
+    /// Fails unless the scripts may run: asks and amends nothing, with names that no sale has.
+    pub async fn check(&self) -> Result<(), InventoryError> {
+        let mut connection = self.connection().await?;
+        let keys =
+            ["sale", "deducted", "buyers"].map(|what| format!("{}:{{}}:{what}", self.namespace));
+        let mut call = self.deduct.prepare_invoke();
+        for key in &keys {
+            call.key(key);
+        }
+        call.invoke_async::<Value>(&mut connection).await.map(drop).map_err(unavailable)
+    }
+
     /// Deletes every key of the namespace.
     pub async fn remove(&self) -> Result<(), InventoryError> {
         let mut connection = self.connection().await?;

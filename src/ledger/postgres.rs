@@ -131,6 +131,24 @@ impl PostgresLedger {
         Ok(())
     }
 
+    /// The version of the server.
+    pub async fn version(&self) -> Result<String, LedgerError> {
+        let version = "select current_setting('server_version')";
+        self.run(async |db| sqlx::query_scalar(version).fetch_one(db).await).await
+    }
+
+    /// The privileges that a worker needs and this user does not have: tables, and what may not be done to
+    /// them.
+    pub async fn missing_privileges(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        let missing = "select t, p from (values
+                ('sales', 'select'), ('sales', 'insert'), ('sales', 'update'),
+                ('decisions', 'select'), ('decisions', 'insert'),
+                ('buyers', 'select'), ('buyers', 'insert'), ('buyers', 'update'),
+                ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update')
+            ) needed (t, p) where not has_table_privilege(t, p)";
+        self.run(async |db| sqlx::query_as(missing).fetch_all(db).await).await
+    }
+
     /// Does `work` in a transaction.
     async fn run<T>(
         &self,

@@ -1,5 +1,7 @@
 //! The command line, as a person or a script meets it.
 
+use secrecy::ExposeSecret;
+
 use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate, run};
 use crate::harness::{Stage, check, order, root};
 
@@ -219,6 +221,58 @@ fn a_server_that_is_down_is_named_and_its_password_is_not() {
         let text = error(&output);
         assert!(text.contains(server) && !text.contains("hush"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn check_looks_at_everything_and_says_what_to_do() {
+    let stage = Stage::new("check").await;
+    let found = |command: &mut std::process::Command| {
+        let output = command.output().expect("floodgate runs");
+        let findings = json(&output);
+        let text = |what: &str, name: &str| {
+            let findings = findings.as_array().expect("an array");
+            let finding = findings.iter().find(|finding| finding["what"] == what);
+            finding.expect("a finding")[name].as_str().unwrap_or_default().to_owned()
+        };
+        let texts = ["RabbitMQ", "Redis", "PostgreSQL"].map(|what| {
+            [text(what, "result"), text(what, "found"), text(what, "to_do")].join(" | ")
+        });
+        (output.status.code(), texts)
+    };
+    let arguments = ["check", "--json"];
+    let (code, texts) = found(&mut floodgate(&stage, &arguments));
+    assert_eq!(code, Some(0), "{texts:?}");
+    for text in &texts {
+        assert!(text.starts_with("ok | ") && text.contains(|c: char| c.is_ascii_digit()), "{text}");
+    }
+
+    let url = stage.scratch.app.settings().database_url.expose_secret().to_owned();
+    let role = format!("clerk_{}", std::process::id());
+    let pool = sqlx::PgPool::connect(&url).await.expect("connect");
+    let make =
+        format!("create role {role} login password 'clerk'; grant select on sales to {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&pool).await.expect("a role");
+    let mut limited = url::Url::parse(&url).expect("a URL");
+    limited.set_username(&role).expect("a name");
+    limited.set_password(Some("clerk")).expect("a password");
+    let mut command = floodgate(&stage, &arguments);
+    command
+        .env("FLOODGATE_DATABASE_URL", limited.as_str())
+        .env("FLOODGATE_REDIS_URL", "redis://:hush@127.0.0.1:1/");
+    let (code, [broker, inventory, ledger]) = found(&mut command);
+    assert_eq!(code, Some(1));
+    assert!(broker.starts_with("ok"), "{broker}");
+    assert!(
+        inventory.starts_with("failed") && inventory.contains("FLOODGATE_REDIS_URL"),
+        "{inventory}"
+    );
+    assert!(!inventory.contains("hush"), "{inventory}");
+    assert!(ledger.contains("grant insert, update on sales"), "{ledger}");
+    assert!(ledger.contains("grant select, insert on decisions"), "{ledger}");
+    let drop = format!("drop owned by {role}; drop role {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&pool).await.expect("no role");
+    pool.close().await;
+    stage.remove().await;
 }
 
 #[test]

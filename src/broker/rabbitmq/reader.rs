@@ -15,6 +15,7 @@ use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::Link;
+use super::wire::header_text;
 use crate::broker::BrokerError;
 
 /// The one channel of a reader.
@@ -39,6 +40,8 @@ pub(super) struct Reader {
     timeout: Duration,
     /// The maximum agreed on, in bytes.
     pub frame_max: usize,
+    /// As the server gives it; empty if it does not.
+    pub server_version: String,
 }
 
 /// A message that was taken.
@@ -56,7 +59,8 @@ impl Reader {
         let runtime = lapin::runtime::default_runtime().map_err(super::sorted)?;
         let connecting = tokio::time::timeout(link.timeout, link.uri.connect_async(&runtime));
         let stream = Box::new(connecting.await.map_err(failed)?.map_err(failed)?);
-        let mut reader = Self { stream, came: Vec::new(), timeout: link.timeout, frame_max: 0 };
+        let (came, server_version, timeout) = (Vec::new(), String::new(), link.timeout);
+        let mut reader = Self { stream, came, timeout, frame_max: 0, server_version };
         reader.open(link).await?;
         Ok(reader)
     }
@@ -65,9 +69,11 @@ impl Reader {
     async fn open(&mut self, link: &Link) -> Result<(), BrokerError> {
         use connection::AMQPMethod::{Open, OpenOk, Start, StartOk, Tune, TuneOk};
         self.send(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1())).await?;
-        let AMQPClass::Connection(Start(_)) = self.method().await? else {
+        let AMQPClass::Connection(Start(start)) = self.method().await? else {
             return Err(out_of_turn());
         };
+        let version = header_text(&start.server_properties, "version");
+        self.server_version = version.unwrap_or_default();
         let mechanism = link.uri.query.auth_mechanism.unwrap_or_default();
         let mut client_properties = FieldTable::default();
         let name = AMQPValue::LongString("floodgate reader".into());

@@ -1,0 +1,121 @@
+//! What `floodgate check` looks at: can everything be reached, is it what is needed, may it be used.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+
+use super::App;
+use crate::broker::RabbitBroker;
+use crate::inventory::RedisInventory;
+use crate::ledger::PostgresLedger;
+
+/// What was found of one thing.
+#[derive(Debug)]
+pub struct Finding {
+    /// The thing.
+    pub what: &'static str,
+    /// What it is, or what is wrong with it.
+    pub found: Result<String>,
+    /// What to do if something is wrong.
+    pub remedy: &'static str,
+}
+
+impl App {
+    /// Looks at every part of the deployment. Makes queues and exchanges that are missing, as a worker does
+    /// when it starts, and changes nothing else.
+    pub async fn check(&self) -> Vec<Finding> {
+        let finding = |what, found, remedy| Finding { what, found, remedy };
+        let mut findings = if self.settings.is_embedded() {
+            let file = self.check_file().await;
+            vec![finding(
+                "file",
+                file,
+                "set FLOODGATE_EMBEDDED__FILE to a file that can be written",
+            )]
+        } else {
+            let (broker, inventory, ledger) =
+                tokio::join!(self.check_broker(), self.check_inventory(), self.check_ledger());
+            vec![
+                finding(
+                    "RabbitMQ",
+                    broker,
+                    "see that it runs and that FLOODGATE_AMQP_URL is right",
+                ),
+                finding(
+                    "Redis",
+                    inventory,
+                    "see that it runs and that FLOODGATE_REDIS_URL is right",
+                ),
+                finding(
+                    "PostgreSQL",
+                    ledger,
+                    "see that it runs, that FLOODGATE_DATABASE_URL is right, and run: floodgate migrate",
+                ),
+            ]
+        };
+        let (users, tokens) = (self.check_verifier(), self.check_tokens());
+        findings.push(finding("user service", users, "correct FLOODGATE_VERIFICATION__URL"));
+        findings.push(finding("tokens", tokens, "correct FLOODGATE_API__JWT_SECRET or the key"));
+        findings
+    }
+
+    async fn check_file(&self) -> Result<String> {
+        self.embedded().await?;
+        Ok(format!("embedded, on {}", self.settings.embedded.file.display()))
+    }
+
+    async fn check_broker(&self) -> Result<String> {
+        self.settings.require(&[crate::config::Server::Amqp])?;
+        let broker = RabbitBroker::new(&self.settings)?;
+        let version = broker.version().await?;
+        broker.check().await.with_context(|| format!("RabbitMQ {version}"))?;
+        Ok(format!("{version}; exchanges and queues are there, and may be used"))
+    }
+
+    async fn check_inventory(&self) -> Result<String> {
+        self.settings.require(&[crate::config::Server::Redis])?;
+        let settings = &self.settings;
+        let (url, namespace) = (&settings.redis_url, &settings.namespace);
+        let inventory = RedisInventory::new(url, namespace, &settings.inventory, 1)?;
+        let version = inventory.version().await?;
+        inventory.check().await.with_context(|| format!("Redis {version}"))?;
+        Ok(format!("{version}; the scripts may run"))
+    }
+
+    async fn check_ledger(&self) -> Result<String> {
+        self.settings.require(&[crate::config::Server::Database])?;
+        let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
+        let version = ledger.version().await?;
+        let missing = async {
+            ledger.check().await?;
+            ledger.missing_privileges().await
+        };
+        let missing = missing.await.with_context(|| format!("PostgreSQL {version}"))?;
+        if !missing.is_empty() {
+            let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for (table, privilege) in missing {
+                tables.entry(table).or_default().push(privilege);
+            }
+            let grants = tables
+                .into_iter()
+                .map(|(table, privileges)| format!("grant {} on {table}", privileges.join(", ")));
+            let grants = grants.collect::<Vec<_>>().join("; ");
+            bail!("PostgreSQL {version}: a worker may not do all it has to; {grants}");
+        }
+        Ok(format!("{version}; the schema is this version's, and may be used"))
+    }
+
+    fn check_verifier(&self) -> Result<String> {
+        Ok(match self.verifier()? {
+            Some(_) => format!("{}; not called", self.settings.verification.url),
+            None => "none; orders of sales that check their users wait".to_owned(),
+        })
+    }
+
+    fn check_tokens(&self) -> Result<String> {
+        Ok(match self.gate()? {
+            Some(_) => "needed by the API".to_owned(),
+            None => "none; everybody on this machine may order and operate".to_owned(),
+        })
+    }
+}
