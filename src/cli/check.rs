@@ -19,7 +19,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
-        let findings = app.check().await;
+        let findings = Box::pin(app.check()).await;
         let is_good = findings.iter().all(|finding| finding.found.is_ok());
         if self.json {
             let findings =
