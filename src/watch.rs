@@ -7,10 +7,11 @@
 //! the ledger says when it is asked later than that is believed in any case, so that no event, true
 //! or not, holds for longer than a second against it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -25,8 +26,11 @@ use crate::sale::SaleState;
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// A sale that nobody has asked for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_mins(1);
-/// The most sales remembered, unknown ones included. Others are read each time they are asked for.
+/// The most sales remembered. Others are read each time they are asked for.
 const MAX_SALES: usize = 10_000;
+/// The most names remembered that no sale has. They have room of their own, so that whoever makes up names
+/// takes none from sales.
+const MAX_UNKNOWN: u64 = 1000;
 /// Events taken from the broker at once.
 const PREFETCH: u16 = 100;
 
@@ -39,12 +43,14 @@ pub struct SaleWatch {
 struct Known {
     ledger: Arc<dyn Ledger>,
     sales: Mutex<HashMap<SaleId, Watched>>,
+    /// Names that the ledger has just said to be no sale's.
+    unknown: Cache<SaleId, ()>,
     read_at: Mutex<Instant>,
 }
 
-/// One sale, or that there is none by its name.
+/// One sale.
 struct Watched {
-    state: watch::Sender<Option<SaleState>>,
+    state: watch::Sender<SaleState>,
     used_at: Instant,
     /// When the state was learnt. What was read from the ledger counts from the question.
     learnt_at: Instant,
@@ -56,7 +62,8 @@ impl SaleWatch {
         let queue = Queue::Private(format!("sales.{}", Uuid::now_v7()));
         let events = broker.subscribe(queue, &["sale.#"], PREFETCH).await?;
         let (sales, read_at) = (Mutex::default(), Mutex::new(Instant::now()));
-        let known = Arc::new(Known { ledger, sales, read_at });
+        let unknown = Cache::builder().max_capacity(MAX_UNKNOWN).time_to_live(READ_EVERY).build();
+        let known = Arc::new(Known { ledger, sales, unknown, read_at });
         let watching = AbortOnDropHandle::new(tokio::spawn(keep_up(known.clone(), events)));
         Ok(Self { known, _watching: watching })
     }
@@ -66,14 +73,12 @@ impl SaleWatch {
     pub async fn sale(&self, id: &SaleId) -> Result<Option<SaleState>, LedgerError> {
         if let Some(watched) = self.known.lock().get_mut(id) {
             watched.used_at = Instant::now();
-            return Ok(watched.state.borrow().clone());
+            return Ok(Some(watched.state.borrow().clone()));
         }
-        self.read(std::slice::from_ref(id)).await?;
-        if let Some(watched) = self.known.lock().get(id) {
-            return Ok(watched.state.borrow().clone());
+        if self.known.unknown.contains_key(id) {
+            return Ok(None);
         }
-        // There is no room to remember it.
-        Ok(self.known.ledger.sales(Some(std::slice::from_ref(id))).await?.pop())
+        Ok(self.known.read(std::slice::from_ref(id)).await?.pop())
     }
 
     /// Follows a sale through its changes, beginning with what is known of it now. `None`: there is
@@ -81,7 +86,7 @@ impl SaleWatch {
     pub async fn follow(
         &self,
         id: &SaleId,
-    ) -> Result<Option<watch::Receiver<Option<SaleState>>>, LedgerError> {
+    ) -> Result<Option<watch::Receiver<SaleState>>, LedgerError> {
         if self.sale(id).await?.is_none() {
             return Ok(None);
         }
@@ -95,26 +100,31 @@ impl SaleWatch {
 
     /// Reads `ids` from the ledger now.
     pub async fn read(&self, ids: &[SaleId]) -> Result<(), LedgerError> {
-        self.known.read(ids).await
+        self.known.read(ids).await.map(drop)
     }
 }
 
 impl Known {
-    /// Reads `ids` from the ledger.
-    async fn read(&self, ids: &[SaleId]) -> Result<(), LedgerError> {
+    /// Reads `ids` from the ledger. Returns what is known of them then, apart from those that are no sale's.
+    async fn read(&self, ids: &[SaleId]) -> Result<Vec<SaleState>, LedgerError> {
         let asked_at = Instant::now();
-        let states = self.ledger.sales(Some(ids)).await?;
+        let mut states = self.ledger.sales(Some(ids)).await?;
         let mut sales = self.lock();
-        for id in ids {
-            if sales.len() < MAX_SALES {
-                sales.entry(id.clone()).or_insert_with(Watched::new);
+        for state in &mut states {
+            let id = &state.sale.id;
+            self.unknown.invalidate(id);
+            if let Some(watched) = sales.get_mut(id) {
+                watched.learn(state.clone(), asked_at);
+                *state = watched.state.borrow().clone();
+            } else if sales.len() < MAX_SALES {
+                sales.insert(id.clone(), Watched::new(state.clone(), asked_at));
             }
         }
-        for state in states {
-            let Some(watched) = sales.get_mut(&state.sale.id) else { continue };
-            watched.learn(state, asked_at);
+        let found: HashSet<&SaleId> = states.iter().map(|state| &state.sale.id).collect();
+        for id in ids.iter().filter(|id| !found.contains(id)) {
+            self.unknown.insert(id.clone(), ());
         }
-        Ok(())
+        Ok(states)
     }
 
     /// Reads every sale in use, and forgets those that aren't any more.
@@ -139,17 +149,15 @@ impl Known {
             // A sale that nobody here has to do with needs no news.
             let Some(watched) = sales.get_mut(&id) else { return Ok(()) };
             let known = watched.state.borrow().clone();
-            match known {
-                Some(known) if sold_out && known.version == version => {
-                    let sold = known.sale.stock;
-                    watched.learn(SaleState { sold, ..known }, Instant::now());
-                    false
-                }
-                Some(known) => known.version < version,
-                None => true,
+            if sold_out && known.version == version {
+                let sold = known.sale.stock;
+                watched.learn(SaleState { sold, ..known }, Instant::now());
+                false
+            } else {
+                known.version < version
             }
         };
-        if is_behind { self.read(&[id]).await } else { Ok(()) }
+        if is_behind { self.read(&[id]).await.map(drop) } else { Ok(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SaleId, Watched>> {
@@ -158,20 +166,17 @@ impl Known {
 }
 
 impl Watched {
-    fn new() -> Self {
-        let (state, now) = (watch::Sender::new(None), Instant::now());
-        Self { state, used_at: now, learnt_at: now }
+    fn new(state: SaleState, learnt_at: Instant) -> Self {
+        Self { state: watch::Sender::new(state), used_at: Instant::now(), learnt_at }
     }
 
     /// Takes `news` in, as they were at `at`, unless what is known is newer.
     fn learn(&mut self, news: SaleState, at: Instant) {
         let later = at > self.learnt_at;
         let learnt = self.state.send_if_modified(|known| {
-            let better = known
-                .as_ref()
-                .is_none_or(|known| news != *known && (later || news.is_newer_than(known)));
+            let better = news != *known && (later || news.is_newer_than(known));
             if better {
-                *known = Some(news);
+                *known = news;
             }
             better
         });

@@ -57,7 +57,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ("rustls", &["src/verification/http.rs"]),
         ("backoff", &["src/retry.rs"]),
         ("recloser", &["src/verification/breaker.rs"]),
-        ("moka", &["src/verification/memory.rs"]),
+        ("moka", &["src/verification/memory.rs", "src/watch.rs"]),
         ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
         ("clap", &["src/cli", "src/main.rs"]),
     ] {

@@ -42,9 +42,9 @@ pub(super) async fn sale(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let mut states = api.watch.follow(&id).await?.ok_or_else(|| unknown(&id))?;
     states.mark_changed();
-    let events = changes(states).filter_map(|state: Option<SaleState>| async move {
+    let events = changes(states).map(|state: SaleState| {
         // Whether it is open changes with the time as well, which clients know by its window.
-        Some(event("sale", &SaleView::of(&state?, Utc::now())))
+        event("sale", &SaleView::of(&state, Utc::now()))
     });
     Ok(respond(api.stop.clone(), events))
 }

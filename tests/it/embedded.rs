@@ -7,8 +7,9 @@ use floodgate::broker::{
 };
 use floodgate::decision::{Decision, Outcome};
 use floodgate::event::Event;
-use floodgate::order::Order;
+use floodgate::order::{Order, SaleId};
 use floodgate::sale::Sale;
+use floodgate::watch::SaleWatch;
 
 use crate::harness::check;
 use crate::harness::embedded::{DELIVERY_LIMIT, Embedded};
@@ -373,4 +374,28 @@ async fn within_limit(embedded: &Embedded, orders: &[Order]) {
         }
     }
     assert!(!units.is_empty() && units.values().all(|units| *units <= 4));
+}
+
+#[tokio::test]
+async fn names_that_no_sale_has_take_no_room_from_sales() {
+    let embedded = Embedded::new().await;
+    let watch = SaleWatch::start(embedded.ledger.clone(), embedded.broker.as_ref()).await;
+    let watch = watch.expect("a watch");
+    let id = |text: String| SaleId::parse(text).expect("an id");
+    for n in 0..10_500 {
+        assert!(watch.sale(&id(format!("none-{n}"))).await.expect("a ledger").is_none());
+    }
+    embedded.ledger.open(&[sale("s", 1)]).await.expect("open");
+    let known = watch.sale(&id("s".into())).await.expect("a ledger");
+    assert!(known.is_some_and(|state| state.remaining() == 1));
+    // Only what has room is followed.
+    assert!(watch.follow(&id("s".into())).await.expect("a ledger").is_some());
+    // A name becomes a sale's.
+    assert!(watch.sale(&id("late".into())).await.expect("a ledger").is_none());
+    embedded.ledger.open(&[sale("late", 1)]).await.expect("open");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while watch.sale(&id("late".into())).await.expect("a ledger").is_none() {
+        assert!(std::time::Instant::now() < deadline, "a sale is known once it is open");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
