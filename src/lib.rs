@@ -13,8 +13,8 @@
 //!
 //! Beside the path, [`watch`] is what a process knows of sales, and [`operations`] what operators do
 //! to them. Around all of it: [`cli`] is what people call, [`app`] puts the parts together as
-//! [`config`] says, [`digest`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an
-//! embedded deployment, [`user_service`] stands in for a shop's own, [`compare`] has other designs to
+//! [`config`] says, [`digest`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the
+//! file of an embedded deployment, [`user_service`] stands in for a shop's own, [`compare`] has other designs to
 //! measure against, [`fault`] is for tests.
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
@@ -36,6 +36,7 @@ pub mod inventory;
 pub mod ledger;
 pub mod operations;
 pub mod order;
+pub mod outage;
 pub mod retry;
 pub mod rules;
 pub mod sale;

@@ -3,15 +3,15 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::broker::UNLOGGED;
 use crate::config::{LogFormat, LogSettings};
+use crate::{broker, ledger};
 
 /// Starts logging for the whole process.
 pub fn init(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(format!("{},{UNLOGGED}", settings.filter)).map_err(|error| {
-            anyhow::anyhow!("settings: log.filter is {:?}: {error}", settings.filter)
-        })?;
+    let filter = format!("{},{},{}", settings.filter, broker::UNLOGGED, ledger::UNLOGGED);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow::anyhow!("settings: log.filter is {:?}: {error}", settings.filter)
+    })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Json => logs.json().flatten_event(true).finish().try_init()?,

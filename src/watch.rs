@@ -28,8 +28,8 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 const FORGET_AFTER: Duration = Duration::from_mins(1);
 /// The most sales remembered. Others are read each time they are asked for.
 const MAX_SALES: usize = 10_000;
-/// The most names remembered that no sale has. They have room of their own, so that whoever makes up names
-/// takes none from sales.
+/// The most names remembered that no sale has. They are kept apart, so that requests with invented names take
+/// no room from sales.
 const MAX_UNKNOWN: u64 = 1000;
 /// Events taken from the broker at once.
 const PREFETCH: u16 = 100;

@@ -210,12 +210,13 @@ impl From<InvalidId> for Problem {
     }
 }
 
-/// Errors of servers are logged here, where they are handled; clients get to know the kind only.
+/// Errors of servers are logged here, where they are handled; clients get to know the kind only. That a server
+/// is unavailable is logged once, by its adapter.
 impl From<&LedgerError> for Problem {
     fn from(error: &LedgerError) -> Self {
         match error {
             LedgerError::Transient(_) => {
-                tracing::warn!(%error, "a request could not be answered");
+                tracing::debug!(%error, "a request could not be answered");
                 Kind::LedgerUnavailable.because("the ledger is away")
             }
             LedgerError::Permanent(_) => {
@@ -234,7 +235,7 @@ impl From<LedgerError> for Problem {
 
 impl From<&BrokerError> for Problem {
     fn from(error: &BrokerError) -> Self {
-        tracing::warn!(%error, "an order could not be queued");
+        tracing::debug!(%error, "an order could not be queued");
         Kind::BrokerUnavailable.because(match error {
             BrokerError::Full(_) => "the queue takes no more orders for now",
             _ => "the queue is away",

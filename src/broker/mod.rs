@@ -158,3 +158,10 @@ pub enum BrokerError {
     #[error("broker refused: {0}")]
     Permanent(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+impl BrokerError {
+    /// Whether the broker can't be reached, or didn't answer in time.
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient(_))
+    }
+}

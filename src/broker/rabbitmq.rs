@@ -32,6 +32,7 @@ use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply,
 };
 use crate::config::Settings;
+use crate::outage::Outage;
 use consumer::Source;
 use publisher::Publisher;
 use reader::Reader;
@@ -42,9 +43,10 @@ use supervisor::Supervisor;
 /// since RabbitMQ 4.0 a queue without a limit of its own drops messages after 20.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
-/// What is left out of the logs, in the language of their filter: the client library warns of every
-/// event that has no subscriber, with all of its contents; the worker counts them instead.
-pub const UNLOGGED: &str = "lapin::returned_messages=off";
+/// What is left out of the logs, in the language of their filter: the client library logs every event that has
+/// no subscriber, with all of its contents, and every lost connection; floodgate counts the former and says the
+/// latter once.
+pub const UNLOGGED: &str = "lapin=off";
 
 /// Messages that a private queue holds for a consumer that is slow; the oldest go first.
 const PRIVATE_MAX_LENGTH: i64 = 100_000;
@@ -65,6 +67,7 @@ struct Link {
     topology: Topology,
     bounds: Bounds,
     timeout: Duration,
+    outage: Outage,
 }
 
 impl RabbitBroker {
@@ -84,7 +87,8 @@ impl RabbitBroker {
             .connection_timeout
             .get_or_insert(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let topology = Topology::new(namespace);
-        let link = Arc::new(Link { uri, topology, bounds, timeout });
+        let link =
+            Arc::new(Link { uri, topology, bounds, timeout, outage: Outage::new("RabbitMQ") });
         let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
         Ok(Self { link, publisher, replies })
     }
@@ -140,7 +144,7 @@ impl Link {
             channel.close(200, "declared".into()).await?;
             Ok(connection)
         };
-        self.within(connecting).await
+        self.outage.noted(self.within(connecting).await, BrokerError::is_transient)
     }
 
     /// Waits for an answer of the server, but no longer than the time limit.

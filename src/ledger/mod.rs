@@ -18,7 +18,7 @@ use crate::order::{AdjustmentId, Candidate, OrderKey, Quantity, SaleId, UserId};
 use crate::rules::Answer;
 use crate::sale::{Announcement, Restock, Sale, SaleState};
 
-pub use postgres::PostgresLedger;
+pub use postgres::{PostgresLedger, UNLOGGED};
 pub use sqlite::SqliteLedger;
 
 /// The store that makes every decision final.
@@ -148,4 +148,11 @@ pub enum LedgerError {
     /// The same call will fail again; nothing was recorded.
     #[error("ledger refused: {0}")]
     Permanent(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl LedgerError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient(_))
+    }
 }

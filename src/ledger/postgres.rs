@@ -23,11 +23,16 @@ use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Prop
 use crate::config::LedgerSettings;
 use crate::decision::Decision;
 use crate::order::{OrderKey, SaleId};
+use crate::outage::Outage;
 use crate::sale::{Announcement, Sale, SaleState};
 use decide::{Attempt, LookUp};
 use transaction::{Begin, Transaction};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// What is left out of the logs, in the language of their filter: the library logs each connection of its pool
+/// that was lost.
+pub const UNLOGGED: &str = "sqlx_core::pool=off";
 
 /// [`Ledger`] on PostgreSQL 14 or newer.
 #[derive(Debug)]
@@ -35,6 +40,7 @@ pub struct PostgresLedger {
     pool: PgPool,
     timeout: Duration,
     begin: Begin,
+    outage: Outage,
     /// The latest batch had orders that were decided before, so the next one probably has some too.
     has_repeats: AtomicBool,
 }
@@ -56,7 +62,13 @@ impl PostgresLedger {
             .connect_lazy_with(options);
         // The server gives up a little before the client does, so that the client learns why.
         let begin = Begin::new(timeout * 9 / 10);
-        Ok(Self { pool, timeout, begin, has_repeats: AtomicBool::new(false) })
+        Ok(Self {
+            pool,
+            timeout,
+            begin,
+            outage: Outage::new("PostgreSQL"),
+            has_repeats: AtomicBool::new(false),
+        })
     }
 
     /// Brings the database at `url` to this version's schema. Running it again changes nothing.
@@ -170,8 +182,11 @@ impl PostgresLedger {
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
         match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => result.map_err(classify),
-            Err(elapsed) => Err(LedgerError::Transient(Box::new(elapsed))),
+            Ok(result) => self.outage.noted(result, is_outage).map_err(classify),
+            Err(elapsed) => {
+                self.outage.failed(&elapsed);
+                Err(LedgerError::Transient(Box::new(elapsed)))
+            }
         }
     }
 }
@@ -279,6 +294,17 @@ fn lost_to_another(error: &sqlx::Error) -> bool {
 
 /// Tells errors that pass from those that stay. SQLSTATE classes, from PostgreSQL's appendix A:
 /// 22 data exception, 23 integrity constraint violation.
+/// Whether an error means that the server is unavailable: it can't be reached, or refuses every call (classes
+/// 08, 53 and 57P of PostgreSQL's error codes).
+fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(_) => sqlstate(error)
+            .is_some_and(|code| ["08", "53", "57P"].iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
+        _ => false,
+    }
+}
+
 fn classify(error: sqlx::Error) -> LedgerError {
     let stays = match &error {
         sqlx::Error::Database(_) => sqlstate(&error)

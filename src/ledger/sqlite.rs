@@ -5,6 +5,7 @@
 
 mod rows;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Prop
 use crate::clock::Clock;
 use crate::decision::Decision;
 use crate::order::{OrderKey, SaleId};
+use crate::outage::Outage;
 use crate::rules::State;
 use crate::sale::{Announcement, Sale, SaleState};
 use crate::sqlite::{SqliteFile, Survives, Trouble};
@@ -27,12 +29,13 @@ use crate::sqlite::{SqliteFile, Survives, Trouble};
 pub struct SqliteLedger {
     file: SqliteFile,
     clock: Clock,
+    outage: Arc<Outage>,
 }
 
 impl SqliteLedger {
     /// The ledger in `file`, whose time is that of `clock`.
     pub fn new(file: SqliteFile, clock: Clock) -> Self {
-        Self { file, clock }
+        Self { file, clock, outage: Arc::new(Outage::new("SQLite")) }
     }
 
     /// Bytes of the whole file, and how many decisions are in it.
@@ -58,7 +61,7 @@ impl SqliteLedger {
             writing.commit().await?;
             Ok(result)
         };
-        transaction.await.map_err(classify)
+        self.outage.noted(transaction.await.map_err(classify), LedgerError::is_transient)
     }
 
     /// Does `work`, which only reads, beside the transactions.
@@ -67,7 +70,7 @@ impl SqliteLedger {
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, LedgerError> {
         let reading = async { work(&mut *self.file.readers().acquire().await?).await };
-        reading.await.map_err(classify)
+        self.outage.noted(reading.await.map_err(classify), LedgerError::is_transient)
     }
 
     /// Reads what the rule needs to know of a batch.

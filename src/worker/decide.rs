@@ -149,7 +149,7 @@ impl Decider {
                 }
                 Err(error @ LedgerError::Transient(_)) => {
                     let delay = backoff.next_delay();
-                    tracing::warn!(%error, ?delay, orders = orders.len(), "cannot decide");
+                    tracing::debug!(%error, ?delay, orders = orders.len(), "cannot decide");
                     tokio::time::sleep(delay).await;
                 }
                 Err(LedgerError::Permanent(error)) => {

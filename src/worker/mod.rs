@@ -35,6 +35,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
+use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::verification::Verifier;
 use amend::amend;
@@ -232,6 +233,7 @@ impl Worker {
             retry_after: self.settings.inventory.retry_after(),
             max_age: self.settings.intent.max_age(),
             unavailable_until: None,
+            outage: Outage::new("Redis"),
         }
     }
 }

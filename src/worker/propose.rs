@@ -13,6 +13,7 @@ use crate::fault::crash_point;
 use crate::inventory::{Inventory, InventoryError};
 use crate::ledger::Ledger;
 use crate::order::{Candidate, SaleId};
+use crate::outage::Outage;
 use crate::retry::Backoff;
 
 /// A batch with its hints.
@@ -32,6 +33,7 @@ pub(super) struct Proposer {
     pub max_age: Duration,
     /// Leave the inventory alone until then.
     pub unavailable_until: Option<Instant>,
+    pub outage: Outage,
 }
 
 impl Proposer {
@@ -53,16 +55,12 @@ impl Proposer {
             if self.unavailable_until.is_none_or(|until| until <= Instant::now()) {
                 match self.ask(inventory.as_ref(), entries).await {
                     Ok(hints) => {
-                        if self.unavailable_until.take().is_some() {
-                            tracing::info!("inventory available again");
-                        }
+                        self.unavailable_until = None;
+                        self.outage.answered();
                         return hints;
                     }
                     Err(error) => {
-                        if self.unavailable_until.is_none() {
-                            let then = self.when_unavailable;
-                            tracing::warn!(%error, ?then, "inventory unavailable");
-                        }
+                        self.outage.failed(&error);
                         self.unavailable_until = Some(Instant::now() + self.retry_after);
                     }
                 }

@@ -133,7 +133,7 @@ impl Outlet {
             }
             if let Some(error) = published.error {
                 let delay = backoff.next_delay();
-                tracing::warn!(%error, ?delay, messages = again.len(), "cannot publish");
+                tracing::debug!(%error, ?delay, messages = again.len(), "cannot publish");
                 tokio::time::sleep(delay).await;
             }
         }

@@ -388,7 +388,6 @@ async fn names_that_no_sale_has_take_no_room_from_sales() {
     embedded.ledger.open(&[sale("s", 1)]).await.expect("open");
     let known = watch.sale(&id("s".into())).await.expect("a ledger");
     assert!(known.is_some_and(|state| state.remaining() == 1));
-    // Only what has room is followed.
     assert!(watch.follow(&id("s".into())).await.expect("a ledger").is_some());
     // A name becomes a sale's.
     assert!(watch.sale(&id("late".into())).await.expect("a ledger").is_none());

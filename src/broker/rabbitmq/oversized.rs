@@ -33,7 +33,7 @@ pub(super) async fn replace(
 
 async fn publish(publisher: &Publisher, queue: &Queue, taken: Taken) -> Result<(), BrokerError> {
     let Taken { routing_key, properties, body, .. } = taken;
-    // The body stays whole: whoever takes the message next has a limit for it.
+    // The body stays whole: the next consumer has a limit for it.
     let (body, properties) = wire::received(routing_key, properties, body, queue, usize::MAX);
     if *queue != Queue::DeadLetters {
         let (routing_key, body) = (&properties.routing_key, &body);

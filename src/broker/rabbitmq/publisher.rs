@@ -75,6 +75,11 @@ impl Publisher {
                 published.error = Some(BrokerError::NoQueue);
             }
         }
+        match &published.error {
+            None => self.link.outage.answered(),
+            Some(BrokerError::NoQueue) => {}
+            Some(error) => self.link.outage.failed(error),
+        }
         if published.error.is_some() {
             // RabbitMQ tells a connection that it is blocked at its first publish. That one waits in
             // the connection until the alarm is over; opening others meanwhile would only add to it.

@@ -73,7 +73,13 @@ impl Supervisor {
             }
             let delay = if breaks_frames(&error) { ISOLATING } else { backoff.next_delay() };
             let Suspicion { careful, .. } = suspicion;
-            tracing::warn!(queue = ?self.source.queue, %error, ?delay, careful, "lost the broker, trying again");
+            let Source { link, queue, .. } = &self.source;
+            if breaks_frames(&error) {
+                tracing::warn!(?queue, %error, careful, "a message does not fit a frame");
+            } else {
+                link.outage.failed(&error);
+                tracing::debug!(?queue, %error, ?delay, careful, "lost a consumer, trying again");
+            }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return,
@@ -91,7 +97,7 @@ impl Supervisor {
         }
         let session = self.source.open(suspicion.careful).await?;
         self.interrupted.store(true, Ordering::Relaxed);
-        tracing::info!(?queue, careful = suspicion.careful, "consuming again");
+        tracing::debug!(?queue, careful = suspicion.careful, "consuming again");
         Ok(session)
     }
 }

@@ -1,0 +1,71 @@
+//! One log line when a server becomes unavailable, and one when it is back.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Follows whether a server is available, by what becomes of the calls to it.
+#[derive(Debug)]
+pub struct Outage {
+    server: &'static str,
+    /// Whether there is one. Read by every call that works.
+    is_on: AtomicBool,
+    begun: Mutex<Option<Begun>>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    at: Instant,
+    failed_calls: u64,
+}
+
+impl Outage {
+    /// For the server called `server`, which is available as far as is known.
+    pub fn new(server: &'static str) -> Self {
+        Self { server, is_on: AtomicBool::new(false), begun: Mutex::new(None) }
+    }
+
+    /// Notes what became of a call. `is_outage` tells whether an error means that the server is unavailable.
+    pub fn noted<T, E: Display>(
+        &self,
+        result: Result<T, E>,
+        is_outage: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        match &result {
+            Ok(_) => self.answered(),
+            Err(error) if is_outage(error) => self.failed(error),
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// A call has failed, because the server can't be reached or does not answer.
+    pub fn failed(&self, error: &dyn Display) {
+        let mut begun = self.begun();
+        if let Some(begun) = begun.as_mut() {
+            begun.failed_calls += 1;
+            tracing::debug!(server = self.server, %error, "still unavailable");
+            return;
+        }
+        *begun = Some(Begun { at: Instant::now(), failed_calls: 1 });
+        self.is_on.store(true, Ordering::Relaxed);
+        tracing::warn!(server = self.server, %error, "unavailable; calls are repeated until it is back");
+    }
+
+    /// A call has worked.
+    pub fn answered(&self) {
+        if !self.is_on.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(Begun { at, failed_calls }) = self.begun().take() {
+            self.is_on.store(false, Ordering::Relaxed);
+            let seconds = at.elapsed().as_secs_f64();
+            tracing::info!(server = self.server, seconds, failed_calls, "available again");
+        }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Option<Begun>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
