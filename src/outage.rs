@@ -3,7 +3,10 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// An outage lasts at least so long: calls that were under way when it began may still succeed.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// Follows whether a server is available, by what becomes of the calls to it.
 #[derive(Debug)]
@@ -58,7 +61,11 @@ impl Outage {
         if !self.is_on.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(Begun { at, failed_calls }) = self.begun().take() {
+        let mut begun = self.begun();
+        if begun.as_ref().is_some_and(|begun| begun.at.elapsed() < SETTLING) {
+            return;
+        }
+        if let Some(Begun { at, failed_calls }) = begun.take() {
             self.is_on.store(false, Ordering::Relaxed);
             let seconds = at.elapsed().as_secs_f64();
             tracing::info!(server = self.server, seconds, failed_calls, "available again");
