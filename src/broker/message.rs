@@ -151,7 +151,7 @@ pub struct Properties {
     pub cut_from: Option<usize>,
     /// Why it was dead-lettered, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dead: Option<Obituary>,
+    pub dead: Option<DeathInfo>,
     /// All of it, in the adapter's own form.
     #[serde(skip)]
     pub original: Original,
@@ -171,7 +171,7 @@ impl fmt::Debug for Original {
 /// Why and when a message was dead-lettered.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Obituary {
+pub struct DeathInfo {
     /// One word.
     pub reason: String,
     /// For a person to read.

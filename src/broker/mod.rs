@@ -14,7 +14,7 @@ pub use delivery::{Deliveries, Delivery, Settlement};
 pub use embedded::EmbeddedBroker;
 use message::cut;
 pub use message::{
-    DeadLetter, KEPT_BYTES, Message, Obituary, Original, Properties, Published, Receipt, Reply,
+    DeadLetter, DeathInfo, KEPT_BYTES, Message, Original, Properties, Published, Receipt, Reply,
 };
 pub use rabbitmq::{RabbitBroker, UNLOGGED};
 

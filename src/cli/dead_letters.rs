@@ -11,7 +11,7 @@ use serde::Serialize;
 use self::walk::{Step, Walk, without_contents};
 use super::output;
 use crate::app::App;
-use crate::broker::{Broker, Delivery, Message, Obituary};
+use crate::broker::{Broker, DeathInfo, Delivery, Message};
 use crate::event::order_key_of;
 use crate::intent::Fault;
 use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
@@ -121,16 +121,16 @@ impl DeadLettersArgs {
 
 impl Filter {
     fn matches(&self, letter: &Delivery) -> bool {
-        self.reason.as_ref().is_none_or(|wanted| *wanted == obituary(letter).reason)
+        self.reason.as_ref().is_none_or(|wanted| *wanted == death_info(letter).reason)
     }
 }
 
-fn obituary(letter: &Delivery) -> Obituary {
+fn death_info(letter: &Delivery) -> DeathInfo {
     letter
         .properties
         .dead
         .clone()
-        .unwrap_or_else(|| Obituary { reason: UNKNOWN.into(), ..Obituary::default() })
+        .unwrap_or_else(|| DeathInfo { reason: UNKNOWN.into(), ..DeathInfo::default() })
 }
 
 fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
@@ -194,7 +194,7 @@ async fn look_through(
             Step::End => break,
         };
         if filter.matches(&letter) {
-            let Obituary { reason, detail, at, id } = obituary(&letter);
+            let DeathInfo { reason, detail, at, id } = death_info(&letter);
             *reasons.entry(reason.clone()).or_default() += 1;
             if shown.len() < limit {
                 let body = String::from_utf8_lossy(&letter.body).into_owned();

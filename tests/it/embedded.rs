@@ -144,9 +144,9 @@ async fn a_message_that_ends_its_process_again_and_again_becomes_a_dead_letter()
     assert_eq!(text(&next(&mut deliveries).await), "neighbour");
     let letter = dead_letter(&embedded).await;
     assert_eq!(text(&letter), "poison");
-    let obituary = letter.properties.dead.clone().expect("a reason");
-    assert_eq!(obituary.reason, "delivery_limit");
-    assert!(chrono::DateTime::parse_from_rfc3339(&obituary.at).is_ok());
+    let death_info = letter.properties.dead.clone().expect("a reason");
+    assert_eq!(death_info.reason, "delivery_limit");
+    assert!(chrono::DateTime::parse_from_rfc3339(&death_info.at).is_ok());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 
-use crate::broker::{DeadLetter, Obituary, Properties};
+use crate::broker::{DeadLetter, DeathInfo, Properties};
 use crate::event::{Event, rfc3339};
 
 /// The longest detail of a dead letter that is kept, in bytes; as on RabbitMQ.
@@ -34,7 +34,7 @@ pub(super) fn of_intent(routing_key: &str, properties: Option<&Properties>) -> P
 /// Properties of a dead letter: those of the original, and why it died.
 pub(super) fn of_dead_letter(letter: &DeadLetter) -> Properties {
     let end = letter.detail.floor_char_boundary(MAX_DETAIL_BYTES);
-    let dead = Obituary {
+    let dead = DeathInfo {
         reason: letter.reason.to_string(),
         detail: letter.detail[..end].to_owned(),
         at: rfc3339(Utc::now()),
@@ -72,7 +72,7 @@ mod tests {
             timestamp_s: Some(u64::MAX),
             message_id: Some("m".into()),
             cut_from: Some(7),
-            dead: Some(Obituary {
+            dead: Some(DeathInfo {
                 reason: "r".into(),
                 detail: "d".into(),
                 at: "t".into(),

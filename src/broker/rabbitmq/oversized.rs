@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::publisher::Publisher;
 use super::reader::{Reader, Taken};
 use super::{Link, wire};
-use crate::broker::{BrokerError, DeadLetter, Delay, Message, Obituary, Queue};
+use crate::broker::{BrokerError, DeadLetter, DeathInfo, Delay, Message, Queue};
 
 /// Looks at up to `most` messages at the head of `queue`, and replaces those whose properties take more than
 /// half of what fits a frame: each is published once more with bounded properties, and acknowledged when
@@ -42,7 +42,7 @@ async fn publish(publisher: &Publisher, queue: &Queue, taken: Taken) -> Result<(
         let intent = Message::Intent { routing_key, body, properties: Some(&properties), delay };
         return publisher.publish(&[intent]).await.all();
     }
-    let Obituary { reason, detail, .. } = properties.dead.clone().unwrap_or_default();
+    let DeathInfo { reason, detail, .. } = properties.dead.clone().unwrap_or_default();
     let id = DeadLetter::id_of(&properties, 0, &body);
     let letter = DeadLetter { body, properties, reason: reason.into(), detail, id };
     publisher.publish(&[Message::DeadLetter(&letter)]).await.all()

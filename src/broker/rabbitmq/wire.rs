@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::bounds::{MAX_CUT_BYTES, bounded, priority};
 use crate::broker::topology::{Topology, header};
-use crate::broker::{DeadLetter, Message, Obituary, Original, Properties, Queue, Reply, cut};
+use crate::broker::{DeadLetter, DeathInfo, Message, Original, Properties, Queue, Reply, cut};
 use crate::event::{Event, rfc3339};
 
 /// Persistent, AMQP 0-9-1 `delivery-mode`.
@@ -50,7 +50,7 @@ pub(super) fn received(
         message_id: text(amqp.message_id()),
         cut_from: None,
         // A delay queue dead-letters too, and what comes back from one is not dead.
-        dead: amqp.headers().as_ref().filter(|_| *queue == Queue::DeadLetters).and_then(obituary),
+        dead: amqp.headers().as_ref().filter(|_| *queue == Queue::DeadLetters).and_then(death_info),
         original: Original(Some(Arc::new(Came { queue: queue.clone(), amqp }))),
     };
     if *queue == Queue::DeadLetters {
@@ -82,11 +82,11 @@ pub(super) fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
 }
 
 /// Why a message is dead: by floodgate's own headers, or by those of RabbitMQ's dead-lettering.
-fn obituary(headers: &FieldTable) -> Option<Obituary> {
+fn death_info(headers: &FieldTable) -> Option<DeathInfo> {
     if let Some(reason) = header_text(headers, header::REASON) {
         let text = |name| header_text(headers, name).unwrap_or_default();
         let (detail, at, id) = (text(header::DETAIL), text(header::AT), text(header::ID));
-        return Some(Obituary { reason, detail, at, id });
+        return Some(DeathInfo { reason, detail, at, id });
     }
     let death = last_death(headers)?;
     let reason = header_text(death, "reason")?;
@@ -96,7 +96,7 @@ fn obituary(headers: &FieldTable) -> Option<Obituary> {
     };
     let at = at.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).map(rfc3339);
     let (detail, at) = ("dead-lettered by RabbitMQ".into(), at.unwrap_or_default());
-    Some(Obituary { reason, detail, at, id: String::new() })
+    Some(DeathInfo { reason, detail, at, id: String::new() })
 }
 
 /// What RabbitMQ says of the last time it dead-lettered a message; the time before, its delay may have

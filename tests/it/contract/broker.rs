@@ -167,10 +167,10 @@ async fn a_dead_letter_keeps_its_bytes_and_gets_a_reason(broker: B) {
     let (letters, letter) = park(&broker, "{ not json").await;
     assert_eq!(text(&letter), "{ not json");
     assert_eq!(letter.properties.routing_key, "s");
-    let obituary = letter.properties.dead.clone().expect("a reason");
-    assert_eq!(obituary.reason, "bad_json");
-    assert!(obituary.detail.starts_with('é') && obituary.detail.len() <= 500);
-    assert!(chrono::DateTime::parse_from_rfc3339(&obituary.at).is_ok());
+    let death_info = letter.properties.dead.clone().expect("a reason");
+    assert_eq!(death_info.reason, "bad_json");
+    assert!(death_info.detail.starts_with('é') && death_info.detail.len() <= 500);
+    assert!(chrono::DateTime::parse_from_rfc3339(&death_info.at).is_ok());
     letter.ack();
     end(letters).await;
 }
