@@ -1,4 +1,4 @@
-//! What `floodgate check` looks at: can everything be reached, is it what is needed, may it be used.
+//! What `floodgate check` looks at: can everything be reached, and is it set up.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::App;
 use crate::broker::RabbitBroker;
+use crate::config::Server;
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
 
@@ -65,25 +66,25 @@ impl App {
     }
 
     async fn check_broker(&self) -> Result<String> {
-        self.settings.require(&[crate::config::Server::Amqp])?;
+        self.settings.require(&[Server::Amqp])?;
         let broker = RabbitBroker::new(&self.settings)?;
         let version = broker.version().await?;
         broker.check().await.with_context(|| format!("RabbitMQ {version}"))?;
-        Ok(format!("{version}; exchanges and queues are there, and may be used"))
+        Ok(format!("{version}; exchanges and queues are declared"))
     }
 
     async fn check_inventory(&self) -> Result<String> {
-        self.settings.require(&[crate::config::Server::Redis])?;
+        self.settings.require(&[Server::Redis])?;
         let settings = &self.settings;
         let (url, namespace) = (&settings.redis_url, &settings.namespace);
         let inventory = RedisInventory::new(url, namespace, &settings.inventory, 1)?;
         let version = inventory.version().await?;
         inventory.check().await.with_context(|| format!("Redis {version}"))?;
-        Ok(format!("{version}; the scripts may run"))
+        Ok(format!("{version}; the script for hints runs"))
     }
 
     async fn check_ledger(&self) -> Result<String> {
-        self.settings.require(&[crate::config::Server::Database])?;
+        self.settings.require(&[Server::Database])?;
         let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
         let version = ledger.version().await?;
         let missing = async {
@@ -102,7 +103,7 @@ impl App {
             let grants = grants.collect::<Vec<_>>().join("; ");
             bail!("PostgreSQL {version}: a worker may not do all it has to; {grants}");
         }
-        Ok(format!("{version}; the schema is this version's, and may be used"))
+        Ok(format!("{version}; the schema is this version's, with the privileges it needs"))
     }
 
     fn check_verifier(&self) -> Result<String> {

@@ -77,7 +77,7 @@ enum Command {
     /// One process of a design that `compare` compares with
     #[command(hide = true)]
     CompareShop(compare::ShopArgs),
-    /// Look whether everything can be reached, is what is needed, and may be used
+    /// Look whether every server can be reached and is set up
     Check(check::Check),
     /// Look at the settings that are in force
     Config(config::ConfigArgs),

@@ -1,6 +1,7 @@
 //! The inventory on Redis: one script call for each sale of a batch, all in one pipeline.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -98,11 +99,10 @@ impl RedisInventory {
         Ok(info.get("redis_version").unwrap_or_default())
     }
 
-    /// Fails unless the scripts may run: asks and amends nothing, with names that no sale has.
+    /// Fails unless the script for hints runs: it is called for no order, with a name that no sale can have.
     pub async fn check(&self) -> Result<(), InventoryError> {
         let mut connection = self.connection().await?;
-        let keys =
-            ["sale", "deducted", "buyers"].map(|what| format!("{}:{{}}:{what}", self.namespace));
+        let keys = self.keys("");
         let mut call = self.deduct.prepare_invoke();
         for key in &keys {
             call.key(key);
@@ -122,7 +122,7 @@ impl RedisInventory {
         Ok(())
     }
 
-    fn keys(&self, sale: &SaleId) -> Keys {
+    fn keys(&self, sale: &(impl Display + ?Sized)) -> Keys {
         ["sale", "deducted", "buyers"].map(|what| format!("{}:{{{sale}}}:{what}", self.namespace))
     }
 
