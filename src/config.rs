@@ -3,13 +3,15 @@
 mod check;
 mod sources;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::intent::Limits;
 
@@ -130,6 +132,10 @@ pub struct WorkerSettings {
 #[allow(missing_docs)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
+    pub public_url: String,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub cors_origins: Vec<String>,
     pub jwt_secret: SecretString,
     pub jwt_public_key: String,
     pub jwt_issuer: String,
@@ -139,10 +145,30 @@ pub struct ApiSettings {
     request_timeout_ms: u64,
     max_wait_s: u64,
     pub max_in_flight: usize,
+    pub max_in_flight_per_address: usize,
+    pub max_in_flight_per_buyer: usize,
+    pub max_slow_bodies_per_address: usize,
     pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub max_streams: usize,
+    pub max_streams_per_address: usize,
     pub buyer_orders_per_s: NonZeroU32,
     pub buyer_burst: NonZeroU32,
     drain_deadline_s: u64,
+}
+
+/// Networks, or addresses that stand for themselves.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(alone).ok_or_else(|| {
+            D::Error::custom(format!(
+                "{text} is no network; accepted: for example 10.0.0.0/8, 192.0.2.7 or fd00::/8"
+            ))
+        })
+    };
+    texts.iter().map(network).collect()
 }
 
 /// Section `log`.

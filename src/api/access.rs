@@ -8,25 +8,49 @@ use chrono::Utc;
 use super::Shared;
 use super::auth::{ADMIN_SCOPE, Caller, SUBMIT_SCOPE};
 use super::problem::{Kind, Problem};
+use super::shares::Share;
 use crate::order::UserId;
 
 /// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
 /// interface may do everything.
-pub(super) struct Access(Option<Caller>);
+pub(super) struct Access {
+    caller: Option<Caller>,
+    /// What a buyer holds of the requests it may have in flight, this one.
+    _request: Option<Share<UserId>>,
+}
+
+/// An operator. Everybody else is refused before the body of the request is read.
+pub(super) struct Operator;
+
+impl FromRequestParts<Shared> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        let access = Access::from_request_parts(parts, api).await?;
+        match &access.caller {
+            Some(caller) if !caller.admin => Err(lacks(ADMIN_SCOPE, "this")),
+            _ => Ok(Self),
+        }
+    }
+}
 
 impl FromRequestParts<Shared> for Access {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
-        let Some(gate) = &api.gate else { return Ok(Self(None)) };
+        let Some(gate) = &api.gate else { return Ok(Self { caller: None, _request: None }) };
         let mut tokens = parts.headers.get_all(header::AUTHORIZATION).iter();
         let token = tokens.next().map(|value| value.to_str().unwrap_or_default());
         if tokens.next().is_some() {
             return Err(Kind::BadHeader.because("Authorization is given more than once"));
         }
-        gate.verify(token, Utc::now()).map(|caller| Self(Some(caller))).map_err(|refusal| {
+        let caller = gate.verify(token, Utc::now()).map_err(|refusal| {
             Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge())
-        })
+        })?;
+        // A client that acts for many buyers is limited by its address only.
+        let buyer = caller.subject.as_ref().filter(|_| !caller.submit && !caller.admin);
+        let request = buyer.map(|buyer| api.limits.buyer(buyer)).transpose()?;
+        Ok(Self { caller: Some(caller), _request: request })
     }
 }
 
@@ -34,7 +58,7 @@ impl Access {
     /// The buyer of an order: who asks, or, for a service that may order for others, whom it names.
     pub(super) fn buyer(&self, named: Option<String>) -> Result<UserId, Problem> {
         let named = named.map(UserId::parse).transpose()?;
-        let Some(caller) = &self.0 else {
+        let Some(caller) = &self.caller else {
             return named.ok_or_else(|| Kind::Invalid.because("user_id is missing"));
         };
         match (named, caller.subject.as_ref()) {
@@ -51,22 +75,14 @@ impl Access {
     /// Whether the order ids of a sale are this client's to choose: those of clients that act for many
     /// buyers are. An operator without the scope for that is treated as a buyer.
     pub(super) fn chooses_order_ids(&self) -> bool {
-        self.0.as_ref().is_none_or(|caller| caller.submit)
+        self.caller.as_ref().is_none_or(|caller| caller.submit)
     }
 
     /// Whether what is about `user` may be shown.
     pub(super) fn may_see(&self, user: &UserId) -> bool {
-        self.0.as_ref().is_none_or(|caller| {
+        self.caller.as_ref().is_none_or(|caller| {
             caller.admin || caller.submit || caller.subject.as_ref() == Some(user)
         })
-    }
-
-    /// Refuses everybody but operators.
-    pub(super) fn operator(&self) -> Result<(), Problem> {
-        match &self.0 {
-            Some(caller) if !caller.admin => Err(lacks(ADMIN_SCOPE, "this")),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::Html;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::Shared;
-use super::problem::{Body, Kind};
+use super::problem::{Body, Kind, Problem};
 
 /// Ids in paths.
 #[derive(ToSchema)]
@@ -99,25 +99,33 @@ problems! { [];
 }
 
 problems! { EVERYWHERE;
-    OrderProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout NotOpen Closed SoldOut
+    OrderProblems: BadJson Unauthorized Forbidden UnknownSale Timeout NotOpen Closed SoldOut
         TooLarge UnsupportedMediaType Invalid IdempotencyMismatch RateLimited BrokerUnavailable
         LedgerUnavailable;
-    OrderShowProblems: BadHeader Unauthorized NotDecided Invalid LedgerUnavailable;
+    OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;
-    DecisionStreamProblems: BadHeader Unauthorized Forbidden;
-    OpenProblems: BadJson BadHeader Unauthorized Forbidden Timeout SaleDiffers TooLarge
+    DecisionStreamProblems: Unauthorized Forbidden;
+    OpenProblems: BadJson Unauthorized Forbidden Timeout SaleDiffers TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;
-    RestockProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout AdjustmentConflict
+    RestockProblems: BadJson Unauthorized Forbidden UnknownSale Timeout AdjustmentConflict
         TooLarge UnsupportedMediaType Invalid LedgerUnavailable NotTold;
-    VerificationProblems: BadJson BadHeader Unauthorized Forbidden UnknownSale Timeout TooLarge
+    VerificationProblems: BadJson Unauthorized Forbidden UnknownSale Timeout TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;
-    CloseProblems: BadHeader Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
+    CloseProblems: Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
 }
 
 /// What any operation of the API may answer.
-const EVERYWHERE: [Kind; 4] =
-    [Kind::Misdirected, Kind::CrossOrigin, Kind::Overloaded, Kind::NoAnswer];
+const EVERYWHERE: [Kind; 8] = [
+    Kind::BadRequest,
+    Kind::BadHeader,
+    Kind::CrossOrigin,
+    Kind::HeadTooLarge,
+    Kind::Misdirected,
+    Kind::TooManyAtOnce,
+    Kind::Overloaded,
+    Kind::NoAnswer,
+];
 
 fn responses(kinds: impl Iterator<Item = Kind>) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
@@ -224,18 +232,32 @@ pub(super) async fn json(State(api): State<Shared>) -> Json<Value> {
 /// The description as a page, without a script.
 pub(super) async fn page() -> Html<String> {
     let document = described(true);
-    Html(include_str!("page/docs.html").replace("{{operations}}", &operations(&document)).replace(
-        "{{problems}}",
-        &Kind::ALL.iter().fold(String::new(), |mut text, kind| {
-            let (slug, title, meaning) = (kind.slug(), kind.title(), escaped(kind.meaning()));
-            let status = kind.status().as_u16();
-            let _ = write!(
-                text,
-                "<dt id=\"{slug}\"><code>{slug}</code> {status}: {title}</dt><dd>{meaning}</dd>"
-            );
-            text
-        }),
-    ))
+    let problems = Kind::ALL.iter().fold(String::new(), |mut text, kind| {
+        let _ = write!(text, "{}", Explained(*kind));
+        text
+    });
+    let page = include_str!("page/docs.html").replace("{{operations}}", &operations(&document));
+    Html(page.replace("{{problems}}", &problems))
+}
+
+/// What one kind of problem means: the page that its `type` is the address of.
+pub(super) async fn problem(Path(name): Path<String>) -> Result<Html<String>, Problem> {
+    let Some(kind) = Kind::ALL.iter().find(|kind| kind.slug() == name) else {
+        return Err(Kind::NotFound.because("there is no such problem; /docs has all"));
+    };
+    let page = include_str!("page/problem.html").replace("{{title}}", kind.title());
+    Ok(Html(page.replace("{{problem}}", &Explained(*kind).to_string())))
+}
+
+/// A kind of problem as an item of a list in HTML.
+struct Explained(Kind);
+
+impl std::fmt::Display for Explained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (slug, title, meaning) = (self.0.slug(), self.0.title(), escaped(self.0.meaning()));
+        let status = self.0.status().as_u16();
+        write!(f, "<dt id=\"{slug}\"><code>{slug}</code> {status}: {title}</dt><dd>{meaning}</dd>")
+    }
 }
 
 fn operations(document: &Value) -> String {

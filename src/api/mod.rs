@@ -9,38 +9,48 @@
 mod access;
 mod asked;
 pub mod auth;
+mod client;
+mod connection;
 mod docs;
+mod etag;
 mod gather;
 mod health;
+mod limits;
 mod orders;
 mod page;
 pub mod problem;
 mod pulse;
+mod rate;
+mod recent;
 mod replies;
 mod requests;
 mod sales;
 mod server;
+mod shares;
 mod stream;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use governor::DefaultKeyedRateLimiter;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError};
-use crate::config::Settings;
+use crate::config::{ApiSettings, Settings};
 use crate::ledger::Ledger;
 use crate::operations::Operations;
 use crate::watch::SaleWatch;
 use auth::Gate;
 use health::Health;
+use limits::Limits;
 use orders::{Enqueue, Lookup};
+use problem::Problems;
 use pulse::Pulse;
+use rate::Rate;
+use recent::Recent;
 use replies::Replies;
 
 pub use docs::openapi;
@@ -72,10 +82,11 @@ struct State {
     enqueue: Enqueue,
     lookup: Lookup,
     replies: Arc<Replies>,
-    buyers: DefaultKeyedRateLimiter<String>,
+    rate: Rate,
+    recent: Recent,
     pulse: Arc<Pulse>,
     health: Arc<Health>,
-    in_flight: Semaphore,
+    limits: Limits,
     stop: CancellationToken,
 }
 
@@ -96,8 +107,9 @@ impl Api {
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),
             lookup: orders::lookup(ledger.clone()),
-            buyers: orders::buyers(&settings.api),
-            in_flight: Semaphore::new(settings.api.max_in_flight),
+            rate: Rate::of(&settings.api),
+            recent: Recent::default(),
+            limits: Limits::of(&settings.api),
             replies: replies.clone(),
             pulse: pulse.clone(),
             health: health.clone(),
@@ -111,32 +123,53 @@ impl Api {
         let _beside = [
             AbortOnDropHandle::new(tokio::spawn(health.run(broker))),
             AbortOnDropHandle::new(tokio::spawn(pulse.run())),
-            AbortOnDropHandle::new(tokio::spawn(orders::forget_buyers(state.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(rate::forget_buyers(state.clone()))),
         ];
         let receiving = tokio::spawn(replies.run(receiving, stop.clone()));
-        server::serve(listener, routes(state.clone()), &state.settings.api, stop).await;
+        let problems = Arc::new(Problems::of(&public_url(&state.settings.api, &listener)));
+        server::serve(listener, routes(state.clone()), &state.settings.api, problems, stop).await;
         // It ends with `stop`; one that panicked has nothing left to give.
         let _ = receiving.await;
         Ok(())
     }
 }
 
+/// Where clients reach the server: as the settings say, or else where it listens.
+fn public_url(settings: &ApiSettings, listener: &TcpListener) -> String {
+    if !settings.public_url.is_empty() {
+        return settings.public_url.clone();
+    }
+    let address = listener.local_addr().unwrap_or(settings.listen);
+    if address.ip().is_unspecified() {
+        return format!("http://localhost:{}", address.port());
+    }
+    format!("http://{address}")
+}
+
 fn routes(state: Shared) -> Router {
-    let api = Router::new()
-        .route("/v1/sales", get(sales::list).post(sales::open))
-        .route("/v1/sales/{sale_id}", get(sales::show))
-        .route("/v1/sales/{sale_id}/orders", post(orders::post))
-        .route("/v1/sales/{sale_id}/orders/{order_id}", get(orders::show))
+    let operators = Router::new()
+        .route("/v1/sales", post(sales::open))
         .route("/v1/sales/{sale_id}/restock", post(sales::restock))
         .route("/v1/sales/{sale_id}/verification", post(sales::verify))
         .route("/v1/sales/{sale_id}/close", post(sales::close))
-        .route("/v1/sales/{sale_id}/stream", get(stream::sale))
         .route("/v1/decisions/stream", get(stream::decisions))
+        .layer(from_fn_with_state(state.clone(), limits::limited_operators));
+    let everybody = Router::new()
+        .route("/v1/sales", get(sales::list))
+        .route("/v1/sales/{sale_id}", get(sales::show))
+        .route("/v1/sales/{sale_id}/orders", post(orders::post))
+        .route("/v1/sales/{sale_id}/orders/{order_id}", get(orders::show))
+        .route("/v1/sales/{sale_id}/stream", get(stream::sale))
         .route("/openapi.json", get(docs::json))
         .route("/docs", get(docs::page))
+        .route("/problems/{name}", get(docs::problem))
         .merge(page::routes())
-        .fallback(server::not_found);
-    server::layered(api, &state)
+        .fallback(server::not_found)
+        .layer(from_fn_with_state(state.clone(), limits::limited));
+    everybody
+        .merge(operators)
+        .layer(from_fn_with_state(state.clone(), server::for_this_server))
+        .layer(server::cors(&state.settings.api))
         // Asked by orchestrators, which must get an answer also when there is too much to do.
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

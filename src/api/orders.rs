@@ -8,8 +8,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
-use governor::clock::Clock;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -17,11 +15,11 @@ use super::Shared;
 use super::access::Access;
 use super::asked::{Asked, IdOrigin, OrderRequest};
 use super::docs::{OrderProblems, OrderShowProblems};
+use super::etag;
 use super::gather::Gather;
 use super::problem::{Kind, Problem};
 use super::requests::{self, Id, Json, OrderPath};
 use crate::broker::{Broker, BrokerError, Message, Properties};
-use crate::config::ApiSettings;
 use crate::decision::Decision;
 use crate::event::decision_json;
 use crate::intent;
@@ -38,8 +36,6 @@ const LOOKUPS_AT_ONCE: usize = 2;
 const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
 /// How often a client's decision is looked up while its reply has not come.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often buyers who have not ordered lately are forgotten.
-const FORGET_BUYERS_EVERY: Duration = Duration::from_secs(10);
 
 /// An order ready for the queue.
 pub(super) struct Enqueued {
@@ -78,21 +74,6 @@ pub(super) fn lookup(ledger: Arc<dyn Ledger>) -> Lookup {
         let ledger = ledger.clone();
         async move { ledger.decisions(&orders).await }
     })
-}
-
-/// Counts the orders of each buyer.
-pub(super) fn buyers(settings: &ApiSettings) -> DefaultKeyedRateLimiter<String> {
-    let quota = Quota::per_second(settings.buyer_orders_per_s).allow_burst(settings.buyer_burst);
-    RateLimiter::keyed(quota)
-}
-
-/// Forgets buyers who have not ordered lately, for as long as it is polled.
-pub(super) async fn forget_buyers(api: Shared) {
-    loop {
-        tokio::time::sleep(FORGET_BUYERS_EVERY).await;
-        api.buyers.retain_recent();
-        api.buyers.shrink_to_fit();
-    }
 }
 
 /// An order that is in the queue.
@@ -145,6 +126,8 @@ pub(super) struct Accepted<'a> {
         (status = 202, description = "In the queue", body = inline(Accepted<'static>), headers(
             ("Location" = String, description = "Where its decision will be"),
             ("Preference-Applied" = String, description = "The wait that was granted"),
+            ("RateLimit-Policy" = String, description = "Orders that one buyer may post at once, and the seconds after which all of them may be posted again"),
+            ("RateLimit" = String, description = "Orders left to this buyer, and the seconds until all may be posted again"),
         )),
         (status = 200, description = "Decided: as asked for with Prefer, or earlier", body = super::docs::DecisionView),
         OrderProblems,
@@ -173,9 +156,17 @@ pub(super) async fn post(
             }
         }
     }
-    limit_rate(&api, &order)?;
+    let left = match api.rate.count(&order.user_id) {
+        Ok(left) => left,
+        Err((problem, left)) => {
+            let mut response = problem.into_response();
+            left.add_to(response.headers_mut());
+            return Ok(response);
+        }
+    };
     let wait = requests::wait(&headers).map(|wait| wait.min(api.settings.api.max_wait()));
     let mut response = take(&api, &order, wait).await?;
+    left.add_to(response.headers_mut());
     if let Some(wait) = wait {
         let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs()));
         let name = HeaderName::from_static("preference-applied");
@@ -231,6 +222,7 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
     queued
         .map_err(|error| Kind::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;
+    api.recent.taken(order);
     if let (Some(waiting), Some(wait)) = (&mut waiting, wait) {
         let decision = tokio::select! {
             decision = tokio::time::timeout(wait, waiting.decision()) => decision.ok(),
@@ -273,19 +265,6 @@ fn refuse_early(state: &SaleState) -> Result<(), Problem> {
     })
 }
 
-fn limit_rate(api: &Shared, order: &Order) -> Result<(), Problem> {
-    let buyer = order.user_id.to_string();
-    api.buyers.check_key(&buyer).map_err(|until| {
-        let wait = until.wait_time_from(governor::clock::DefaultClock::default().now());
-        let ApiSettings { buyer_orders_per_s, buyer_burst, .. } = &api.settings.api;
-        Kind::RateLimited
-            .because(format!(
-                "accepted: {buyer_orders_per_s} orders a second from one buyer, {buyer_burst} at once"
-            ))
-            .retry_after(wait)
-    })
-}
-
 fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], Bytes::from(body)).into_response()
 }
@@ -300,9 +279,12 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
     params(
         ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
         ("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order's id in this sale"),
+        ("If-None-Match" = Option<String>, Header, nullable = false, description = "The ETag of what the client has"),
     ),
     responses(
-        (status = 200, description = "Decided, for ever", body = super::docs::DecisionView),
+        (status = 200, description = "Decided, for ever", body = super::docs::DecisionView,
+            headers(("ETag" = String, description = "For If-None-Match"))),
+        (status = 304, description = "The client has it, by its If-None-Match"),
         OrderShowProblems,
     )
 )]
@@ -310,16 +292,20 @@ pub(super) async fn show(
     State(api): State<Shared>,
     access: Access,
     OrderPath(order): OrderPath,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let found = api.lookup.ask(order.clone()).await;
     let decision = found
         .map_err(|error| Kind::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;
     // Somebody else's order is as good as none, so that nobody can find out which ids are in use.
-    match decision.filter(|decision| access.may_see(&decision.order.user_id)) {
-        Some(decision) => Ok(json(StatusCode::OK, decision_json(&decision))),
-        None => Err(Kind::NotDecided.because(format!(
-            "order {order} is not decided: it is unknown, still queued, or a dead letter"
-        ))),
+    if let Some(decision) = decision {
+        if access.may_see(&decision.order.user_id) {
+            return Ok(etag::json(decision_json(&decision), &headers));
+        }
+    } else if api.recent.buyer(&order).is_some_and(|buyer| access.may_see(&buyer)) {
+        let detail = format!("order {order} is queued, or a dead letter");
+        return Err(Kind::NotDecided.because(detail));
     }
+    Err(Kind::UnknownOrder.because(format!("order {order} is not known here")))
 }

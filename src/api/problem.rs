@@ -5,12 +5,16 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::broker::BrokerError;
 use crate::ledger::LedgerError;
 use crate::operations::OperationError;
 use crate::order::InvalidId;
 
+/// Where the pages of problems are.
+pub(super) const PAGES: &str = "/problems/";
+const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which it makes sense to try again what failed because something is away or full.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -48,6 +52,8 @@ macro_rules! kinds {
 }
 
 kinds! {
+    BadRequest, "bad-request", BAD_REQUEST, "The request is not HTTP",
+        "What arrived can't be read as a request of HTTP/1.1.";
     BadJson, "bad-json", BAD_REQUEST, "The body is not JSON",
         "The body could not be read as JSON at all. Mend the request; repeating it changes nothing.";
     BadHeader, "bad-header", BAD_REQUEST, "A header can't be read",
@@ -62,12 +68,14 @@ kinds! {
         "The path is not one of this API's.";
     UnknownSale, "unknown-sale", NOT_FOUND, "There is no such sale",
         "No sale has this id. A sale that was just opened is known everywhere within a second or two.";
-    NotDecided, "not-decided", NOT_FOUND, "There is no decision for this order",
-        "The order is unknown, or it still waits for its decision: ask again after Retry-After.";
+    NotDecided, "not-decided", NOT_FOUND, "This order is not decided yet",
+        "This server has taken the order, and it waits for its decision: ask again after Retry-After.";
+    UnknownOrder, "unknown-order", NOT_FOUND, "No such order is known",
+        "There is no decision, and this server has not taken the order lately. If another server or a producer did, it waits for its decision: ask again after Retry-After.";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
         "The header Allow names the methods that the path has.";
     Timeout, "timeout", REQUEST_TIMEOUT, "The request took too long to arrive",
-        "The body did not arrive in time. Nothing was queued.";
+        "The head or the body did not arrive in time. Nothing was queued.";
     NotOpen, "not-open", CONFLICT, "The sale has not opened yet",
         "Order again when the sale has opened. Nothing was queued.";
     Closed, "closed", CONFLICT, "The sale is over",
@@ -80,6 +88,8 @@ kinds! {
         "No unit is left. Nothing was queued. The sale may be restocked.";
     TooLarge, "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
         "The body is larger than api.max_body_bytes.";
+    HeadTooLarge, "head-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large",
+        "The path and the headers together are larger than api.max_header_bytes, or there are more than 64 headers.";
     UnsupportedMediaType, "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON",
         "Send Content-Type: application/json, and no Content-Encoding.";
     Misdirected, "misdirected", MISDIRECTED_REQUEST, "The request is for another host",
@@ -90,6 +100,8 @@ kinds! {
         "The order id or Idempotency-Key stands for an order with other contents. Use a new one for a new order.";
     RateLimited, "rate-limited", TOO_MANY_REQUESTS, "This buyer posts orders too fast",
         "Wait for Retry-After. Nothing was queued.";
+    TooManyAtOnce, "too-many-at-once", TOO_MANY_REQUESTS, "This client has too many requests at once",
+        "Wait until some of them are answered, or end some streams. Nothing was queued. Behind a proxy that api.trusted_proxies does not name, all clients are one.";
     BrokerUnavailable, "broker-unavailable", SERVICE_UNAVAILABLE, "Orders can't be queued for now",
         "The queue is away or takes no messages. Whether this order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
     LedgerUnavailable, "ledger-unavailable", SERVICE_UNAVAILABLE, "The ledger can't be read for now",
@@ -117,9 +129,9 @@ pub struct Problem {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Body<'a> {
-    /// Names the kind; `/docs` explains each
+    /// Names the kind, and is the address of a page that explains it
     #[serde(rename = "type")]
-    #[schema(example = "/docs#sold-out")]
+    #[schema(format = "uri", example = "https://shop.example/problems/sold-out")]
     kind: String,
     /// The kind in words
     #[schema(example = "The sale is sold out")]
@@ -137,7 +149,7 @@ impl Kind {
     /// Whether it comes with `Retry-After`: it passes by itself.
     pub(super) fn retry_after(self) -> bool {
         let passes = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
-        passes.contains(&self.status()) || self == Self::NotDecided
+        passes.contains(&self.status()) || [Self::NotDecided, Self::UnknownOrder].contains(&self)
     }
 
     /// A problem of this kind.
@@ -167,7 +179,7 @@ impl Problem {
     }
 }
 
-/// Answers with the status alone; [`Problem::render`] adds what the path is needed for.
+/// Answers with the status alone; [`Problems`] adds what the path and the server's address are needed for.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();
@@ -176,31 +188,58 @@ impl IntoResponse for Problem {
     }
 }
 
-impl Problem {
-    /// The whole answer to a request for `path`.
-    pub(super) fn render(self, path: &str) -> Response {
-        let Self { kind, detail, retry_after_s, challenge } = self;
-        let status = kind.status();
+/// Writes problems as a server that is known by some address.
+pub(super) struct Problems {
+    /// Where the page of a kind is, up to its slug.
+    types: String,
+}
+
+impl Problems {
+    /// Problems of the server at `public_url`, which may end with a slash.
+    pub(super) fn of(public_url: &str) -> Self {
+        Self { types: format!("{}{PAGES}", public_url.trim_end_matches('/')) }
+    }
+
+    fn body(&self, problem: &Problem, path: &str) -> Vec<u8> {
+        let Problem { kind, detail, .. } = problem;
         let body = Body {
-            kind: format!("/docs#{}", kind.slug()),
+            kind: format!("{}{}", self.types, kind.slug()),
             title: kind.title(),
-            status: status.as_u16(),
-            detail: &detail,
+            status: kind.status().as_u16(),
+            detail,
             instance: path,
         };
-        let body = serde_json::to_vec(&body)
-            .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
-        let mut response = (status, body).into_response();
+        serde_json::to_vec(&body)
+            .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"))
+    }
+
+    /// The whole answer to a request for `path`.
+    pub(super) fn response(&self, problem: Problem, path: &str) -> Response {
+        let mut response = (problem.kind.status(), self.body(&problem, path)).into_response();
         let headers = response.headers_mut();
-        let json = HeaderValue::from_static("application/problem+json");
-        headers.insert(header::CONTENT_TYPE, json);
-        if let Some(seconds) = retry_after_s {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if let Some(seconds) = problem.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some(value) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        if let Some(value) = problem.challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, value);
         }
         response
+    }
+
+    /// The bytes of an answer where there is no request, after which the connection is closed.
+    pub(super) fn closing(&self, problem: &Problem) -> Vec<u8> {
+        let body = self.body(problem, "/");
+        let (status, length) = (problem.kind.status(), body.len());
+        let mut answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\
+             x-request-id: {}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
+             connection: close\r\n\r\n",
+            Uuid::now_v7()
+        )
+        .into_bytes();
+        answer.extend(body);
+        answer
     }
 }
 
@@ -271,7 +310,7 @@ mod tests {
     #[test]
     fn what_may_be_repeated_says_when() {
         for kind in Kind::ALL {
-            let response = kind.because("x").render("/");
+            let response = Problems::of("http://x/").response(kind.because("x"), "/");
             let wants = matches!(response.status().as_u16(), 429 | 503);
             assert!(!wants || response.headers().contains_key(header::RETRY_AFTER), "{kind:?}");
         }

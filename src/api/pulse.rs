@@ -30,6 +30,19 @@ pub(super) struct Totals {
     rejected: u64,
     per_second: f64,
     latency_ms: Option<Latency>,
+    /// Which server counts.
+    #[serde(skip)]
+    since: Uuid,
+    /// How often they were told.
+    #[serde(skip)]
+    number: u64,
+}
+
+impl Totals {
+    /// Names these totals among all of this server and others.
+    pub(super) fn event_id(&self) -> String {
+        format!("{}-{}", self.since, self.number)
+    }
 }
 
 /// Milliseconds from an order's acceptance here to its event, of the latest orders.
@@ -50,7 +63,8 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
-        let (totals, looked_at) = (watch::Sender::default(), tokio::sync::Notify::new());
+        let totals = watch::Sender::new(Totals { since: Uuid::now_v7(), ..Totals::default() });
+        let looked_at = tokio::sync::Notify::new();
         Self { broker, totals, looked_at, timed: Mutex::default() }
     }
 
@@ -121,6 +135,7 @@ impl Pulse {
                     let surplus = latencies.len().saturating_sub(MAX_LATENCIES);
                     latencies.drain(..surplus);
                     totals.latency_ms = latency(&latencies);
+                    totals.number += 1;
                     (since_told, told_at) = (0, Instant::now());
                     self.timed().retain(|_, accepted| accepted.elapsed() < TIMED_FOR);
                     self.totals.send_replace(totals.clone());

@@ -19,6 +19,9 @@ use crate::order::{InvalidId, OrderId, OrderKey, SaleId};
 /// The most characters of an `Idempotency-Key`.
 const MAX_KEY_CHARS: usize = 255;
 
+/// A body that has arrived within this time is not a slow one.
+const AT_ONCE: Duration = Duration::from_millis(250);
+
 /// An id in the path.
 pub(super) struct Id<T>(pub T);
 
@@ -93,6 +96,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Shared) -> Result<Self, Problem> {
+        let client = super::limits::client(&request);
         let (parts, body) = request.into_parts();
         let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         if !content_type.is_some_and(is_json)
@@ -102,7 +106,11 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
                 .because("accepted: Content-Type: application/json, not compressed"));
         }
         let settings = &api.settings.api;
-        let reading = read(body, settings.max_body_bytes);
+        let mut reading = std::pin::pin!(read(body, settings.max_body_bytes));
+        if let Ok(bytes) = tokio::time::timeout(AT_ONCE, &mut reading).await {
+            return parse(&bytes?).map(Self);
+        }
+        let _slow = api.limits.slow_body(client)?;
         match tokio::time::timeout(settings.request_timeout(), reading).await {
             Ok(bytes) => parse(&bytes?).map(Self),
             Err(_) => Err(Kind::Timeout.because("the body did not arrive in time")),

@@ -1,18 +1,19 @@
 //! Showing sales, and what operators do to them.
 
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::access::Access;
+use super::access::Operator;
 use super::docs::{
     CloseProblems, OpenProblems, RestockProblems, SaleListProblems, SaleProblems,
     VerificationProblems,
 };
+use super::etag;
 use super::problem::{Kind, Problem};
 use super::requests::{Id, Json, Whole};
 use crate::event::rfc3339;
@@ -133,16 +134,26 @@ pub(super) async fn list(
 /// Show a sale
 #[utoipa::path(
     get, path = "/v1/sales/{sale_id}", tag = "Sales", operation_id = "showSale",
-    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
-    responses((status = 200, description = "The sale", body = SaleView), SaleProblems),
+    params(
+        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
+        ("If-None-Match" = Option<String>, Header, nullable = false, description = "The ETag of what the client has"),
+    ),
+    responses(
+        (status = 200, description = "The sale", body = SaleView, headers(("ETag" = String, description = "For If-None-Match"))),
+        (status = 304, description = "It has not changed since, by If-None-Match"),
+        SaleProblems,
+    ),
 )]
 pub(super) async fn show(
     State(api): State<Shared>,
     Id(id): Id<SaleId>,
-) -> Result<axum::Json<SaleView>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let state = api.ledger.sales(Some(std::slice::from_ref(&id))).await?.pop();
     let state = state.ok_or_else(|| unknown(&id))?;
-    Ok(axum::Json(SaleView::of(&state, Utc::now())))
+    let view = serde_json::to_vec(&SaleView::of(&state, Utc::now()));
+    let view = view.unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
+    Ok(etag::json(view, &headers))
 }
 
 pub(super) fn unknown(id: &SaleId) -> Problem {
@@ -186,10 +197,9 @@ pub(super) struct OpenRequest {
 )]
 pub(super) async fn open(
     State(api): State<Shared>,
-    access: Access,
+    _: Operator,
     Json(request): Json<OpenRequest>,
 ) -> Result<Response, Problem> {
-    access.operator()?;
     let OpenRequest { sale_id, stock, per_user_limit, opens_at, closes_at, verification } = request;
     let per_user_limit = per_user_limit.map(|Whole(limit)| limit);
     let (id, stock) = (SaleId::parse(sale_id)?, stock.0);
@@ -244,11 +254,10 @@ pub(super) struct RestockRequest {
 )]
 pub(super) async fn restock(
     State(api): State<Shared>,
-    access: Access,
+    _: Operator,
     Id(id): Id<SaleId>,
     Json(RestockRequest { adjustment_id, units: Whole(units) }): Json<RestockRequest>,
 ) -> Result<axum::Json<SaleView>, Problem> {
-    access.operator()?;
     let adjustment_id = AdjustmentId::parse(adjustment_id)?;
     let quantity = Quantity::new(units).ok_or_else(|| {
         let accepted = format!("a whole number from 1 to {}", Quantity::MAX);
@@ -269,10 +278,9 @@ pub(super) async fn restock(
 )]
 pub(super) async fn close(
     State(api): State<Shared>,
-    access: Access,
+    _: Operator,
     Id(id): Id<SaleId>,
 ) -> Result<axum::Json<SaleView>, Problem> {
-    access.operator()?;
     let changed = api.operations.close(&id, Utc::now()).await?;
     answer(&api, &id, changed).await
 }
@@ -300,11 +308,10 @@ pub(super) struct VerificationRequest {
 )]
 pub(super) async fn verify(
     State(api): State<Shared>,
-    access: Access,
+    _: Operator,
     Id(id): Id<SaleId>,
     Json(VerificationRequest { verification }): Json<VerificationRequest>,
 ) -> Result<axum::Json<SaleView>, Problem> {
-    access.operator()?;
     let changed = api.operations.verify(&id, verification).await?;
     if let Changed::Done { state, .. } = &changed {
         warn_of_checks(&api, state);

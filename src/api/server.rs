@@ -1,26 +1,36 @@
 //! Connections, and what holds for every request: limits, host, headers.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tracing::Instrument;
+use uuid::Uuid;
 
 use super::Shared;
-use super::problem::{Kind, Problem};
-use super::requests;
+use super::client::Client;
+use super::connection::Connection;
+use super::limits::{self, SPARE_CONNECTIONS, Spare};
+use super::problem::{Kind, Problem, Problems};
+use super::shares::Shares;
 use crate::config::ApiSettings;
 
 /// How long a client may take over the head of a request.
@@ -29,9 +39,43 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64;
 /// What a request may take beyond the time that its body may take and the calls to servers, so that
 /// whichever of them is slow can be named.
-const SPARE: Duration = Duration::from_secs(1);
+pub(super) const SPARE: Duration = Duration::from_secs(1);
 /// A pause when no connection can be accepted, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Names a request, in its answer and in the log. Many proxies send it.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_REQUEST_ID: usize = 128;
+/// Headers of requests and of answers that pages of other sites may use.
+const ASKED: [&str; 7] = [
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "if-none-match",
+    "last-event-id",
+    "prefer",
+    "x-request-id",
+];
+const ANSWERED: [&str; 9] = [
+    "etag",
+    "location",
+    "preference-applied",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "www-authenticate",
+    "x-request-id",
+    "date",
+];
+/// How long browsers may remember what is allowed.
+const PREFLIGHT_AGE: Duration = Duration::from_mins(10);
+/// What a problem keeps of the answer that it completes.
+const KEPT: [HeaderName; 4] = [
+    header::ALLOW,
+    header::CONNECTION,
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+];
 
 /// What every answer says: the page loads nothing from elsewhere and is shown in no frame.
 const HEADERS: [(HeaderName, HeaderValue); 3] = [
@@ -46,34 +90,70 @@ const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
 
+/// A service that tells each request where it comes from.
+struct Addressed {
+    routes: TowerToHyperService<Router>,
+    peer: IpAddr,
+    trusted: Arc<[IpNet]>,
+    spare: Spare,
+}
+
+impl Service<hyper::Request<Incoming>> for Addressed {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<hyper::Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+        let client = Client::of(self.peer, request.headers(), &self.trusted);
+        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(self.spare);
+        self.routes.call(request)
+    }
+}
+
 /// Accepts connections until `stop`, then lets those that are open finish what they have in hand,
 /// for as long as the settings allow.
 pub(super) async fn serve(
     listener: TcpListener,
     routes: Router,
     settings: &ApiSettings,
+    problems: Arc<Problems>,
     stop: CancellationToken,
 ) {
-    let routes = routes.layer(from_fn(finish));
+    let routes = routes.layer(from_fn_with_state(problems.clone(), finish));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(settings.max_header_bytes);
     let open = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(settings.max_connections));
+    let places = Arc::new(Semaphore::new(settings.max_connections + SPARE_CONNECTIONS));
+    let of_address = Shares::new(settings.max_connections_per_address);
+    let trusted: Arc<[IpNet]> = settings.trusted_proxies.clone().into();
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
             () = stop.cancelled() => break,
         };
-        let Some((stream, place)) = accepted else { continue };
-        let service = TowerToHyperService::new(routes.clone());
-        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
+        let Some((stream, peer, place)) = accepted else { continue };
+        // A trusted proxy has connections for all its clients.
+        let is_proxy = trusted.iter().any(|network| network.contains(&peer));
+        let share = of_address.take(&Client(peer).key());
+        if share.is_none() && !is_proxy {
+            tracing::debug!(%peer, "connection closed: too many from this address");
+            continue;
+        }
+        let spare = Spare(places.available_permits() < SPARE_CONNECTIONS);
+        let (connection, late) = Connection::new(stream, problems.clone());
+        let (routes, trusted) = (TowerToHyperService::new(routes.clone()), trusted.clone());
+        let service = Addressed { routes, peer, trusted, spare };
+        let connection = open.watch(http.serve_connection(TokioIo::new(connection), service));
         tokio::spawn(async move {
-            // A client that breaks off or speaks no HTTP is no business of ours.
-            let _ = connection.await;
-            drop(place);
+            // Otherwise a client has broken off or speaks no HTTP, which is no business of ours.
+            if connection.await.is_err_and(|error| error.is_timeout()) {
+                late.tell();
+            }
+            drop((share, place));
         });
     }
     drop(listener);
@@ -85,13 +165,13 @@ pub(super) async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Answers are small, and each is waited for. Where it can't be set they only come later.
             let _ = stream.set_nodelay(true);
-            Some((stream, place))
+            Some((stream, peer.ip().to_canonical(), place))
         }
         Err(error) => {
             tracing::warn!(%error, "can't accept a connection");
@@ -101,42 +181,38 @@ async fn accept(
     }
 }
 
-/// Puts limits around `routes`.
-pub(super) fn layered(routes: Router<Shared>, state: &Shared) -> Router<Shared> {
-    routes.layer(from_fn_with_state(state.clone(), limited))
-}
-
-/// Refuses what is too much or meant for somebody else, and what takes too long.
-async fn limited(State(api): State<Shared>, request: Request, next: Next) -> Response {
-    match within_limits(&api, request, next).await {
-        Ok(response) => response,
-        Err(problem) => axum::response::IntoResponse::into_response(problem),
-    }
-}
-
-async fn within_limits(api: &Shared, request: Request, next: Next) -> Result<Response, Problem> {
+/// Refuses what is meant for somebody else.
+pub(super) async fn for_this_server(
+    State(api): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 {
         // RFC 9112 section 3.2.
         return Err(Kind::BadHeader.because("Host is given more than once"));
     }
     if api.gate.is_none() {
-        for_this_machine(request.uri(), request.headers())?;
+        for_this_machine(request.uri(), request.headers(), &api.settings.api.cors_origins)?;
     }
-    let Ok(_place) = api.in_flight.try_acquire() else {
-        let limit = api.settings.api.max_in_flight;
-        return Err(Kind::Overloaded.because(format!("more than {limit} requests are in hand")));
-    };
-    let settings = &api.settings.api;
-    let wait = requests::wait(request.headers()).unwrap_or_default().min(settings.max_wait());
-    tokio::time::timeout(settings.request_timeout() + wait + SPARE, next.run(request))
-        .await
-        .map_err(|_| Kind::NoAnswer.because("the server has given the request up"))
+    Ok(next.run(request).await)
+}
+
+/// Lets pages of the sites that the settings name use the API (the Fetch standard, "CORS protocol").
+/// Nothing is to be sent without being asked for, such as a cookie, so no credentials are allowed.
+pub(super) fn cors(settings: &ApiSettings) -> CorsLayer {
+    let origins = settings.cors_origins.iter().filter_map(|origin| origin.parse().ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(ASKED.map(HeaderName::from_static))
+        .expose_headers(ANSWERED.map(HeaderName::from_static))
+        .max_age(PREFLIGHT_AGE)
 }
 
 /// Refuses requests that pages of other sites can make people's browsers send to their own machine,
 /// where without a key everybody may do everything.
-fn for_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+fn for_this_machine(uri: &Uri, headers: &HeaderMap, sites: &[String]) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = uri.authority().map(Authority::as_str).or(text(header::HOST)).unwrap_or_default();
     if !is_loopback(host) {
@@ -144,11 +220,12 @@ fn for_this_machine(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     }
     // Browsers name the page's site whenever it is another one, and with every POST (the Fetch
     // standard, "append a request Origin header"). Nobody else sends it.
-    let foreign = headers.contains_key(header::ORIGIN)
-        && text(header::ORIGIN)
-            .and_then(|origin| origin.strip_prefix("http://"))
-            .is_none_or(|origin| !origin.eq_ignore_ascii_case(host));
-    if foreign {
+    let is_own = |origin: &str| {
+        let name = origin.strip_prefix("http://");
+        name.is_some_and(|name| name.eq_ignore_ascii_case(host))
+            || sites.iter().any(|site| site == origin)
+    };
+    if headers.contains_key(header::ORIGIN) && !text(header::ORIGIN).is_some_and(is_own) {
         return Err(Kind::CrossOrigin.because(format!("accepted: no Origin, or http://{host}")));
     }
     Ok(())
@@ -160,22 +237,45 @@ fn is_loopback(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host().trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Completes answers: problems get their body, and all get the headers that all have.
-async fn finish(request: Request, next: Next) -> Result<Response, Infallible> {
+/// Completes answers: problems get their body, and all get the headers that all have. What is logged
+/// meanwhile names the request.
+async fn finish(
+    State(problems): State<Arc<Problems>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
     let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
+    let id = request_id(request.headers());
+    let client = limits::client(&request);
+    let span = tracing::error_span!("request", request_id = id.to_str().ok(), client = %client.0);
+    let mut response = next.run(request).instrument(span).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let allow = response.headers_mut().remove(header::ALLOW);
-        response = problem.render(&path);
-        response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
+        let kept = KEPT.map(|name| (response.headers_mut().remove(&name), name));
+        response = problems.response(problem, &path);
+        let kept = kept.into_iter().filter_map(|(value, name)| Some((name, value?)));
+        response.headers_mut().extend(kept);
     }
     let headers = response.headers_mut();
     headers.extend(HEADERS);
+    headers.insert(REQUEST_ID, id);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The id that the client, or a proxy, gave the request, if it is one that can stand in a log; else a
+/// new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let accepted = |id: &&HeaderValue| {
+        let characters = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-".contains(byte);
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(characters)
+    };
+    headers.get(REQUEST_ID).filter(accepted).cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&Uuid::now_v7().to_string())
+            .unwrap_or_else(|error| unreachable!("hexadecimal digits: {error}"))
+    })
 }
 
 pub(super) async fn not_found(uri: Uri) -> Problem {
@@ -206,14 +306,19 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("host", HeaderValue::from_static("LocalHost:8080"));
             headers.extend(origin.map(|o| (header::ORIGIN, HeaderValue::from_static(o))));
-            for_this_machine(&Uri::from_static("/"), &headers).err().map(|problem| problem.kind())
+            for_this_machine(&Uri::from_static("/"), &headers, &["https://shop.example".to_owned()])
+                .err()
+                .map(|problem| problem.kind())
         };
-        for good in [None, Some("http://localhost:8080")] {
+        for good in [None, Some("http://localhost:8080"), Some("https://shop.example")] {
             assert_eq!(kind(good), None, "{good:?}");
         }
         for bad in ["null", "", "http://localhost", "http://evil.example:8080", "localhost:8080"] {
             assert_eq!(kind(Some(bad)), Some(Kind::CrossOrigin), "{bad}");
         }
-        assert!(for_this_machine(&Uri::from_static("/"), &HeaderMap::new()).is_err(), "no host");
+        assert!(
+            for_this_machine(&Uri::from_static("/"), &HeaderMap::new(), &[]).is_err(),
+            "no host"
+        );
     }
 }

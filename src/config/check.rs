@@ -120,7 +120,33 @@ impl Settings {
         in_range("api.max_wait_s", api.max_wait_s, 0..=300, "0 to 300")?;
         let million = "1 to 1000000";
         in_range("api.max_in_flight", api.max_in_flight as u64, 1..=1_000_000, million)?;
-        in_range("api.max_connections", api.max_connections as u64, 1..=1_000_000, million)?;
+        for (name, limit) in [
+            ("api.max_in_flight_per_address", api.max_in_flight_per_address),
+            ("api.max_in_flight_per_buyer", api.max_in_flight_per_buyer),
+            ("api.max_slow_bodies_per_address", api.max_slow_bodies_per_address),
+            ("api.max_connections", api.max_connections),
+            ("api.max_connections_per_address", api.max_connections_per_address),
+            ("api.max_streams", api.max_streams),
+            ("api.max_streams_per_address", api.max_streams_per_address),
+        ] {
+            in_range(name, limit as u64, 1..=1_000_000, million)?;
+        }
+        let is_web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        let web = |name, given: &str, accepted| {
+            let given = given.to_owned();
+            Err(InvalidSettings::OutOfRange { name, given, accepted })
+        };
+        if !api.public_url.is_empty() && !is_web(&api.public_url) {
+            return web(
+                "api.public_url",
+                &api.public_url,
+                "an address such as https://shop.example",
+            );
+        }
+        let is_origin = |url: &&String| is_web(url) && url.matches('/').count() == 2;
+        if let Some(other) = api.cors_origins.iter().find(|url| !is_origin(url)) {
+            return web("api.cors_origins", other, "origins such as https://shop.example, no path");
+        }
         in_range("api.drain_deadline_s", api.drain_deadline_s, 1..=3600, "1 to 3600")
     }
 }

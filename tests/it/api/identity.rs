@@ -99,9 +99,9 @@ async fn a_buyer_neither_sees_nor_takes_nor_blocks_the_order_of_another() {
     let (_, theirs) = answer(keyed(&served, "other", "k", 1).header("prefer", "wait=30")).await;
     let id = order_id(&theirs).to_owned();
     let show = |path: &str| served.get(path).bearer_auth(token("me", ""));
-    let taken = refused(show(&format!("{ORDERS}/{id}")), 404, "not-decided").await;
-    let free = refused(show(&format!("{ORDERS}/k-{}", "0".repeat(32))), 404, "not-decided").await;
-    let unknown = refused(show(&format!("/v1/sales/t/orders/{id}")), 404, "not-decided").await;
+    let taken = refused(show(&format!("{ORDERS}/{id}")), 404, "unknown-order").await;
+    let free = refused(show(&format!("{ORDERS}/k-{}", "0".repeat(32))), 404, "unknown-order").await;
+    let unknown = refused(show(&format!("/v1/sales/t/orders/{id}")), 404, "unknown-order").await;
     let text = |detail: &str| detail.split_once(" is ").expect("a sentence").1.to_owned();
     assert_eq!(text(&taken), text(&free), "nothing tells a used id from a free one");
     assert_eq!(text(&taken), text(&unknown));

@@ -50,7 +50,7 @@ async fn a_slow_body_is_not_waited_for() {
         slow.send(beginning).await;
         let (status, text) = slow.answer().await;
         assert_eq!(status, 408, "{text}");
-        assert!(text.contains("/docs#timeout"), "{text}");
+        assert!(text.contains("/problems/timeout"), "{text}");
     }
     let mut broken = Raw::open(&served).await;
     broken.send(format!("{}{{", head(40))).await;

@@ -191,7 +191,7 @@ async fn a_path_that_leads_nowhere_is_refused() {
     refused(served.get(ORDERS), 405, "method-not-allowed").await;
     for (sale, id) in [("s", "never"), ("never", "o")] {
         let path = format!("/v1/sales/{sale}/orders/{id}");
-        let detail = refused(served.get(&path), 404, "not-decided").await;
+        let detail = refused(served.get(&path), 404, "unknown-order").await;
         assert!(detail.contains(&format!("{sale}/{id}")), "{detail}");
     }
     served.stop().await;

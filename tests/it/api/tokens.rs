@@ -140,7 +140,7 @@ async fn a_buyer_orders_for_nobody_else_and_sees_nothing_of_others() {
     let path = format!("{ORDERS}/{}", decision["order_id"].as_str().expect("an id"));
     let show = |token: &str| served.get(&path).bearer_auth(token);
     assert_eq!(answer(show(&mine)).await, (200, decision.clone()));
-    refused(show(&others), 404, "not-decided").await;
+    refused(show(&others), 404, "unknown-order").await;
     for scope in ["floodgate:admin", "floodgate:submit", "read floodgate:submit"] {
         let token = signer.sign(&claims("desk", scope));
         assert_eq!(answer(show(&token)).await, (200, decision.clone()), "{scope}");

@@ -88,5 +88,8 @@ pub async fn json(response: Response) -> Value {
 
 /// The word in the `type` of a problem.
 pub fn problem(body: &Value) -> &str {
-    body["type"].as_str().and_then(|text| text.strip_prefix("/docs#")).expect("a problem")
+    body["type"]
+        .as_str()
+        .and_then(|text| Some(text.split_once("/problems/")?.1))
+        .expect("a problem")
 }
