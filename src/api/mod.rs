@@ -169,7 +169,6 @@ fn routes(state: Shared) -> Router {
     everybody
         .merge(operators)
         .layer(from_fn_with_state(state.clone(), server::for_this_server))
-        .layer(server::cors(&state.settings.api))
         // Asked by orchestrators, which must get an answer also when there is too much to do.
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

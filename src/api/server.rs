@@ -120,7 +120,7 @@ pub(super) async fn serve(
     problems: Arc<Problems>,
     stop: CancellationToken,
 ) {
-    let routes = routes.layer(from_fn_with_state(problems.clone(), finish));
+    let routes = routes.layer(cors(settings)).layer(from_fn_with_state(problems.clone(), finish));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -138,8 +138,8 @@ pub(super) async fn serve(
         let Some((stream, peer, place)) = accepted else { continue };
         // A trusted proxy has connections for all its clients.
         let is_proxy = trusted.iter().any(|network| network.contains(&peer));
-        let share = of_address.take(&Client(peer).key());
-        if share.is_none() && !is_proxy {
+        let held = of_address.take(&Client(peer).key());
+        if held.is_none() && !is_proxy {
             tracing::debug!(%peer, "connection closed: too many from this address");
             continue;
         }
@@ -153,7 +153,7 @@ pub(super) async fn serve(
             if connection.await.is_err_and(|error| error.is_timeout()) {
                 late.tell();
             }
-            drop((share, place));
+            drop((held, place));
         });
     }
     drop(listener);
@@ -200,7 +200,7 @@ pub(super) async fn for_this_server(
 
 /// Lets pages of the sites that the settings name use the API (the Fetch standard, "CORS protocol").
 /// Nothing is to be sent without being asked for, such as a cookie, so no credentials are allowed.
-pub(super) fn cors(settings: &ApiSettings) -> CorsLayer {
+fn cors(settings: &ApiSettings) -> CorsLayer {
     let origins = settings.cors_origins.iter().filter_map(|origin| origin.parse().ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))

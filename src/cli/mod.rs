@@ -108,7 +108,7 @@ impl Cli {
             tracing::debug!(%error, "the limit of open files stays as it is");
         }
         let _fail_points = fail::FailScenario::setup();
-        let ended = self.run_command(&app).await;
+        let ended = Box::pin(self.run_command(&app)).await;
         app.close().await;
         ended
     }
@@ -127,7 +127,7 @@ impl Cli {
             Command::UserService(command) => command.run().await?,
             Command::Bench(command) => command.run(app, self.config).await?,
             Command::BenchRelay(command) => command.run(app).await?,
-            Command::Compare(command) => return command.run(app, self.config).await,
+            Command::Compare(command) => return Box::pin(command.run(app, self.config)).await,
             Command::CompareShop(command) => command.run(app).await?,
             Command::Check(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,

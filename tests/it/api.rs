@@ -1,5 +1,7 @@
 //! The HTTP API, as its clients see it.
 
+mod answers;
+mod doors;
 mod faults;
 mod identity;
 mod limits;

@@ -11,6 +11,8 @@ use crate::harness::{PATIENCE, sale};
 struct Events {
     response: Response,
     text: String,
+    /// The latest event as it was sent.
+    seen: String,
 }
 
 impl Events {
@@ -18,7 +20,7 @@ impl Events {
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         assert_eq!(header(&response, "content-type"), Some("text/event-stream"));
-        Self { response, text: String::new() }
+        Self { response, text: String::new(), seen: String::new() }
     }
 
     /// Name and data of the next event; `None` at the end of the stream.
@@ -32,7 +34,9 @@ impl Events {
                 let (Some(name), Some(data)) = (field("event: "), field("data: ")) else {
                     continue;
                 };
-                return Some((name.to_owned(), serde_json::from_str(data).expect("JSON")));
+                let event_of = (name.to_owned(), serde_json::from_str(data).expect("JSON"));
+                self.seen = format!("{event}\n");
+                return Some(event_of);
             }
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
             let chunk = chunk.expect("an event in time").expect("no break in the stream")?;
@@ -107,5 +111,27 @@ async fn decisions_are_counted_for_all_who_look() {
     for mut events in [first, second] {
         while events.next().await.is_some() {}
     }
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_gets_what_it_has_not() {
+    let stage = stage("comes-back").await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.scratch.app).await;
+    let follow = |last: &str| served.get("/v1/sales/s/stream").header("last-event-id", last);
+    let mut first = Events::of(served.get("/v1/sales/s/stream")).await;
+    first.next().await.expect("an event");
+    assert!(
+        first.seen.contains("id: 1-0\n") && first.seen.contains("retry: 2000\n"),
+        "{}",
+        first.seen
+    );
+    let mut again = Events::of(follow("1-0")).await;
+    let mut late = Events::of(follow("0-7")).await;
+    assert_eq!(late.next().await.expect("an event").1["version"], 1, "not the one it has");
+    assert_eq!(answer(served.post("/v1/sales/s/close", &Value::Null)).await.0, 200);
+    assert_eq!(again.next().await.expect("an event").1["version"], 2, "nothing before the change");
+    served.stop().await;
     stage.remove().await;
 }
