@@ -3,6 +3,7 @@
 mod api;
 mod beside;
 mod buyers;
+mod crowd;
 mod hot;
 mod load;
 mod relay;
@@ -24,6 +25,7 @@ use run::{Latency, Process, Runner};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate bench --orders 100000 --batch 32\n  \
     floodgate bench --api --connections 64\n  \
+    floodgate bench --crowd\n  \
     floodgate bench --hot\n  \
     floodgate bench --verification --workers 4\n\n\
     In each round the queue is filled first, then a worker is started in a process of its own, and the \
@@ -48,11 +50,15 @@ pub(super) struct Bench {
     /// Connections that post orders to the API
     #[arg(long, default_value_t = 64, requires = "api", value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
-    /// Measure the checking of users instead: calls for few units, and a user service that fails
+    /// Measure the HTTP API with 50 connections, alone and beside 500 that send one byte a second and 500
+    /// that hold a stream open
     #[arg(long, conflicts_with_all = ["batch", "api"])]
+    crowd: bool,
+    /// Measure the checking of users instead: calls for few units, and a user service that fails
+    #[arg(long, conflicts_with_all = ["batch", "api", "crowd"])]
     verification: bool,
     /// Measure one sale against 1,000, every order granted, and with and without Redis
-    #[arg(long, conflicts_with_all = ["api", "verification"])]
+    #[arg(long, conflicts_with_all = ["api", "crowd", "verification"])]
     hot: bool,
     /// Workers that check users
     #[arg(long, default_value_t = 1, requires = "verification", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -88,6 +94,7 @@ struct Report {
 enum Measured {
     Path(Report),
     Api(api::Report),
+    Crowd(crowd::Report),
     Verification(Box<verification::Report>),
     Hot(hot::Report),
 }
@@ -105,6 +112,8 @@ impl Bench {
             (Measured::Path(report), false) => print(report),
             (Measured::Api(report), true) => output::json(report),
             (Measured::Api(report), false) => api::print(report),
+            (Measured::Crowd(report), true) => output::json(report),
+            (Measured::Crowd(report), false) => crowd::print(report),
             (Measured::Verification(report), true) => output::json(report),
             (Measured::Verification(report), false) => verification::print(report),
             (Measured::Hot(report), true) => output::json(report),
@@ -120,6 +129,9 @@ impl Bench {
         Ok(if self.api {
             let size = (self.orders, self.rounds, self.connections);
             Measured::Api(api::measure(scratch, config, size).await?)
+        } else if self.crowd {
+            let size = (self.orders, self.rounds);
+            Measured::Crowd(crowd::measure(scratch, config, size).await?)
         } else if self.verification {
             let Self { orders, rounds, workers, outage_s, .. } = *self;
             let size = verification::Size { orders, rounds, workers, outage_s };

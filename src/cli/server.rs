@@ -17,6 +17,13 @@ use crate::app::scratch::Scratch;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Here one address has all clients.
+fn without_limits_by_address(command: &mut Command) {
+    for limited in ["IN_FLIGHT", "CONNECTIONS"] {
+        command.env(format!("FLOODGATE_API__MAX_{limited}_PER_ADDRESS"), "1000000");
+    }
+}
+
 /// A `floodgate up` or `floodgate api`. Killed when dropped.
 pub(super) struct Server {
     command: Command,
@@ -33,11 +40,23 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let mut command = process::floodgate(scratch, config.as_deref())?;
         command.arg("up").env("FLOODGATE_VERIFICATION__URL", users_url);
+        without_limits_by_address(&mut command);
         Self::start(command).await
     }
 
     /// Starts the API alone, and waits until it takes orders.
     pub(super) async fn api(scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Self> {
+        let mut command = process::floodgate(scratch, config.as_deref())?;
+        command.arg("api");
+        without_limits_by_address(&mut command);
+        Self::start(command).await
+    }
+
+    /// Starts the API alone with the limits by address that are configured.
+    pub(super) async fn limited_api(
+        scratch: &Scratch,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let mut command = process::floodgate(scratch, config.as_deref())?;
         command.arg("api");
         Self::start(command).await

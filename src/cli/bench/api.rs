@@ -92,7 +92,7 @@ pub(super) async fn measure(
 }
 
 /// Posts every order of `load`, over so many connections. Returns how long each took.
-async fn post(
+pub(super) async fn post(
     load: Arc<Load>,
     address: SocketAddr,
     connections: u32,
