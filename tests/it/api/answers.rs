@@ -7,6 +7,7 @@ use serde_json::json;
 use super::raw::{Raw, head};
 use super::{header, stage, stage_with, wanted};
 use crate::harness::api::{Served, answer, json as body};
+use crate::harness::process::{bare_floodgate, free_port};
 use crate::harness::sale;
 
 const ORDERS: &str = "/v1/sales/s/orders";
@@ -185,4 +186,33 @@ async fn pages_of_the_sites_that_are_named_may_use_the_api() {
     );
     served.stop().await;
     stage.remove().await;
+}
+
+#[tokio::test]
+async fn what_is_logged_of_a_request_names_it_and_its_client() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let mut command = bare_floodgate(&["up"]);
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut child = command
+        .env("FLOODGATE_EMBEDDED__FILE", folder.path().join("floodgate.db"))
+        .env("FLOODGATE_API__LISTEN", &address)
+        .env("FLOODGATE_API__TRUSTED_PROXIES", "127.0.0.0/8, ::1")
+        .stderr(std::fs::File::create(&log).expect("a file"))
+        .spawn()
+        .expect("floodgate starts");
+    let client = crate::harness::api::client();
+    // Users are to be checked, and nobody does it: that is worth a line.
+    let sale = json!({ "sale_id": "s", "stock": 1, "verification": true });
+    super::until("a sale opened", async || {
+        let open = client.post(format!("http://{address}/v1/sales")).json(&sale);
+        let open = open.header("x-request-id", "trace-me").header("x-forwarded-for", "192.0.2.7");
+        open.send().await.is_ok_and(|answer| answer.status() == 201)
+    })
+    .await;
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let log = std::fs::read_to_string(log).expect("a log");
+    let line = log.lines().find(|line| line.contains("users are to be checked")).expect("a line");
+    assert!(line.contains("trace-me") && line.contains("192.0.2.7"), "{line}");
 }
