@@ -119,8 +119,14 @@ impl App {
         let settings = &self.settings;
         let connections = settings.worker.batches_in_flight + SPARE_REDIS_CONNECTIONS;
         let (url, namespace) = (&settings.redis_url, &settings.namespace);
-        let inventory = RedisInventory::new(url, namespace, &settings.inventory, connections)
-            .context("Redis (FLOODGATE_REDIS_URL)")?;
+        let inventory = RedisInventory::new(
+            url,
+            namespace,
+            &settings.inventory,
+            connections,
+            settings.redis_tls()?,
+        )
+        .context("Redis (FLOODGATE_REDIS_URL)")?;
         Ok(Some(Arc::new(inventory)))
     }
 

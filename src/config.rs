@@ -2,6 +2,7 @@
 
 mod check;
 mod sources;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -17,6 +18,7 @@ use crate::intent::Limits;
 
 pub use check::InvalidSettings;
 pub use sources::{Origin, Shown, Sources};
+pub use tls::{ClientCertificate, Tls};
 
 /// The documented defaults, as they stand in the repository.
 pub const DEFAULTS: &str = include_str!("../config/floodgate.toml");
@@ -30,6 +32,15 @@ pub struct Settings {
     pub amqp_url: SecretString,
     pub redis_url: SecretString,
     pub database_url: SecretString,
+    pub amqp_ca_file: PathBuf,
+    pub amqp_client_cert_file: PathBuf,
+    pub amqp_client_key_file: PathBuf,
+    pub redis_ca_file: PathBuf,
+    pub redis_client_cert_file: PathBuf,
+    pub redis_client_key_file: PathBuf,
+    pub database_ca_file: PathBuf,
+    pub database_client_cert_file: PathBuf,
+    pub database_client_key_file: PathBuf,
     pub embedded: EmbeddedSettings,
     pub intent: IntentSettings,
     pub broker: BrokerSettings,

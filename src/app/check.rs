@@ -77,7 +77,8 @@ impl App {
         self.settings.require(&[Server::Redis])?;
         let settings = &self.settings;
         let (url, namespace) = (&settings.redis_url, &settings.namespace);
-        let inventory = RedisInventory::new(url, namespace, &settings.inventory, 1)?;
+        let inventory =
+            RedisInventory::new(url, namespace, &settings.inventory, 1, settings.redis_tls()?)?;
         let version = inventory.version().await?;
         inventory.check().await.with_context(|| format!("Redis {version}"))?;
         Ok(format!("{version}; the script for hints runs"))

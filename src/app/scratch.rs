@@ -53,7 +53,13 @@ impl Scratch {
             .await
             .context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
         let broker = RabbitBroker::new(&inside)?;
-        let inventory = RedisInventory::new(&inside.redis_url, name, &inside.inventory, 2)?;
+        let inventory = RedisInventory::new(
+            &inside.redis_url,
+            name,
+            &inside.inventory,
+            2,
+            inside.redis_tls()?,
+        )?;
         let ledger = PostgresLedger::new(&inside.database_url, &inside.ledger)?;
         let database_url = inside.database_url.clone();
         let app = App::new(inside);

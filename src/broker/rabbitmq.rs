@@ -20,6 +20,7 @@ use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
     QueueDeleteOptions,
 };
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
@@ -31,7 +32,7 @@ use super::topology::Topology;
 use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply,
 };
-use crate::config::Settings;
+use crate::config::{Settings, Tls};
 use crate::outage::Outage;
 use consumer::Source;
 use publisher::Publisher;
@@ -68,12 +69,14 @@ struct Link {
     bounds: Bounds,
     timeout: Duration,
     outage: Outage,
+    tls: OwnedTLSConfig,
 }
 
 impl RabbitBroker {
     /// The broker that `settings` name. Connects when it is first used, and declares what it needs then.
     pub fn new(settings: &Settings) -> Result<Self, BrokerError> {
         let (url, bounds) = (&settings.amqp_url, Bounds::of(settings));
+        let tls = settings.amqp_tls().map_err(|error| BrokerError::Permanent(error.into()))?;
         let Settings { namespace, broker: settings, .. } = settings;
         // The parser's own message may repeat the URL with its password.
         let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| {
@@ -87,8 +90,14 @@ impl RabbitBroker {
             .connection_timeout
             .get_or_insert(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let topology = Topology::new(namespace);
-        let link =
-            Arc::new(Link { uri, topology, bounds, timeout, outage: Outage::new("RabbitMQ") });
+        let link = Arc::new(Link {
+            uri,
+            topology,
+            bounds,
+            timeout,
+            outage: Outage::new("RabbitMQ"),
+            tls: tls_config(tls),
+        });
         let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
         Ok(Self { link, publisher, replies })
     }
@@ -132,13 +141,25 @@ impl RabbitBroker {
     }
 }
 
+/// What the library is told of TLS.
+fn tls_config(tls: Tls) -> OwnedTLSConfig {
+    let identity = tls.client.map(|client| OwnedIdentity::PKCS8 {
+        pem: client.certificate.into_bytes(),
+        key: client.key.expose_secret().as_bytes().to_vec(),
+    });
+    OwnedTLSConfig { identity, cert_chain: tls.ca }
+}
+
 impl Link {
     /// A new connection, with everything declared that the namespace needs.
     async fn connect(&self, role: &str) -> Result<Connection, BrokerError> {
         let name = format!("floodgate {role}");
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = async {
-            let connection = Connection::connect_uri(self.uri.clone(), properties).await?;
+            let (uri, tls) = (self.uri.clone(), self.tls.clone());
+            let runtime = lapin::runtime::default_runtime()?;
+            let connection =
+                Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
             let channel = connection.create_channel().await?;
             self.declare(&channel).await?;
             channel.close(200, "declared".into()).await?;

@@ -26,6 +26,14 @@ pub enum InvalidSettings {
         /// What it may be.
         accepted: &'static str,
     },
+    /// A file with a certificate or a key can't be used.
+    #[error("settings: {name}: {problem}")]
+    Certificate {
+        /// The setting.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Some servers are configured, and others are not.
     #[error(
         "settings: not set: {missing}. Set them in the environment or a file; for servers to try \
@@ -85,7 +93,8 @@ impl Settings {
         in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
         in_range("worker.drain_deadline_s", self.worker.drain_deadline_s, 1..=3600, "1 to 3600")?;
         self.check_verification()?;
-        self.check_api()
+        self.check_api()?;
+        self.amqp_tls().and(self.redis_tls()).map(drop)
     }
 
     fn check_verification(&self) -> Result<(), InvalidSettings> {

@@ -160,14 +160,15 @@ impl Sources {
                 }
             }
         }
-        let settings: Settings =
-            serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+        let mut settings: Settings = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|error| {
                 let name = error.path().to_string();
                 let problem = error.into_inner().message().to_owned();
                 let origin = self.0.get(&name).map_or(&Origin::Default, |(_, origin)| origin);
                 bad(origin, format!("{name}: {problem}"))
             })?;
         settings.check()?;
+        settings.add_database_tls()?;
         Ok(settings)
     }
 

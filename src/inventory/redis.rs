@@ -12,14 +12,14 @@ use deadpool_redis::{Connection, Manager, Pool, Runtime};
 use futures_util::TryStreamExt;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncCommands, AsyncConnectionConfig, Cmd, IntoConnectionInfo, RedisError, RedisResult, Script,
-    Value,
+    AsyncCommands, AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionInfo,
+    IntoConnectionInfo, RedisError, RedisResult, Script, TlsCertificates, Value,
 };
 use secrecy::{ExposeSecret, SecretString};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Amendment, Inventory, InventoryError};
-use crate::config::InventorySettings;
+use crate::config::{InventorySettings, Tls};
 use crate::decision::Hint;
 use crate::order::{Candidate, Eligibility, Order, SaleId};
 use crate::sale::SaleState;
@@ -37,6 +37,20 @@ pub struct RedisInventory {
 /// hash tag, so that they live in one slot of a cluster.
 type Keys = [String; 3];
 
+/// How to connect to `url`.
+fn secured(url: &str, tls: Tls) -> RedisResult<ConnectionInfo> {
+    let server = url.into_connection_info()?;
+    if tls.ca.is_none() && tls.client.is_none() {
+        return Ok(server);
+    }
+    let client_tls = tls.client.map(|client| ClientTlsConfig {
+        client_cert: client.certificate.into_bytes(),
+        client_key: client.key.expose_secret().as_bytes().to_vec(),
+    });
+    let certificates = TlsCertificates { client_tls, root_cert: tls.ca.map(String::into_bytes) };
+    Ok(Client::build_with_tls(server, certificates)?.get_connection_info().clone())
+}
+
 impl RedisInventory {
     /// An inventory at `url` with up to `connections` connections. Connects when it is first used.
     pub fn new(
@@ -44,12 +58,12 @@ impl RedisInventory {
         namespace: &str,
         settings: &InventorySettings,
         connections: usize,
+        tls: Tls,
     ) -> Result<Self, InventoryError> {
         let timeout = settings.timeout();
         // Requests are small and each waits for its answer: Nagle's algorithm would hold them back.
         let tcp = TcpSettings::default().set_nodelay(true);
-        let server =
-            url.expose_secret().into_connection_info().map_err(unavailable)?.set_tcp_settings(tcp);
+        let server = secured(url.expose_secret(), tls).map_err(unavailable)?.set_tcp_settings(tcp);
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));

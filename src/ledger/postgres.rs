@@ -14,8 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateDatabase, MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{Connection, PgConnection, Postgres};
+use url::Url;
 
 use super::changes::sorted;
 use super::statements;
@@ -74,7 +75,13 @@ impl PostgresLedger {
     /// Brings the database at `url` to this version's schema. Running it again changes nothing.
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
         let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
-        let mut connection = PgConnection::connect_with(&options).await.map_err(classify)?;
+        let mut connection = match PgConnection::connect_with(&options).await {
+            Err(error) if may_do_without_tls(&options, &error) => {
+                PgConnection::connect_with(&options.ssl_mode(PgSslMode::Disable)).await
+            }
+            connected => connected,
+        }
+        .map_err(classify)?;
         MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
             other => permanent(other),
@@ -87,10 +94,11 @@ impl PostgresLedger {
         url: &SecretString,
         name: &str,
     ) -> Result<SecretString, LedgerError> {
-        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
-        let url = options.database(name).to_url_lossy().to_string();
-        Postgres::create_database(&url).await.map_err(classify)?;
-        Ok(url.into())
+        // The library's own way to write a URL loses the paths of certificates.
+        let mut url: Url = url.expose_secret().parse().map_err(permanent)?;
+        url.set_path(name);
+        Postgres::create_database(url.as_str()).await.map_err(classify)?;
+        Ok(url.to_string().into())
     }
 
     /// Drops the database at `url`, whoever is connected to it.
@@ -115,6 +123,7 @@ impl PostgresLedger {
     /// Fails unless the database can be reached, has this version's schema, and keeps what it has
     /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
+        self.choose_tls().await?;
         let (columns, versions, fsync, synchronous): (i64, i64, String, String) = self
             .run(async |db| {
                 let found = sqlx::query_as(
@@ -139,6 +148,19 @@ impl PostgresLedger {
                 );
                 return Err(permanent(problem));
             }
+        }
+        Ok(())
+    }
+
+    /// Connects without TLS from now on, if that is allowed and does not work.
+    async fn choose_tls(&self) -> Result<(), LedgerError> {
+        let options = self.pool.connect_options();
+        let connected = tokio::time::timeout(self.timeout, self.pool.acquire()).await;
+        if let Ok(Err(error)) = connected
+            && may_do_without_tls(&options, &error)
+        {
+            let plain = options.as_ref().clone().ssl_mode(PgSslMode::Disable);
+            self.pool.set_connect_options(plain);
         }
         Ok(())
     }
@@ -189,6 +211,21 @@ impl PostgresLedger {
             }
         }
     }
+}
+
+/// Whether `error` says that TLS failed, for instance because of a certificate that can't be read, and the
+/// connection may be made without: as libpq does it with `sslmode=prefer`, the default.
+fn may_do_without_tls(options: &PgConnectOptions, error: &sqlx::Error) -> bool {
+    let of_tls = match error {
+        sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    };
+    let may = of_tls && matches!(options.get_ssl_mode(), PgSslMode::Prefer);
+    if may {
+        tracing::warn!(%error, "PostgreSQL without TLS, as sslmode=prefer allows: TLS failed");
+    }
+    may
 }
 
 /// What a ledger of version 0.1 has to be told.

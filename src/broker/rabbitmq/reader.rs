@@ -57,7 +57,10 @@ pub(super) struct Taken {
 impl Reader {
     pub(super) async fn connect(link: &Link) -> Result<Self, BrokerError> {
         let runtime = lapin::runtime::default_runtime().map_err(super::sorted)?;
-        let connecting = tokio::time::timeout(link.timeout, link.uri.connect_async(&runtime));
+        let connecting = tokio::time::timeout(
+            link.timeout,
+            link.uri.connect_with_config_async(link.tls.as_ref(), &runtime),
+        );
         let stream = Box::new(connecting.await.map_err(failed)?.map_err(failed)?);
         let (came, server_version, timeout) = (Vec::new(), String::new(), link.timeout);
         let mut reader = Self { stream, came, timeout, frame_max: 0, server_version };
