@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
 
 use crate::api::Api;
-use crate::api::auth::{Gate, Key};
+use crate::api::auth::Gate;
 use crate::broker::{Bounds, Broker, EmbeddedBroker, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
@@ -178,12 +178,7 @@ impl App {
 
     /// What tells who calls the API, if there is a key.
     fn gate(&self) -> Result<Option<Gate>> {
-        let claims = &self.settings.api;
-        let key = Key::from_settings(&claims.jwt_secret, &claims.jwt_public_key)
-            .context("settings: api.jwt_secret and api.jwt_public_key")?;
-        let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());
-        let (issuer, audience) = (wanted(&claims.jwt_issuer), wanted(&claims.jwt_audience));
-        Ok(key.map(|key| Gate::new(&key, issuer, audience)))
+        Gate::from_settings(&self.settings.api).context("settings: api")
     }
 
     /// What operators may do to sales.
@@ -199,8 +194,8 @@ impl App {
         if api.gate.is_none() && !address.ip().is_loopback() {
             bail!(
                 "settings: api.listen is {address}, which others can reach, and no key is configured; \
-                 set FLOODGATE_API__JWT_SECRET or FLOODGATE_API__JWT_PUBLIC_KEY, or listen on \
-                 127.0.0.1"
+                 set FLOODGATE_API__JWT_SECRET, FLOODGATE_API__JWT_PUBLIC_KEY or FLOODGATE_API__JWT_JWKS, \
+                 or listen on 127.0.0.1"
             );
         }
         listen(address)

@@ -149,6 +149,8 @@ pub struct ApiSettings {
     pub cors_origins: Vec<String>,
     pub jwt_secret: SecretString,
     pub jwt_public_key: String,
+    pub jwt_jwks: String,
+    pub jwt_jwks_refresh_s: u32,
     pub jwt_issuer: String,
     pub jwt_audience: String,
     pub max_body_bytes: usize,
@@ -312,6 +314,11 @@ impl ApiSettings {
     /// Longest time for a request.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// How often published keys are read again.
+    pub fn jwks_refresh(&self) -> Duration {
+        Duration::from_secs(self.jwt_jwks_refresh_s.into())
     }
 
     /// Longest wait for a decision.

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use chrono::Utc;
 
 use super::Shared;
-use super::auth::{ADMIN_SCOPE, Caller, SUBMIT_SCOPE};
+use super::auth::{ADMIN_SCOPE, Caller, RETRY_AFTER, Refusal, SUBMIT_SCOPE};
 use super::problem::{Kind, Problem};
 use super::shares::Share;
 use crate::order::UserId;
@@ -44,8 +44,11 @@ impl FromRequestParts<Shared> for Access {
         if tokens.next().is_some() {
             return Err(Kind::BadHeader.because("Authorization is given more than once"));
         }
-        let caller = gate.verify(token, Utc::now()).map_err(|refusal| {
-            Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge())
+        let caller = gate.verify(token, Utc::now()).map_err(|refusal| match refusal {
+            Refusal::NoKeys => {
+                Kind::KeysUnavailable.because(refusal.to_string()).retry_after(RETRY_AFTER)
+            }
+            _ => Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge()),
         })?;
         // A client that acts for many buyers is limited by its address only.
         let buyer = caller.subject.as_ref().filter(|_| !caller.submit && !caller.admin);

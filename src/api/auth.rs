@@ -1,23 +1,35 @@
 //! Who calls: bearer tokens (RFC 6750) that are signed JWTs (RFC 7519).
 //!
-//! The key that is configured decides on the algorithm; a token that names another one is refused.
-//! What a token says of itself is never used to choose how it is verified (RFC 8725 section 3.1).
+//! The key decides on the algorithm; a token that names another one is refused. Where several keys are
+//! published, a token's `kid` says which of them it is, and nothing else that a token says of itself is used
+//! to choose how it is verified (RFC 8725 section 3.1).
 
+mod jwks;
 mod key;
+mod location;
 mod provider;
+mod published;
+mod sign;
+mod token;
+mod verifying;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use secrecy::ExposeSecret;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
 
+pub use jwks::{InvalidKeySet, MAX_KEYS};
 pub use key::{InvalidKey, Key, MIN_SECRET_BYTES};
+pub use location::{InvalidLocation, Unreadable};
+pub use published::KeysUnavailable;
+pub(super) use published::RETRY_AFTER;
+pub use sign::{InvalidPrivateKey, NotSigned, SigningKey};
 
+use crate::config::ApiSettings;
 use crate::order::{InvalidId, UserId};
+use location::Location;
+use published::PublishedKeys;
+use token::{Claims, Header, bearer_token, is_access_token};
+use verifying::VerifyingKey;
 
 /// The longest token that is looked at, in bytes. Servers commonly take no longer header either.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -68,6 +80,15 @@ pub enum Refusal {
     /// The token is a JWT for another use (RFC 8725 section 3.11).
     #[error("the token's typ is neither JWT nor at+jwt")]
     WrongType,
+    /// The token names a key that is not published, or not known yet.
+    #[error("the token's kid is not that of a known key")]
+    UnknownKey,
+    /// The token names no key, and its algorithm is that of none, or of several.
+    #[error("the token has no kid, and its alg is not that of exactly one key")]
+    NoKeyId,
+    /// No key is known yet. No fault of the token.
+    #[error("the keys that tokens are verified with could not be read yet")]
+    NoKeys,
     /// The token was not signed with the key, or changed since.
     #[error("the token's signature does not verify")]
     BadSignature,
@@ -102,38 +123,85 @@ impl Refusal {
     }
 }
 
+/// Why there is no gate as the settings want it.
+#[derive(Debug, thiserror::Error)]
+pub enum NoGate {
+    /// The settings name no usable key.
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
+    /// The settings don't say where the keys are.
+    #[error(transparent)]
+    Location(#[from] InvalidLocation),
+    /// The file that the settings name can't be used.
+    #[error(
+        "{0}; put a JWK Set (RFC 7517) there that this process may read, or set \
+         FLOODGATE_API__JWT_JWKS to another path or to an https:// URL"
+    )]
+    Keys(#[from] KeysUnavailable),
+}
+
 /// Tells who calls, by the token of a request.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    key: DecodingKey,
-    algorithm: &'static str,
-    validation: Validation,
+    keys: Keys,
     issuer: Option<String>,
     audience: Option<String>,
 }
 
+#[derive(Debug, Clone)]
+enum Keys {
+    One(Arc<VerifyingKey>),
+    Published(Arc<PublishedKeys>),
+}
+
 impl Gate {
+    /// The gate that the settings want; `None` when they name no key.
+    pub fn from_settings(settings: &ApiSettings) -> Result<Option<Self>, NoGate> {
+        let key = Key::from_settings(&settings.jwt_secret, &settings.jwt_public_key)?;
+        let location = settings.jwt_jwks.trim();
+        let keys = match (key, location.is_empty()) {
+            (None, true) => return Ok(None),
+            (Some(_), false) => return Err(InvalidKey::Several.into()),
+            (Some(key), true) => Keys::One(Arc::new(VerifyingKey::new(&key))),
+            (None, false) => {
+                let location = Location::parse(location)?;
+                Keys::Published(Arc::new(PublishedKeys::new(location, settings.jwks_refresh())?))
+            }
+        };
+        let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());
+        let (issuer, audience) = (wanted(&settings.jwt_issuer), wanted(&settings.jwt_audience));
+        Ok(Some(Self { keys, issuer, audience }))
+    }
+
     /// A gate that lets tokens pass that are signed with `key`, by `issuer` if one is given.
     ///
     /// With an `audience`, a token's `aud` has to name it. Without, a token that has an `aud` is
     /// refused, as it is meant for somebody else (RFC 7519 section 4.1.3).
     pub fn new(key: &Key, issuer: Option<String>, audience: Option<String>) -> Self {
-        provider::install();
-        let (key, algorithm, name) = match key {
-            Key::Hs256(secret) => {
-                let key = DecodingKey::from_secret(secret.expose_secret().as_bytes());
-                (key, Algorithm::HS256, "HS256")
-            }
-            Key::Ed25519(public) => (DecodingKey::from_ed_der(public), Algorithm::EdDSA, "EdDSA"),
-        };
-        // The library checks form, algorithm and signature. Claims are checked here, because it
-        // takes the time from the system's clock only, and lets claims of a wrong type pass.
-        let mut validation = Validation::new(algorithm);
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        Self { key, algorithm: name, validation, issuer, audience }
+        Self { keys: Keys::One(Arc::new(VerifyingKey::new(key))), issuer, audience }
+    }
+
+    /// Whether there is a key to verify with.
+    pub fn has_keys(&self) -> bool {
+        match &self.keys {
+            Keys::One(_) => true,
+            Keys::Published(keys) => keys.known().is_some(),
+        }
+    }
+
+    /// Reads keys that are published now, and says how many can be used.
+    pub async fn read_keys(&self) -> Result<usize, KeysUnavailable> {
+        match &self.keys {
+            Keys::One(_) => Ok(1),
+            Keys::Published(keys) => Ok(keys.read().await?.names().len()),
+        }
+    }
+
+    /// Keeps keys that are published up to date for as long as it is polled.
+    pub async fn keep_up(self) {
+        if let Keys::Published(keys) = self.keys {
+            keys.keep_up().await;
+        }
     }
 
     /// Tells who calls, by the request's `Authorization`, at the time `now`.
@@ -143,9 +211,20 @@ impl Gate {
         now: DateTime<Utc>,
     ) -> Result<Caller, Refusal> {
         let token = bearer_token(authorization)?;
-        self.check_header(token)?;
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation);
-        let claims = decoded.map_err(|error| self.refusal(error.kind()))?.claims;
+        let header = Header::of(token)?;
+        let claims = match &self.keys {
+            Keys::One(key) => verified(token, &header, key)?,
+            Keys::Published(keys) => {
+                let known = keys.known().ok_or(Refusal::NoKeys)?;
+                let chosen = known.choose(header.kid.as_deref(), &header.alg);
+                let key = chosen.inspect_err(|refusal| {
+                    if *refusal == Refusal::UnknownKey {
+                        keys.want();
+                    }
+                })?;
+                verified(token, &header, key)?
+            }
+        };
         self.check_validity(&claims, now)?;
         let has =
             |scope| [&claims.scope, &claims.scp].into_iter().flatten().any(|s| s.lists(scope));
@@ -154,41 +233,6 @@ impl Gate {
             submit: has(SUBMIT_SCOPE),
             subject: claims.sub.map(UserId::parse).transpose()?,
         })
-    }
-
-    /// Refuses by the header what the library would refuse without saying why, or let pass.
-    fn check_header(&self, token: &str) -> Result<(), Refusal> {
-        let mut parts = token.split('.');
-        let (Some(header), Some(_), Some(_), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Refusal::Malformed("it has not three parts"));
-        };
-        let header =
-            URL_SAFE_NO_PAD.decode(header).map_err(|_| Refusal::Malformed(NOT_BASE64URL))?;
-        let header: Header = serde_json::from_slice(&header)
-            .map_err(|_| Refusal::Malformed("its header is no JSON object with an alg"))?;
-        if header.alg != self.algorithm {
-            return Err(Refusal::WrongAlgorithm { accepted: self.algorithm });
-        }
-        if header.crit {
-            return Err(Refusal::CriticalExtension);
-        }
-        if header.typ.is_some_and(|typ| !is_access_token(&typ)) {
-            return Err(Refusal::WrongType);
-        }
-        Ok(())
-    }
-
-    fn refusal(&self, error: &ErrorKind) -> Refusal {
-        match error {
-            ErrorKind::InvalidSignature => Refusal::BadSignature,
-            ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => {
-                Refusal::WrongAlgorithm { accepted: self.algorithm }
-            }
-            ErrorKind::Base64(_) => Refusal::Malformed(NOT_BASE64URL),
-            _ => Refusal::Malformed("a claim or a header parameter has a value of a wrong type"),
-        }
     }
 
     fn check_validity(&self, claims: &Claims, now: DateTime<Utc>) -> Result<(), Refusal> {
@@ -210,82 +254,19 @@ impl Gate {
     }
 }
 
-const NOT_BASE64URL: &str = "a part is not in base64url without padding";
-
-/// The token of `Authorization: Bearer TOKEN`. The scheme is in any case (RFC 9110 section 11.1),
-/// and followed by one space or more (RFC 6750 section 2.1).
-fn bearer_token(authorization: Option<&str>) -> Result<&str, Refusal> {
-    let authorization = authorization.ok_or(Refusal::Missing)?;
-    let (scheme, rest) = authorization.split_once(' ').unwrap_or((authorization, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refusal::Missing);
+/// What `token` claims, if `key` has signed it. Refuses by the header what the library would refuse
+/// without saying why, or let pass.
+fn verified(token: &str, header: &Header, key: &VerifyingKey) -> Result<Claims, Refusal> {
+    if header.alg != key.algorithm {
+        return Err(Refusal::WrongAlgorithm { accepted: key.algorithm });
     }
-    match rest.trim_matches(' ') {
-        "" => Err(Refusal::Malformed("it is empty")),
-        token if token.len() > MAX_TOKEN_BYTES => Err(Refusal::TooLong),
-        token => Ok(token),
+    if header.crit {
+        return Err(Refusal::CriticalExtension);
     }
-}
-
-/// Whether `typ` is that of a JWT or of an access token (RFC 9068 section 2.1), a media type that
-/// may be without its `application/` (RFC 7515 section 4.1.9).
-fn is_access_token(typ: &str) -> bool {
-    let typ = typ.to_ascii_lowercase();
-    ["jwt", "at+jwt"].contains(&typ.strip_prefix("application/").unwrap_or(&typ))
-}
-
-/// What is looked at of a token's header (RFC 7515 section 4.1).
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    typ: Option<String>,
-    /// Whether it is there, whatever its value.
-    #[serde(default, deserialize_with = "present")]
-    crit: bool,
-}
-
-fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(value).map(|_| true)
-}
-
-/// What is looked at of a token's claims (RFC 7519 section 4.1). Times are seconds since 1970, and
-/// may have a fraction (section 2).
-#[derive(Deserialize)]
-struct Claims {
-    exp: Option<f64>,
-    nbf: Option<f64>,
-    iss: Option<String>,
-    aud: Option<OneOrMore>,
-    sub: Option<String>,
-    /// Space separated (RFC 8693 section 4.2, RFC 9068 section 2.2.3).
-    scope: Option<OneOrMore>,
-    /// What others call it: an array at Okta, space separated at Entra.
-    scp: Option<OneOrMore>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-impl OneOrMore {
-    /// Whether `name` is one of these, or the only one.
-    fn includes(&self, name: &str) -> bool {
-        match self {
-            Self::One(only) => only == name,
-            Self::More(names) => names.iter().any(|n| n == name),
-        }
+    if header.typ.as_ref().is_some_and(|typ| !is_access_token(typ)) {
+        return Err(Refusal::WrongType);
     }
-
-    /// Whether `name` is one of these, where one text may have several, space separated.
-    fn lists(&self, name: &str) -> bool {
-        match self {
-            Self::One(text) => text.split(' ').any(|n| n == name),
-            Self::More(_) => self.includes(name),
-        }
-    }
+    key.claims(token)
 }
 
 #[cfg(test)]

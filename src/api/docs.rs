@@ -95,7 +95,7 @@ macro_rules! problems {
 
 problems! { [];
     LiveProblems: Overloaded;
-    ReadyProblems: Overloaded BrokerUnavailable LedgerUnavailable;
+    ReadyProblems: Overloaded BrokerUnavailable LedgerUnavailable KeysUnavailable;
 }
 
 problems! { EVERYWHERE;
@@ -129,7 +129,11 @@ const EVERYWHERE: [Kind; 8] = [
 
 fn responses(kinds: impl Iterator<Item = Kind>) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
-    for kind in kinds {
+    // Wherever a token is needed, what it is verified with can be missing.
+    let with_token = |kind| {
+        if kind == Kind::Unauthorized { vec![kind, Kind::KeysUnavailable] } else { vec![kind] }
+    };
+    for kind in kinds.flat_map(with_token) {
         by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind);
     }
     by_status.into_iter().map(|(status, kinds)| (status, response(&kinds).into())).collect()
@@ -192,7 +196,9 @@ pub fn openapi() -> Document {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("JWT")
-        .description(Some("HS256 or EdDSA, as configured; `sub` is the buyer"))
+        .description(Some(
+            "HS256, RS256, ES256 or EdDSA, as the configured key is; `sub` is the buyer",
+        ))
         .build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("bearerAuth", SecurityScheme::Http(bearer));

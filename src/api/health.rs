@@ -66,7 +66,7 @@ pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Prob
     }
 }
 
-/// Orders can be taken: not stopping, and broker and ledger answer
+/// Orders can be taken: not stopping, broker and ledger answer, and tokens can be verified
 #[utoipa::path(get, path = "/readyz", tag = "Health", responses(
     (status = 200, description = "Send orders here", content_type = "text/plain", body = String),
     ReadyProblems,
@@ -78,6 +78,8 @@ pub(super) async fn ready(State(api): State<Shared>) -> Result<&'static str, Pro
         Err(Kind::BrokerUnavailable.because("the broker does not answer"))
     } else if api.watch.age() > AWAY_AFTER {
         Err(Kind::LedgerUnavailable.because("the ledger does not answer"))
+    } else if api.gate.as_ref().is_some_and(|gate| !gate.has_keys()) {
+        Err(Kind::KeysUnavailable.because("the keys of tokens could not be read yet"))
     } else {
         Ok("ready\n")
     }

@@ -120,6 +120,8 @@ impl Api {
             gate,
             settings,
         });
+        let _keys =
+            state.gate.clone().map(|gate| AbortOnDropHandle::new(tokio::spawn(gate.keep_up())));
         let _beside = [
             AbortOnDropHandle::new(tokio::spawn(health.run(broker))),
             AbortOnDropHandle::new(tokio::spawn(pulse.run())),

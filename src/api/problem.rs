@@ -106,6 +106,8 @@ kinds! {
         "The queue is away or takes no messages. Whether this order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
     LedgerUnavailable, "ledger-unavailable", SERVICE_UNAVAILABLE, "The ledger can't be read for now",
         "Repeat the request after Retry-After.";
+    KeysUnavailable, "keys-unavailable", SERVICE_UNAVAILABLE, "Tokens can't be verified for now",
+        "The keys at api.jwt_jwks could not be read since the server was started. Repeat the request after Retry-After.";
     Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once",
         "Nothing was queued. Repeat the request after Retry-After.";
     NoAnswer, "no-answer", SERVICE_UNAVAILABLE, "The request could not be answered in time",

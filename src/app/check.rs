@@ -54,9 +54,13 @@ impl App {
                 ),
             ]
         };
-        let (users, tokens) = (self.check_verifier(), self.check_tokens());
+        let (users, tokens) = (self.check_verifier(), self.check_tokens().await);
         findings.push(finding("user service", users, "correct FLOODGATE_VERIFICATION__URL"));
-        findings.push(finding("tokens", tokens, "correct FLOODGATE_API__JWT_SECRET or the key"));
+        findings.push(finding(
+            "tokens",
+            tokens,
+            "correct FLOODGATE_API__JWT_SECRET, FLOODGATE_API__JWT_PUBLIC_KEY or FLOODGATE_API__JWT_JWKS",
+        ));
         findings
     }
 
@@ -114,10 +118,15 @@ impl App {
         })
     }
 
-    fn check_tokens(&self) -> Result<String> {
-        Ok(match self.gate()? {
-            Some(_) => "needed by the API".to_owned(),
-            None => "none; everybody on this machine may order and operate".to_owned(),
+    async fn check_tokens(&self) -> Result<String> {
+        let Some(gate) = self.gate()? else {
+            return Ok("none; everybody on this machine may order and operate".to_owned());
+        };
+        let keys = gate.read_keys().await?;
+        Ok(if self.settings.api.jwt_jwks.is_empty() {
+            "needed by the API".to_owned()
+        } else {
+            format!("needed by the API; usable keys in the set: {keys}")
         })
     }
 }

@@ -16,6 +16,7 @@ mod replay;
 mod sale;
 mod serve;
 mod server;
+mod token;
 mod user_service;
 mod worker;
 
@@ -65,6 +66,8 @@ enum Command {
     Replay(replay::Replay),
     /// Look at messages that could not be decided, send them back or delete them
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Make a token to try the API with
+    Token(token::Token),
     /// Stand in for the user service that is asked before a user may buy, to try floodgate against
     UserService(user_service::Serve),
     /// Measure the whole path against a bare relay on the configured servers
@@ -124,6 +127,7 @@ impl Cli {
             Command::Order(command) => return command.run(app).await,
             Command::Replay(command) => command.run(app).await?,
             Command::DeadLetters(command) => command.run(app).await?,
+            Command::Token(command) => command.run(app)?,
             Command::UserService(command) => command.run().await?,
             Command::Bench(command) => command.run(app, self.config).await?,
             Command::BenchRelay(command) => command.run(app).await?,

@@ -70,6 +70,7 @@ impl Server {
             // Asked by this program alone, whatever is configured for others.
             .env("FLOODGATE_API__JWT_SECRET", "")
             .env("FLOODGATE_API__JWT_PUBLIC_KEY", "")
+            .env("FLOODGATE_API__JWT_JWKS", "")
             .stdout(Stdio::null());
         let child = command.spawn().context("could not start a server")?;
         let mut server = Self { command, child, address };

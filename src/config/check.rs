@@ -121,6 +121,8 @@ impl Settings {
     fn check_api(&self) -> Result<(), InvalidSettings> {
         let hour = HOUR;
         let api = &self.api;
+        let refresh = api.jwt_jwks_refresh_s.into();
+        in_range("api.jwt_jwks_refresh_s", refresh, 1..=86_400, "1 to 86400 (a day)")?;
         let mib = "1024 to 1048576 (1 MiB)";
         in_range("api.max_body_bytes", api.max_body_bytes as u64, 1024..=1 << 20, mib)?;
         let mib = "8192 to 1048576 (1 MiB)";

@@ -4,6 +4,7 @@ mod answers;
 mod doors;
 mod faults;
 mod identity;
+mod keys;
 mod limits;
 mod orders;
 mod raw;
@@ -11,6 +12,7 @@ mod refusals;
 mod sales;
 mod sold_out;
 mod streams;
+mod token_command;
 pub mod tokens;
 
 use std::io::Write;

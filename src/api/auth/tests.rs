@@ -1,11 +1,18 @@
 //! Every way a token can be right or wrong. Tokens are signed with ring, by hand.
 
+mod algorithms;
+mod sets;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
 use proptest::prelude::*;
 use ring::hmac;
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::rand::SystemRandom;
+use ring::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use serde_json::{Value, json};
 
+use super::token::NOT_BASE64URL;
 use super::*;
 
 const SECRET: &str = "a secret that is long enough: 32.";
@@ -17,6 +24,8 @@ const NOW: i64 = 1_800_000_000;
 enum Signer<'a> {
     Hmac(&'a [u8]),
     Ed25519(&'a Ed25519KeyPair),
+    Rsa(&'a RsaKeyPair),
+    Ec(&'a EcdsaKeyPair),
 }
 
 impl Signer<'_> {
@@ -31,6 +40,14 @@ impl Signer<'_> {
                 hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
             }
             Self::Ed25519(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
+            Self::Rsa(pair) => {
+                let (random, mut signature) = (SystemRandom::new(), vec![0; 256]);
+                pair.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature).unwrap();
+                signature
+            }
+            Self::Ec(pair) => {
+                pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap().as_ref().to_vec()
+            }
         };
         format!("{message}.{}", base64(signature))
     }
@@ -327,6 +344,8 @@ fn a_challenge_says_what_is_wrong_in_characters_that_are_allowed() {
         Refusal::WrongAlgorithm { accepted: "HS256" },
         Refusal::CriticalExtension,
         Refusal::WrongType,
+        Refusal::UnknownKey,
+        Refusal::NoKeyId,
         Refusal::BadSignature,
         Refusal::NoExpiry,
         Refusal::NotYet,

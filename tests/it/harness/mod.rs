@@ -5,6 +5,7 @@ pub mod api;
 pub mod browser;
 pub mod check;
 pub mod embedded;
+pub mod issuer;
 pub mod place;
 pub mod process;
 pub mod proxy;
