@@ -21,6 +21,14 @@ pub struct Finding {
     pub remedy: &'static str,
 }
 
+/// The same with another remedy if the server's certificate, or this client's, is not accepted.
+fn secured(mut finding: Finding, remedy: &'static str) -> Finding {
+    if finding.found.as_ref().is_err_and(|error| format!("{error:#}").contains("certificate")) {
+        finding.remedy = remedy;
+    }
+    finding
+}
+
 impl App {
     /// Looks at every part of the deployment. Makes queues and exchanges that are missing, as a worker does
     /// when it starts, and changes nothing else.
@@ -37,20 +45,29 @@ impl App {
             let (broker, inventory, ledger) =
                 tokio::join!(self.check_broker(), self.check_inventory(), self.check_ledger());
             vec![
-                finding(
-                    "RabbitMQ",
-                    broker,
-                    "see that it runs and that FLOODGATE_AMQP_URL is right",
+                secured(
+                    finding(
+                        "RabbitMQ",
+                        broker,
+                        "see that it runs and that FLOODGATE_AMQP_URL is right",
+                    ),
+                    "see FLOODGATE_AMQP_CA_FILE, FLOODGATE_AMQP_CLIENT_CERT_FILE and …_KEY_FILE",
                 ),
-                finding(
-                    "Redis",
-                    inventory,
-                    "see that it runs and that FLOODGATE_REDIS_URL is right",
+                secured(
+                    finding(
+                        "Redis",
+                        inventory,
+                        "see that it runs and that FLOODGATE_REDIS_URL is right",
+                    ),
+                    "see FLOODGATE_REDIS_CA_FILE, FLOODGATE_REDIS_CLIENT_CERT_FILE and …_KEY_FILE",
                 ),
-                finding(
-                    "PostgreSQL",
-                    ledger,
-                    "see that it runs, that FLOODGATE_DATABASE_URL is right, and run: floodgate migrate",
+                secured(
+                    finding(
+                        "PostgreSQL",
+                        ledger,
+                        "see that it runs, that FLOODGATE_DATABASE_URL is right, and run: floodgate migrate",
+                    ),
+                    "see FLOODGATE_DATABASE_CA_FILE, FLOODGATE_DATABASE_CLIENT_CERT_FILE and …_KEY_FILE",
                 ),
             ]
         };

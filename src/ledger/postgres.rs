@@ -123,7 +123,7 @@ impl PostgresLedger {
     /// Fails unless the database can be reached, has this version's schema, and keeps what it has
     /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        self.choose_tls().await?;
+        self.choose_tls().await;
         let (columns, versions, fsync, synchronous): (i64, i64, String, String) = self
             .run(async |db| {
                 let found = sqlx::query_as(
@@ -153,7 +153,7 @@ impl PostgresLedger {
     }
 
     /// Connects without TLS from now on, if that is allowed and does not work.
-    async fn choose_tls(&self) -> Result<(), LedgerError> {
+    async fn choose_tls(&self) {
         let options = self.pool.connect_options();
         let connected = tokio::time::timeout(self.timeout, self.pool.acquire()).await;
         if let Ok(Err(error)) = connected
@@ -162,11 +162,11 @@ impl PostgresLedger {
             let plain = options.as_ref().clone().ssl_mode(PgSslMode::Disable);
             self.pool.set_connect_options(plain);
         }
-        Ok(())
     }
 
     /// The version of the server.
     pub async fn version(&self) -> Result<String, LedgerError> {
+        self.choose_tls().await;
         let version = "select current_setting('server_version')";
         self.run(async |db| sqlx::query_scalar(version).fetch_one(db).await).await
     }

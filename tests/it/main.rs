@@ -17,6 +17,7 @@ mod outages;
 mod page;
 mod poison;
 mod redis_faults;
+mod tls;
 mod undersell;
 mod user_service;
 mod vectors;

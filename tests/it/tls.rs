@@ -1,0 +1,170 @@
+//! Servers that speak TLS only, with certificates of a private CA, and want to know their clients.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use floodgate::ledger::{LedgerError, PostgresLedger};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use crate::harness::process::{PrivatePostgres, bare_floodgate};
+use crate::harness::settings;
+
+/// RabbitMQ, Redis and PostgreSQL of its own; stopped when dropped.
+struct Servers {
+    folder: tempfile::TempDir,
+    variables: HashMap<String, String>,
+}
+
+fn services(folder: &Path, command: &str) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+    let mut services = Command::new(script);
+    services.arg(command).env("SERVICES_DIR", folder).env("TLS", "1").env_remove("SERVERS");
+    services.output().expect("scripts/services runs")
+}
+
+impl Servers {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut servers = Self { folder, variables: HashMap::new() };
+        let up = services(servers.folder.path(), "up");
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        let variables = services(servers.folder.path(), "env").stdout;
+        let variables = String::from_utf8(variables).expect("UTF-8");
+        let words = variables.split_whitespace().filter_map(|word| word.split_once('='));
+        servers.variables =
+            words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        servers
+    }
+
+    /// The binary with settings for these servers, but without the variables that begin with `without`.
+    fn floodgate(&self, arguments: &[&str], without: &str) -> Output {
+        let variables = self.variables.iter();
+        let variables =
+            variables.filter(|(name, _)| without.is_empty() || !name.starts_with(without));
+        let mut command = bare_floodgate(arguments);
+        command.envs(variables).current_dir(self.folder.path());
+        command.output().expect("floodgate runs")
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        if !self.variables.is_empty() || self.folder.path().join("ports").exists() {
+            services(self.folder.path(), "down");
+        }
+    }
+}
+
+/// What `floodgate check --json` says of `what`.
+fn checked(output: &Output, what: &str) -> Value {
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    findings.into_iter().find(|finding| finding["what"] == what).expect("a finding")
+}
+
+#[test]
+fn orders_go_all_the_way_over_tls_with_a_private_ca() {
+    let servers = Servers::start();
+    let migrated = servers.floodgate(&["migrate"], "");
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    let check = servers.floodgate(&["check", "--json"], "");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    let demo = servers.floodgate(&["demo", "--json"], "");
+    assert!(demo.status.success(), "{}", String::from_utf8_lossy(&demo.stderr));
+    for (variable, what) in [("AMQP", "RabbitMQ"), ("REDIS", "Redis"), ("DATABASE", "PostgreSQL")] {
+        // Servers that this machine doesn't trust, and servers that don't trust this client.
+        for missing in ["CA_FILE", "CLIENT_"] {
+            let without = format!("FLOODGATE_{variable}_{missing}");
+            let mut check = servers.floodgate(&["check", "--json"], &without);
+            if variable == "DATABASE" && missing == "CA_FILE" {
+                // Without a CA and without sslmode the server's certificate is not looked at, as with libpq.
+                assert!(check.status.success(), "{check:?}");
+                let url = &servers.variables["FLOODGATE_DATABASE_URL"];
+                let mut command = bare_floodgate(&["check", "--json"]);
+                let rest = servers.variables.iter().filter(|(name, _)| !name.starts_with(&without));
+                let url = format!("{url}?sslmode=verify-full");
+                command.envs(rest).env("FLOODGATE_DATABASE_URL", url);
+                check = command.output().expect("floodgate runs");
+            }
+            assert_eq!(check.status.code(), Some(1), "{without}");
+            let found = checked(&check, what).to_string();
+            assert!(found.contains("failed"), "{without}: {found}");
+            if missing == "CLIENT_" {
+                // With TLS 1.3 a server refuses after the handshake, and may just close.
+                continue;
+            }
+            assert!(found.contains("ertificate"), "{without}: {found}");
+            let setting = format!("FLOODGATE_{variable}_CA_FILE");
+            assert!(found.contains(&setting), "{without}: {found}");
+        }
+    }
+}
+
+#[test]
+fn files_and_urls_that_do_not_go_together_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "nothing").expect("write");
+    let empty = empty.to_str().expect("UTF-8");
+    for (variables, said) in [
+        (&[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", "/never")][..], "amqp_ca_file: can't read"),
+        (&[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", empty)], "has no CERTIFICATE in PEM"),
+        (&[("REDIS_URL", "redis://h"), ("REDIS_CA_FILE", empty)], "begin with rediss://"),
+        (
+            &[("REDIS_URL", "rediss://h"), ("REDIS_CLIENT_CERT_FILE", empty)],
+            "redis_client_key_file is not; accepted: both or none",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://h/d"), ("DATABASE_CLIENT_KEY_FILE", empty)],
+            "database_client_cert_file is not",
+        ),
+    ] {
+        let mut command = bare_floodgate(&["check"]);
+        for (name, value) in variables {
+            command.env(format!("FLOODGATE_{name}"), value);
+        }
+        let output = command.output().expect("floodgate runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+/// A certificate of X.509 version 1 as PostgreSQL's documentation lets people make one, and its key.
+fn old_certificate(folder: &Path) {
+    let script = "openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=old &&
+        openssl x509 -req -in server.csr -signkey server.key -out server.pem && chmod 600 server.key &&
+        if [ \"$(id -u)\" = 0 ]; then chown postgres . server.key server.pem; fi";
+    let made = Command::new("sh").args(["-c", script]).current_dir(folder).output().expect("sh");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_is_no_hindrance_where_none_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    old_certificate(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (certificate, key) = (
+        format!("ssl_cert_file={}", file("server.pem")),
+        format!("ssl_key_file={}", file("server.key")),
+    );
+    let server = PrivatePostgres::start(&["-c", "ssl=on", "-c", &certificate, "-c", &key]);
+    for (mode, works) in [
+        ("", true),
+        ("?sslmode=prefer", true),
+        ("?sslmode=disable", true),
+        ("?sslmode=require", false),
+    ] {
+        let url = SecretString::from(format!("{}{mode}", server.url()));
+        let migrated = PostgresLedger::migrate(&url).await;
+        assert_eq!(migrated.is_ok(), works, "{mode}: {migrated:?}");
+        let ledger = PostgresLedger::new(&url, &settings().ledger).expect("a ledger");
+        match ledger.check().await {
+            Ok(()) => assert!(works, "{mode}"),
+            Err(LedgerError::Transient(error) | LedgerError::Permanent(error)) => {
+                assert!(!works && error.to_string().contains("ertificate"), "{mode}: {error}");
+            }
+        }
+    }
+}
