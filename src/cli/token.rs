@@ -15,8 +15,8 @@ use crate::order::UserId;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     export FLOODGATE_API__JWT_SECRET=$(openssl rand -hex 32)    (for floodgate up, too)\n  \
-    curl -H \"Authorization: Bearer $(floodgate token --sub ada)\" --json '{\"quantity\": 1}' \\\n      \
-    http://127.0.0.1:8080/v1/sales/bottles/orders\n  \
+    curl http://127.0.0.1:8080/v1/sales/bottles/orders -H 'content-type: application/json' \\\n      \
+    -H \"authorization: Bearer $(floodgate token --sub ada)\" -d '{\"quantity\": 1}'\n  \
     floodgate token --private-key key.pem --kid 2026-11 --sub desk --scope floodgate:admin\n\n\
     Signs with api.jwt_secret (HS256), or with the key in FILE: RSA (RS256), EC P-256 (ES256) or Ed25519 \
     (EdDSA). `iss` and `aud` are api.jwt_issuer and api.jwt_audience. Prints the token alone.")]

@@ -38,7 +38,7 @@ pub enum InvalidLocation {
     NoUrl(Box<dyn std::error::Error + Send + Sync>),
     /// There is no certificate to verify a server with.
     #[error("jwt_jwks can't be asked over TLS: {}", root(.0))]
-    NoClient(#[source] reqwest::Error),
+    NoClient(reqwest::Error),
 }
 
 /// Why a set of keys can't be read. Shows no URL, which may hold a password.
@@ -54,7 +54,7 @@ pub enum Unreadable {
     },
     /// No answer came, or none in time.
     #[error("no answer: {}", root(.0))]
-    NoAnswer(#[source] reqwest::Error),
+    NoAnswer(reqwest::Error),
     /// The answer is no success.
     #[error("it answered {0}")]
     Status(StatusCode),
