@@ -60,7 +60,12 @@ fn a_library_is_named_only_where_it_belongs() {
         ("reqwest", &["src/verification/http.rs", "src/api/auth/location.rs"]),
         (
             "rustls",
-            &["src/verification/http.rs", "src/api/auth/location.rs", "src/api/auth/sign.rs"],
+            &[
+                "src/verification/http.rs",
+                "src/api/auth/location.rs",
+                "src/api/auth/sign.rs",
+                "src/api/auth/tests",
+            ],
         ),
         ("backoff", &["src/retry.rs"]),
         ("recloser", &["src/verification/breaker.rs"]),

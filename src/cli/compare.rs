@@ -146,7 +146,7 @@ impl Compare {
         }
         let report = match self.from.split_first() {
             Some((first, more)) => put_together(first, more)?,
-            None => self.measure(app, config).await?,
+            None => Box::pin(self.measure(app, config)).await?,
         };
         if self.json {
             output::json(&report)?;

@@ -1,6 +1,6 @@
 //! Certificates for the connections to servers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -37,7 +37,7 @@ impl Settings {
     pub fn amqp_tls(&self) -> Result<Tls, InvalidSettings> {
         let names = ["amqp_ca_file", "amqp_client_cert_file", "amqp_client_key_file"];
         let paths = [&self.amqp_ca_file, &self.amqp_client_cert_file, &self.amqp_client_key_file];
-        let files = Files { names, paths: paths.map(|path| path.as_path()) };
+        let files = Files { names, paths: paths.map(PathBuf::as_path) };
         files.read(("amqp_url", &self.amqp_url, "amqps://"))
     }
 
@@ -46,7 +46,7 @@ impl Settings {
         let names = ["redis_ca_file", "redis_client_cert_file", "redis_client_key_file"];
         let paths =
             [&self.redis_ca_file, &self.redis_client_cert_file, &self.redis_client_key_file];
-        let files = Files { names, paths: paths.map(|path| path.as_path()) };
+        let files = Files { names, paths: paths.map(PathBuf::as_path) };
         files.read(("redis_url", &self.redis_url, "rediss://"))
     }
 
@@ -59,7 +59,7 @@ impl Settings {
             &self.database_client_cert_file,
             &self.database_client_key_file,
         ];
-        let paths = paths.map(|path| path.as_path());
+        let paths = paths.map(PathBuf::as_path);
         let files = Files { names, paths };
         files.read(("database_url", &self.database_url, "postgres"))?;
         let Ok(mut url) = self.database_url.expose_secret().parse::<Url>() else { return Ok(()) };
