@@ -18,6 +18,7 @@ use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
 use crate::ledger::{Ledger, PostgresLedger, SqliteLedger};
 use crate::operations::Operations;
+use crate::operator_log::{Journal, OperatorLog};
 use crate::sqlite::SqliteFile;
 use crate::verification::{HttpVerifier, Verifier};
 use crate::watch::SaleWatch;
@@ -89,13 +90,34 @@ impl App {
 
     /// The ledger, checked to be there.
     pub async fn ledger(&self) -> Result<Arc<dyn Ledger>> {
+        Ok(self.records().await?.ledger)
+    }
+
+    /// The ledger and the operators' log, which are in one database, checked to be there.
+    pub async fn records(&self) -> Result<Records> {
         if self.settings.is_embedded() {
-            return Ok(self.embedded().await?.ledger.clone());
+            let ledger = self.embedded().await?.ledger.clone();
+            return Ok(Records { ledger: ledger.clone(), operator_log: ledger });
         }
         self.settings.require(&[Server::Database])?;
         let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
         ledger.check().await.context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
-        Ok(Arc::new(ledger))
+        let ledger = Arc::new(ledger);
+        Ok(Records { ledger: ledger.clone(), operator_log: ledger })
+    }
+
+    /// Where acts are written down that need no ledger: in the operators' log, if a database is
+    /// configured. It may be unavailable.
+    pub async fn journal(&self) -> Result<Journal> {
+        let log: Arc<dyn OperatorLog> = if self.settings.is_embedded() {
+            self.embedded().await?.ledger.clone()
+        } else if self.settings.require(&[Server::Database]).is_ok() {
+            let settings = &self.settings;
+            Arc::new(PostgresLedger::new(&settings.database_url, &settings.ledger)?)
+        } else {
+            return Ok(Journal::new(None));
+        };
+        Ok(Journal::new(Some(log)))
     }
 
     /// The broker, checked to be there.
@@ -145,10 +167,10 @@ impl App {
             let file = self.settings.embedded.file.display();
             tracing::warn!(%file, "no server is configured: running embedded");
         }
-        let (broker, inventory, ledger) =
-            (self.broker().await?, self.inventory()?, self.ledger().await?);
-        let watch = SaleWatch::start(ledger.clone(), broker.as_ref()).await?;
-        Ok(Parts { broker, inventory, ledger, verifier: self.verifier()?, watch: Arc::new(watch) })
+        let (broker, inventory, records) =
+            (self.broker().await?, self.inventory()?, self.records().await?);
+        let watch = Arc::new(SaleWatch::start(records.ledger.clone(), broker.as_ref()).await?);
+        Ok(Parts { broker, inventory, records, verifier: self.verifier()?, watch })
     }
 
     /// What checks users, if anything does.
@@ -163,16 +185,17 @@ impl App {
 
     /// A worker.
     pub fn worker(&self, parts: &Parts) -> Worker {
-        let Parts { broker, inventory, ledger, verifier, watch: _ } = parts.clone();
-        let settings = self.settings.clone();
+        let Parts { broker, inventory, records, verifier, watch: _ } = parts.clone();
+        let (ledger, settings) = (records.ledger, self.settings.clone());
         Worker { broker, inventory, ledger, verifier, clock: clock::system(), settings }
     }
 
     /// The HTTP API.
     pub fn api(&self, parts: &Parts) -> Result<Api> {
-        let Parts { broker, ledger, watch, .. } = parts.clone();
+        let Parts { broker, records, watch, .. } = parts.clone();
         let (settings, gate) = (self.settings.clone(), self.gate()?);
-        let operations = Operations { ledger: ledger.clone(), broker: broker.clone() };
+        let ledger = records.ledger.clone();
+        let operations = records.operations(broker.clone());
         Ok(Api { settings, gate, broker, ledger, watch, operations })
     }
 
@@ -184,7 +207,8 @@ impl App {
     /// What operators may do to sales.
     pub async fn operations(&self) -> Result<Operations> {
         self.require_all()?;
-        Ok(Operations { ledger: self.ledger().await?, broker: self.broker().await? })
+        let records = self.records().await?;
+        Ok(records.operations(self.broker().await?))
     }
 
     /// Where the API is to listen. Without a key it answers everybody, so then it must be where only
@@ -214,13 +238,34 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// What is kept in the database.
+#[derive(Clone)]
+pub struct Records {
+    /// The ledger.
+    pub ledger: Arc<dyn Ledger>,
+    /// The operators' log.
+    pub operator_log: Arc<dyn OperatorLog>,
+}
+
+impl Records {
+    /// Where to write down what operators do.
+    pub fn journal(&self) -> Journal {
+        Journal::new(Some(self.operator_log.clone()))
+    }
+
+    fn operations(self, broker: Arc<dyn Broker>) -> Operations {
+        let journal = self.journal();
+        Operations { ledger: self.ledger, broker, journal }
+    }
+}
+
 /// The ports, each with its adapter, and what they have in common in one process.
 #[derive(Clone)]
 #[allow(missing_docs)]
 pub struct Parts {
     pub broker: Arc<dyn Broker>,
     pub inventory: Option<Arc<dyn Inventory>>,
-    pub ledger: Arc<dyn Ledger>,
+    pub records: Records,
     pub verifier: Option<Arc<dyn Verifier>>,
     pub watch: Arc<SaleWatch>,
 }

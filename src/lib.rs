@@ -12,7 +12,7 @@
 //! 8. [`event`] is what subscribers get to know of it, through the broker again.
 //!
 //! Beside the path, [`watch`] is what a process knows of sales, and [`operations`] what operators do
-//! to them. Around all of it: [`cli`] is what people call, [`app`] puts the parts together as
+//! to them, which [`operator_log`] keeps. Around all of it: [`cli`] is what people call, [`app`] puts the parts together as
 //! [`config`] says, [`digest`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the
 //! file of an embedded deployment, [`user_service`] stands in for a shop's own, [`compare`] has other designs to
 //! measure against, [`fault`] is for tests.
@@ -35,6 +35,7 @@ pub mod intent;
 pub mod inventory;
 pub mod ledger;
 pub mod operations;
+pub mod operator_log;
 pub mod order;
 pub mod outage;
 pub mod retry;

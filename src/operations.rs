@@ -1,4 +1,5 @@
-//! What operators do to a running sale.
+//! What operators do to a running sale. What changed something is in the operators' log, before they are
+//! answered.
 
 use std::sync::Arc;
 
@@ -6,9 +7,12 @@ use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::announce::{AnnounceError, announce};
 use crate::broker::Broker;
+use crate::event::rfc3339;
 use crate::fault::crash_point;
-use crate::ledger::{Change, Changed, Ledger, LedgerError};
+use crate::ledger::{Change, Changed, Ledger, LedgerError, Opening};
+use crate::operator_log::{Action, Entry, Journal, Operator};
 use crate::order::{AdjustmentId, Quantity, SaleId};
+use crate::sale::Sale;
 
 /// Changes sales in the ledger, and tells subscribers. The inventory learns of a change by the first hint
 /// that the ledger overrules.
@@ -18,6 +22,8 @@ pub struct Operations {
     pub ledger: Arc<dyn Ledger>,
     /// Where subscribers are told.
     pub broker: Arc<dyn Broker>,
+    /// Where it is written down who did what.
+    pub journal: Journal,
 }
 
 /// Why a change isn't done, or not wholly.
@@ -35,40 +41,146 @@ impl Operations {
     /// Puts `units` more on offer, once for each adjustment id.
     pub async fn restock(
         &self,
+        by: &Operator,
         sale: &SaleId,
         adjustment_id: AdjustmentId,
         units: Quantity,
         now: DateTime<Utc>,
     ) -> Result<Changed, OperationError> {
         let at = now.trunc_subsecs(3);
-        self.change(sale, Change::Restock { adjustment_id, units, at }).await
+        self.change(by, sale, Change::Restock { adjustment_id, units, at }).await
     }
 
     /// Ends a sale for orders submitted from now on. Earlier ones that wait are still decided as
     /// they would have been.
     pub async fn close(
         &self,
+        by: &Operator,
         sale: &SaleId,
         now: DateTime<Utc>,
     ) -> Result<Changed, OperationError> {
-        self.change(sale, Change::Close { at: now.trunc_subsecs(3) }).await
+        self.change(by, sale, Change::Close { at: now.trunc_subsecs(3) }).await
     }
 
     /// Has the users of a sale checked before they get a unit, or sells to them without checks. No
     /// event tells of it: subscribers count units, and none moves; every process reads the sales in
     /// use each second. Switched off, orders that wait for the user service to come back are sold
     /// when they are next taken up; a check that is under way still counts.
-    pub async fn verify(&self, sale: &SaleId, on: bool) -> Result<Changed, OperationError> {
-        self.change(sale, Change::Verify { on }).await
+    pub async fn verify(
+        &self,
+        by: &Operator,
+        sale: &SaleId,
+        on: bool,
+    ) -> Result<Changed, OperationError> {
+        self.change(by, sale, Change::Verify { on }).await
     }
 
-    async fn change(&self, sale: &SaleId, change: Change) -> Result<Changed, OperationError> {
-        let changed = self.ledger.change(sale, &change).await?;
+    async fn change(
+        &self,
+        by: &Operator,
+        sale: &SaleId,
+        change: Change,
+    ) -> Result<Changed, OperationError> {
+        let (operations, by, sale) = (self.clone(), by.clone(), sale.clone());
+        to_its_end(async move { operations.changed(&by, &sale, &change).await }).await
+    }
+
+    async fn changed(
+        &self,
+        by: &Operator,
+        sale: &SaleId,
+        change: &Change,
+    ) -> Result<Changed, OperationError> {
+        let changed = self.ledger.change(sale, change).await;
         crash_point("changed");
+        let entry = became(change, &changed)
+            .map(|detail| Entry::new(by, action(change), Some(sale.clone()), &detail));
+        self.journal.record(entry.as_slice()).await;
+        let changed = changed?;
         if let Changed::Done { restock: Some(_), .. } = &changed {
             let announced = announce(self.ledger.as_ref(), self.broker.as_ref()).await;
             announced.map_err(OperationError::NotTold)?;
         }
         Ok(changed)
     }
+}
+
+/// Opens sales in `ledger`, and writes down which are new.
+pub async fn open(
+    ledger: Arc<dyn Ledger>,
+    journal: Journal,
+    by: &Operator,
+    sales: &[Sale],
+) -> Result<Vec<Opening>, LedgerError> {
+    let (by, sales) = (by.clone(), sales.to_vec());
+    to_its_end(async move {
+        let openings = ledger.open(&sales).await;
+        let opened = |(n, sale)| {
+            let detail = match &openings {
+                Ok(openings) => (openings.get(n) == Some(&Opening::Opened)).then(|| in_words(sale)),
+                Err(error) => unknown(&in_words(sale), error),
+            }?;
+            Some(Entry::new(&by, Action::Opened, Some(sale.id.clone()), &detail))
+        };
+        let entries: Vec<Entry> = sales.iter().enumerate().filter_map(opened).collect();
+        journal.record(&entries).await;
+        openings
+    })
+    .await
+}
+
+/// Runs an act to its end, also when nobody waits for it any more: a client that hangs up must not leave
+/// an act without its entry.
+async fn to_its_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(act).await.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and this task with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+fn action(change: &Change) -> Action {
+    match change {
+        Change::Restock { .. } => Action::Restocked,
+        Change::Close { .. } => Action::Closed,
+        Change::Verify { .. } => Action::VerificationSwitched,
+    }
+}
+
+/// What a change came to, if it has changed the sale, or may have.
+fn became(change: &Change, changed: &Result<Changed, LedgerError>) -> Option<String> {
+    let wanted = match change {
+        Change::Restock { adjustment_id, units, .. } => {
+            format!("{} units, adjustment {adjustment_id}", units.get())
+        }
+        Change::Close { at } => format!("at {}", rfc3339(*at)),
+        Change::Verify { on } => if *on { "on" } else { "off" }.to_owned(),
+    };
+    match changed {
+        Ok(Changed::Done { state, is_new: true, .. }) => Some(match change {
+            Change::Restock { .. } => format!("{wanted}, stock {}", state.sale.stock),
+            _ => wanted,
+        }),
+        Ok(_) => None,
+        Err(error) => unknown(&wanted, error),
+    }
+}
+
+/// What to write down of an act that has failed: nothing, unless it may be done all the same.
+fn unknown(wanted: &str, error: &LedgerError) -> Option<String> {
+    error.is_transient().then(|| format!("{wanted}; not known whether it is done: {error}"))
+}
+
+/// How a sale was opened.
+fn in_words(sale: &Sale) -> String {
+    let Sale { stock, per_user_limit, opens_at, closes_at, verification, .. } = sale;
+    let parts = [
+        Some(format!("stock {stock}")),
+        per_user_limit.map(|limit| format!("limit {limit}")),
+        opens_at.map(|at| format!("opens {}", rfc3339(at))),
+        closes_at.map(|at| format!("closes {}", rfc3339(at))),
+        verification.then(|| "users are checked".to_owned()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

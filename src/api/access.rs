@@ -6,10 +6,13 @@ use axum::http::request::Parts;
 use chrono::Utc;
 
 use super::Shared;
-use super::auth::{ADMIN_SCOPE, Caller, RETRY_AFTER, Refusal, SUBMIT_SCOPE};
+use super::auth::{self, ADMIN_SCOPE, Caller, RETRY_AFTER, SUBMIT_SCOPE};
+use super::client::Client;
 use super::problem::{Kind, Problem};
+use super::server::REQUEST_ID;
 use super::shares::Share;
-use crate::order::UserId;
+use crate::operator_log::{Action, Operator, Refusal};
+use crate::order::{SaleId, UserId};
 
 /// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
 /// interface may do everything.
@@ -19,19 +22,57 @@ pub(super) struct Access {
     _request: Option<Share<UserId>>,
 }
 
-/// An operator. Everybody else is refused before the body of the request is read.
-pub(super) struct Operator;
+/// An operator, as the operators' log names one. Everybody else is refused before the body of the request is
+/// read.
+pub(super) struct AsOperator(pub Operator);
 
-impl FromRequestParts<Shared> for Operator {
+impl FromRequestParts<Shared> for AsOperator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
-        let access = Access::from_request_parts(parts, api).await?;
-        match &access.caller {
-            Some(caller) if !caller.admin => Err(lacks(ADMIN_SCOPE, "this")),
-            _ => Ok(Self),
+        let Access { caller, .. } = Access::from_request_parts(parts, api).await?;
+        let is_operator = caller.as_ref().is_none_or(|caller| caller.admin);
+        let actor = match caller {
+            None => "anybody on this machine".to_owned(),
+            Some(Caller { subject: Some(subject), .. }) => subject.to_string(),
+            Some(Caller { admin: true, .. }) => format!("scope {ADMIN_SCOPE} without sub"),
+            Some(_) => "token without sub".to_owned(),
+        };
+        let (origin, request_id) = (origin(parts), request_id(parts));
+        if is_operator {
+            return Ok(Self(Operator { actor, origin, request_id }));
         }
+        if let Some((action, sale_id)) = attempted(parts.uri.path()) {
+            let reason = format!("the token lacks the scope {ADMIN_SCOPE}");
+            api.refusals.count(Refusal { actor, origin, action, sale_id, reason }, request_id);
+        }
+        Err(lacks(ADMIN_SCOPE, "this"))
     }
+}
+
+/// The act that a request to an operator's path asks for, and the sale it is about.
+fn attempted(path: &str) -> Option<(Action, Option<SaleId>)> {
+    let mut words = path.strip_prefix("/v1/sales")?.split('/').skip(1);
+    let sale_id = words.next().and_then(|id| SaleId::parse(id).ok());
+    let action = match words.next() {
+        None => Action::Opened,
+        Some("restock") => Action::Restocked,
+        Some("verification") => Action::VerificationSwitched,
+        Some("close") => Action::Closed,
+        Some(_) => return None,
+    };
+    Some((action, sale_id))
+}
+
+/// Where the request comes from.
+fn origin(parts: &Parts) -> String {
+    let client = parts.extensions.get::<Client>();
+    client.map_or_else(|| "unknown".to_owned(), |client| client.0.to_string())
+}
+
+/// What the answer calls the request.
+fn request_id(parts: &Parts) -> Option<String> {
+    parts.headers.get(REQUEST_ID)?.to_str().ok().map(str::to_owned)
 }
 
 impl FromRequestParts<Shared> for Access {
@@ -44,17 +85,32 @@ impl FromRequestParts<Shared> for Access {
         if tokens.next().is_some() {
             return Err(Kind::BadHeader.because("Authorization is given more than once"));
         }
-        let caller = gate.verify(token, Utc::now()).map_err(|refusal| match refusal {
-            Refusal::NoKeys => {
-                Kind::KeysUnavailable.because(refusal.to_string()).retry_after(RETRY_AFTER)
-            }
-            _ => Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge()),
-        })?;
+        let caller = gate
+            .verify(token, Utc::now())
+            .map_err(|refusal| refused_token(api, parts, &refusal))?;
         // A client that acts for many buyers is limited by its address only.
         let buyer = caller.subject.as_ref().filter(|_| !caller.submit && !caller.admin);
         let request = buyer.map(|buyer| api.limits.buyer(buyer)).transpose()?;
         Ok(Self { caller: Some(caller), _request: request })
     }
+}
+
+/// The answer to a request whose token is not accepted. One that has a token is counted for the operators' log.
+fn refused_token(api: &Shared, parts: &Parts, refusal: &auth::Refusal) -> Problem {
+    if *refusal == auth::Refusal::NoKeys {
+        return Kind::KeysUnavailable.because(refusal.to_string()).retry_after(RETRY_AFTER);
+    }
+    if *refusal != auth::Refusal::Missing {
+        let counted = Refusal {
+            actor: "unknown".to_owned(),
+            origin: origin(parts),
+            action: Action::TokenRefused,
+            sale_id: None,
+            reason: refusal.to_string(),
+        };
+        api.refusals.count(counted, request_id(parts));
+    }
+    Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge())
 }
 
 impl Access {

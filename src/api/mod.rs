@@ -42,6 +42,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::config::{ApiSettings, Settings};
 use crate::ledger::Ledger;
 use crate::operations::Operations;
+use crate::operator_log::Refusals;
 use crate::watch::SaleWatch;
 use auth::Gate;
 use health::Health;
@@ -79,6 +80,7 @@ struct State {
     ledger: Arc<dyn Ledger>,
     watch: Arc<SaleWatch>,
     operations: Operations,
+    refusals: Arc<Refusals>,
     enqueue: Enqueue,
     lookup: Lookup,
     replies: Arc<Replies>,
@@ -104,6 +106,7 @@ impl Api {
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
         let pulse = Arc::new(Pulse::new(broker.clone()));
+        let refusals = Arc::new(Refusals::new(operations.journal.clone()));
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),
             lookup: orders::lookup(ledger.clone()),
@@ -112,6 +115,7 @@ impl Api {
             limits: Limits::of(&settings.api),
             replies: replies.clone(),
             pulse: pulse.clone(),
+            refusals: refusals.clone(),
             health: health.clone(),
             stop: stop.clone(),
             ledger,
@@ -128,10 +132,17 @@ impl Api {
             AbortOnDropHandle::new(tokio::spawn(rate::forget_buyers(state.clone()))),
         ];
         let receiving = tokio::spawn(replies.run(receiving, stop.clone()));
+        let answered = CancellationToken::new();
+        let recording = tokio::spawn({
+            let answered = answered.clone();
+            async move { refusals.run(answered).await }
+        });
         let problems = Arc::new(Problems::of(&public_url(&state.settings.api, &listener)));
         server::serve(listener, routes(state.clone()), &state.settings.api, problems, stop).await;
-        // It ends with `stop`; one that panicked has nothing left to give.
-        let _ = receiving.await;
+        // Only now is nothing refused any more.
+        answered.cancel();
+        // They end with their tokens; one that panicked has nothing left to give.
+        let _ = tokio::join!(receiving, recording);
         Ok(())
     }
 }

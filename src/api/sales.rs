@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::access::Operator;
+use super::access::AsOperator;
 use super::docs::{
     CloseProblems, OpenProblems, RestockProblems, SaleListProblems, SaleProblems,
     VerificationProblems,
@@ -18,6 +18,7 @@ use super::problem::{Kind, Problem};
 use super::requests::{Id, Json, Whole};
 use crate::event::rfc3339;
 use crate::ledger::{Changed, Opening};
+use crate::operations;
 use crate::order::{AdjustmentId, Quantity, SaleId};
 use crate::sale::{Sale, SaleState, StockTooLarge};
 use crate::verification::NO_USER_SERVICE;
@@ -197,15 +198,17 @@ pub(super) struct OpenRequest {
 )]
 pub(super) async fn open(
     State(api): State<Shared>,
-    _: Operator,
+    AsOperator(by): AsOperator,
     Json(request): Json<OpenRequest>,
 ) -> Result<Response, Problem> {
     let OpenRequest { sale_id, stock, per_user_limit, opens_at, closes_at, verification } = request;
+    let sale_id = SaleId::parse(sale_id);
     let per_user_limit = per_user_limit.map(|Whole(limit)| limit);
-    let (id, stock) = (SaleId::parse(sale_id)?, stock.0);
+    let (id, stock) = (sale_id?, stock.0);
     let sale = Sale { id: id.clone(), stock, per_user_limit, opens_at, closes_at, verification };
     sale.check().map_err(|invalid| Kind::Invalid.because(invalid.to_string()))?;
-    let opening = api.ledger.open(std::slice::from_ref(&sale)).await?.pop();
+    let (ledger, journal) = (api.ledger.clone(), api.operations.journal.clone());
+    let opening = operations::open(ledger, journal, &by, std::slice::from_ref(&sale)).await?.pop();
     if let Some(Opening::Differs(state)) = opening {
         let detail = format!(
             "sale {id} is open with a stock of {}, of which {} are sold; it stays as it is",
@@ -254,7 +257,7 @@ pub(super) struct RestockRequest {
 )]
 pub(super) async fn restock(
     State(api): State<Shared>,
-    _: Operator,
+    AsOperator(by): AsOperator,
     Id(id): Id<SaleId>,
     Json(RestockRequest { adjustment_id, units: Whole(units) }): Json<RestockRequest>,
 ) -> Result<axum::Json<SaleView>, Problem> {
@@ -263,7 +266,7 @@ pub(super) async fn restock(
         let accepted = format!("a whole number from 1 to {}", Quantity::MAX);
         Kind::Invalid.because(format!("units is {units}; accepted: {accepted}"))
     })?;
-    let changed = api.operations.restock(&id, adjustment_id, quantity, Utc::now()).await?;
+    let changed = api.operations.restock(&by, &id, adjustment_id, quantity, Utc::now()).await?;
     answer(&api, &id, changed).await
 }
 
@@ -278,10 +281,10 @@ pub(super) async fn restock(
 )]
 pub(super) async fn close(
     State(api): State<Shared>,
-    _: Operator,
+    AsOperator(by): AsOperator,
     Id(id): Id<SaleId>,
 ) -> Result<axum::Json<SaleView>, Problem> {
-    let changed = api.operations.close(&id, Utc::now()).await?;
+    let changed = api.operations.close(&by, &id, Utc::now()).await?;
     answer(&api, &id, changed).await
 }
 
@@ -308,11 +311,11 @@ pub(super) struct VerificationRequest {
 )]
 pub(super) async fn verify(
     State(api): State<Shared>,
-    _: Operator,
+    AsOperator(by): AsOperator,
     Id(id): Id<SaleId>,
     Json(VerificationRequest { verification }): Json<VerificationRequest>,
 ) -> Result<axum::Json<SaleView>, Problem> {
-    let changed = api.operations.verify(&id, verification).await?;
+    let changed = api.operations.verify(&by, &id, verification).await?;
     if let Changed::Done { state, .. } = &changed {
         warn_of_checks(&api, state);
     }

@@ -244,11 +244,12 @@ fn is_loopback(host: &str) -> bool {
 /// meanwhile names the request.
 async fn finish(
     State(problems): State<Arc<Problems>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Infallible> {
     let path = request.uri().path().to_owned();
     let id = request_id(request.headers());
+    request.headers_mut().insert(REQUEST_ID, id.clone());
     let client = limits::client(&request);
     let span = tracing::error_span!("request", request_id = id.to_str().ok(), client = %client.0);
     let mut response = next.run(request).instrument(span).await;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::access::Operator;
+use super::access::AsOperator;
 use super::client::Client;
 use super::docs::{DecisionStreamProblems, SaleProblems};
 use super::limits::{Follower, holding};
@@ -81,7 +81,7 @@ pub(super) async fn sale(
 )]
 pub(super) async fn decisions(
     State(api): State<Shared>,
-    _: Operator,
+    _: AsOperator,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {

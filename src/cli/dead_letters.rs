@@ -9,11 +9,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use self::walk::{Step, Walk, without_contents};
+use super::operator::operator;
 use super::output;
 use crate::app::App;
 use crate::broker::{Broker, DeathInfo, Delivery, Message};
 use crate::event::order_key_of;
 use crate::intent::Fault;
+use crate::operator_log::{Action, Entry, Journal};
 use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
 /// Dead letters sent back in one publish.
@@ -105,18 +107,50 @@ impl DeadLettersArgs {
                 list(broker, &filter, limit, json).await
             }
             DeadLettersCommand::Redrive { filter, json } => {
-                let (sent, cut) = redrive(broker, &filter).await?;
+                let journal = journal(app).await?;
+                let redriven = redrive(broker, &filter).await;
+                let became = match &redriven {
+                    Ok((0, _)) => None,
+                    Ok((sent, cut)) => Some(format!("{sent} sent back, {cut} left")),
+                    Err(error) => Some(format!("failed, some may be sent back: {error:#}")),
+                };
+                record(&journal, Action::Redriven, &filter, became).await;
+                let (sent, cut) = redriven?;
                 if cut > 0 && !json {
                     eprintln!("{cut} left: only the beginning of their body is kept.");
                 }
                 report("redriven", sent, json)
             }
             DeadLettersCommand::Purge { filter, all: _, json } => {
+                let journal = journal(app).await?;
+                // When it fails, nothing is deleted.
                 let deleted = purge(broker, &filter).await?;
+                let became = (deleted > 0).then(|| format!("{deleted} deleted"));
+                record(&journal, Action::Purged, &filter, became).await;
                 report("purged", deleted, json)
             }
         }
     }
+}
+
+/// Where it is written down what is done to dead letters, which takes no database.
+async fn journal(app: &App) -> anyhow::Result<Journal> {
+    let journal = app.journal().await?;
+    if !journal.is_kept() {
+        eprintln!(
+            "No database is configured (FLOODGATE_DATABASE_URL), so this is only in the log of this \
+             command, not in the operators' log."
+        );
+    }
+    Ok(journal)
+}
+
+/// Writes down what became of an act, unless it was nothing.
+async fn record(journal: &Journal, action: Action, filter: &Filter, became: Option<String>) {
+    let reason = filter.reason.as_deref().unwrap_or("any");
+    let detail = became.map(|became| format!("reason {reason}: {became}"));
+    let entry = detail.map(|detail| Entry::new(&operator(), action, None, &detail));
+    journal.record(entry.as_slice()).await;
 }
 
 impl Filter {

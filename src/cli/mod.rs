@@ -9,6 +9,8 @@ mod config;
 mod dead_letters;
 mod demo;
 mod migrate;
+mod operator;
+mod operator_log;
 mod order;
 mod output;
 mod process;
@@ -68,6 +70,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// Make a token to try the API with
     Token(token::Token),
+    /// Look at what operators did, and at tokens that were refused
+    OperatorLog(operator_log::OperatorLogArgs),
     /// Stand in for the user service that is asked before a user may buy, to try floodgate against
     UserService(user_service::Serve),
     /// Measure the whole path against a bare relay on the configured servers
@@ -128,6 +132,7 @@ impl Cli {
             Command::Replay(command) => command.run(app).await?,
             Command::DeadLetters(command) => command.run(app).await?,
             Command::Token(command) => command.run(app)?,
+            Command::OperatorLog(command) => command.run(app).await?,
             Command::UserService(command) => command.run().await?,
             Command::Bench(command) => command.run(app, self.config).await?,
             Command::BenchRelay(command) => command.run(app).await?,

@@ -8,10 +8,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+use super::operator::operator;
 use super::output;
 use crate::api::SaleView;
 use crate::app::App;
 use crate::ledger::{Changed, Opening};
+use crate::operations;
 use crate::order::{AdjustmentId, Quantity, SaleId};
 use crate::sale::{Restock, Sale, SaleState, StockTooLarge};
 use crate::verification::NO_USER_SERVICE;
@@ -154,18 +156,19 @@ impl SaleArgs {
                 show(&states, &sale_id, json)
             }
             SaleCommand::Restock { sale_id, units, adjustment_id, json } => {
-                let operations = app.operations().await?;
+                let (operations, by) = (app.operations().await?, operator());
                 let changed =
-                    operations.restock(&sale_id, adjustment_id, units, Utc::now()).await?;
+                    operations.restock(&by, &sale_id, adjustment_id, units, Utc::now()).await?;
                 show_changed(changed, &sale_id, json)
             }
             SaleCommand::Close { sale_id, json } => {
-                let changed = app.operations().await?.close(&sale_id, Utc::now()).await?;
+                let (operations, by) = (app.operations().await?, operator());
+                let changed = operations.close(&by, &sale_id, Utc::now()).await?;
                 show_changed(changed, &sale_id, json)
             }
             SaleCommand::Verification { sale_id, check, json } => {
-                let on = check == Switch::On;
-                let changed = app.operations().await?.verify(&sale_id, on).await?;
+                let (operations, by) = (app.operations().await?, operator());
+                let changed = operations.verify(&by, &sale_id, check == Switch::On).await?;
                 if let Changed::Done { state, .. } = &changed {
                     warn_of_checks(app, std::slice::from_ref(&state.sale));
                 }
@@ -190,10 +193,11 @@ impl Open {
     async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
         let json = self.json;
         let sales = self.sales()?;
-        let ledger = app.ledger().await?;
+        let (records, by) = (app.records().await?, operator());
         let mut openings = Vec::with_capacity(sales.len());
         for chunk in sales.chunks(CHUNK) {
-            openings.extend(ledger.open(chunk).await?);
+            let (ledger, journal) = (records.ledger.clone(), records.journal());
+            openings.extend(operations::open(ledger, journal, &by, chunk).await?);
         }
         warn_of_checks(app, &sales);
         let count = |wanted: fn(&Opening) -> bool| openings.iter().filter(|o| wanted(o)).count();

@@ -37,18 +37,18 @@ impl Change {
     }
 
     /// Applies it to a sale, where `first` is the restock that its adjustment id stands for already.
-    /// Returns what became of it, and whether there is anything to write.
-    pub(super) fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> (Changed, bool) {
+    /// If it is new, there is something to write.
+    pub(super) fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> Changed {
         let (restock, is_new) = match self {
             Self::Restock { units, .. } if first.is_some() => {
                 if let Some(first) = first.as_ref().filter(|first| first.units != *units) {
-                    return (Changed::Conflict(first.clone()), false);
+                    return Changed::Conflict(first.clone());
                 }
                 (first, false)
             }
             Self::Restock { adjustment_id, units, at } => {
                 if state.restock(*units).is_err() {
-                    return (Changed::StockTooLarge, false);
+                    return Changed::StockTooLarge;
                 }
                 let restock = Restock {
                     adjustment_id: adjustment_id.clone(),
@@ -63,11 +63,16 @@ impl Change {
             Self::Close { at } => (None, state.close(*at)),
             Self::Verify { on } => (None, state.set_verification(*on)),
         };
-        (Changed::Done { state: state.clone(), restock }, is_new)
+        Changed::Done { state: state.clone(), restock, is_new }
     }
 }
 
 impl Changed {
+    /// Whether the sale is another than before.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Self::Done { is_new: true, .. })
+    }
+
     /// What subscribers are owed for it.
     pub(super) fn owed(&self) -> Vec<Announcement> {
         match self {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod changes;
+mod operator_log;
 mod postgres;
 mod rows;
 mod sqlite;
@@ -97,6 +98,8 @@ pub enum Changed {
         state: SaleState,
         /// The restock as it was first stored, if it was one.
         restock: Option<Restock>,
+        /// Whether it was this call that changed the sale.
+        is_new: bool,
     },
     /// The adjustment id was used before in this sale, for this other restock.
     Conflict(Restock),

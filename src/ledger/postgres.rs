@@ -5,6 +5,7 @@
 //! directly.
 
 mod decide;
+mod operator_log;
 mod rows;
 mod transaction;
 
@@ -124,10 +125,11 @@ impl PostgresLedger {
     /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
         self.choose_tls().await;
-        let (columns, versions, fsync, synchronous): (i64, i64, String, String) = self
-            .run(async |db| {
+        let (columns, versions, has_log, fsync, synchronous): (i64, i64, bool, String, String) =
+            self.run(async |db| {
                 let found = sqlx::query_as(
                     "select count(*), count(*) filter (where attname = 'version'),
+                            to_regclass('operator_log') is not null,
                             current_setting('fsync'), current_setting('synchronous_commit')
                      from pg_attribute where attrelid = to_regclass('decisions')",
                 );
@@ -139,6 +141,9 @@ impl PostgresLedger {
         }
         if versions == 0 {
             return Err(permanent(OTHER_VERSION));
+        }
+        if !has_log {
+            return Err(permanent("the ledger's schema is an older one; run: floodgate migrate"));
         }
         for (setting, value) in [("fsync", fsync), ("synchronous_commit", synchronous)] {
             if value == "off" {
@@ -171,14 +176,15 @@ impl PostgresLedger {
         self.run(async |db| sqlx::query_scalar(version).fetch_one(db).await).await
     }
 
-    /// The privileges that a worker needs and this user does not have: tables, and what may not be done to
+    /// The privileges that worker and API need and this user does not have: tables, and what may not be done to
     /// them.
     pub async fn missing_privileges(&self) -> Result<Vec<(String, String)>, LedgerError> {
         let missing = "select t, p from (values
                 ('sales', 'select'), ('sales', 'insert'), ('sales', 'update'),
                 ('decisions', 'select'), ('decisions', 'insert'),
                 ('buyers', 'select'), ('buyers', 'insert'), ('buyers', 'update'),
-                ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update')
+                ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update'),
+                ('operator_log', 'select'), ('operator_log', 'insert')
             ) needed (t, p) where not has_table_privilege(t, p)";
         self.run(async |db| sqlx::query_as(missing).fetch_all(db).await).await
     }
@@ -251,8 +257,8 @@ impl Ledger for PostgresLedger {
                 return Ok(Changed::UnknownSale);
             };
             let first = statements::restock(db, sale, change.adjustment_id()).await?;
-            let (changed, is_new) = change.apply(&mut state, first);
-            if is_new {
+            let changed = change.apply(&mut state, first);
+            if changed.is_new() {
                 statements::update_sale(db, &state).await?;
                 statements::announce(db, &changed.owed()).await?;
             }

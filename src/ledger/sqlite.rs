@@ -3,6 +3,7 @@
 //! A batch is one transaction. Only one writes at a time, so what it reads stays true until it is
 //! committed: there is nothing to lock and no hint that could save anything.
 
+mod operator_log;
 mod rows;
 
 use std::sync::Arc;
@@ -111,8 +112,8 @@ impl Ledger for SqliteLedger {
                 return Ok(Changed::UnknownSale);
             };
             let first = statements::restock(db, sale, change.adjustment_id()).await?;
-            let (changed, is_new) = change.apply(&mut state, first);
-            if is_new {
+            let changed = change.apply(&mut state, first);
+            if changed.is_new() {
                 statements::update_sale(db, &state).await?;
                 statements::announce(db, &changed.owed()).await?;
             }

@@ -269,6 +269,7 @@ async fn check_looks_at_everything_and_says_what_to_do() {
     assert!(!inventory.contains("hush"), "{inventory}");
     assert!(ledger.contains("grant insert, update on sales"), "{ledger}");
     assert!(ledger.contains("grant select, insert on decisions"), "{ledger}");
+    assert!(ledger.contains("grant select, insert on operator_log"), "{ledger}");
     let drop = format!("drop owned by {role}; drop role {role}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&pool).await.expect("no role");
     pool.close().await;
@@ -301,6 +302,7 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["dead-letters", "list"],
         &["dead-letters", "redrive"],
         &["dead-letters", "purge"],
+        &["operator-log"],
         &["user-service"],
         &["bench"],
         &["compare"],

@@ -59,7 +59,7 @@ pub fn claims(subject: &str, scope: &str) -> Value {
     json!({ "sub": subject, "scope": scope, "exp": Utc::now().timestamp() + 3600 })
 }
 
-pub(super) async fn with_secret(what: &str) -> (Stage, Served) {
+pub async fn with_secret(what: &str) -> (Stage, Served) {
     let stage = Stage::with(what, |settings| {
         on_free_port(settings);
         settings.api.jwt_secret = SECRET.into();

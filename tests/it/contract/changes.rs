@@ -47,12 +47,13 @@ async fn a_restock_adds_its_units_once(ledger: L) {
         at: at(),
     };
     let after = SaleState { sold: 2, version: 2, ..SaleState::opened(sale("s", 5)) };
-    for _ in 0..2 {
-        let Changed::Done { state, restock } = change(&ledger, "s", &restock("r-1", 3)).await
+    for first in [true, false] {
+        let Changed::Done { state, restock, is_new } =
+            change(&ledger, "s", &restock("r-1", 3)).await
         else {
             panic!("not done")
         };
-        assert_eq!((state, restock), (after.clone(), Some(expected.clone())));
+        assert_eq!((state, restock, is_new), (after.clone(), Some(expected.clone()), first));
     }
     let Changed::Done { state, .. } = change(&ledger, "s", &restock("r-2", 1)).await else {
         panic!("not done")
@@ -121,20 +122,21 @@ async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
         ])
         .await
         .expect("open");
-    for (id, at, closes_at, version) in [
-        ("s", hours(1), hours(1), 2),
-        ("s", hours(1), hours(1), 2),
-        ("s", hours(3), hours(1), 2),
-        ("s", hours(-5), opens, 3),
-        ("t", hours(3), hours(2), 1),
-        ("t", hours(1), hours(1), 2),
+    for (id, at, closes_at, version, closed) in [
+        ("s", hours(1), hours(1), 2, true),
+        ("s", hours(1), hours(1), 2, false),
+        ("s", hours(3), hours(1), 2, false),
+        ("s", hours(-5), opens, 3, true),
+        ("t", hours(3), hours(2), 1, false),
+        ("t", hours(1), hours(1), 2, true),
     ] {
-        let Changed::Done { state, restock } = change(&ledger, id, &Change::Close { at }).await
+        let Changed::Done { state, restock, is_new } =
+            change(&ledger, id, &Change::Close { at }).await
         else {
             panic!("not done")
         };
         assert_eq!((state.sale.closes_at, state.version), (Some(closes_at), version), "{id} {at}");
-        assert_eq!(restock, None);
+        assert_eq!((restock, is_new), (None, closed), "{id} {at}");
     }
     let late = Candidate { submitted_at: Some(opens), ..candidate(order("a", "s", "u", 1)) };
     let closed = Outcome::Rejected(Reason::Closed);
@@ -145,14 +147,18 @@ async fn a_closed_sale_closes_no_later_and_not_before_it_opens(ledger: L) {
 async fn verification_is_switched_and_what_is_decided_stays(ledger: L) {
     ledger.open(&[sale("s", 5)]).await.expect("open");
     decide(&ledger, &[order("a", "s", "u", 2)]).await;
+    let mut before = 1;
     for (on, version) in [(false, 1), (true, 2), (true, 2), (false, 3), (false, 3), (true, 4)] {
-        let Changed::Done { state, restock } = change(&ledger, "s", &Change::Verify { on }).await
+        let Changed::Done { state, restock, is_new } =
+            change(&ledger, "s", &Change::Verify { on }).await
         else {
             panic!("not done")
         };
         let switched = Sale { verification: on, ..sale("s", 5) };
         let expected = SaleState { sold: 2, version, ..SaleState::opened(switched) };
         assert_eq!((state, restock), (expected, None), "{on}, version {version}");
+        assert_eq!(is_new, version > before, "{on}, version {version}");
+        before = version;
     }
     assert!(state(&ledger, "s").await.sale.verification);
     let answers = decide(&ledger, &[order("b", "s", "u", 3), order("a", "s", "u", 2)]).await;

@@ -5,6 +5,7 @@ mod broker;
 mod changes;
 mod inventory;
 mod ledger;
+mod operator_log;
 mod returned;
 
 /// A durable subscriber that a test may make; removed after it.

@@ -7,6 +7,7 @@ use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue};
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
+use floodgate::operator_log::OperatorLog;
 use floodgate::sqlite::SqliteFile;
 use floodgate::worker::Worker;
 use tempfile::TempDir;
@@ -24,6 +25,7 @@ const FILE: &str = "floodgate.db";
 pub struct Embedded {
     pub broker: Arc<dyn Broker>,
     pub ledger: Arc<dyn Ledger>,
+    pub operator_log: Arc<dyn OperatorLog>,
     folder: Arc<TempDir>,
 }
 
@@ -37,7 +39,7 @@ impl Embedded {
         let file = SqliteFile::open(&path).await.expect("a file");
         let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system()));
         let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, BOUNDS));
-        Self { broker, ledger, folder }
+        Self { broker, operator_log: ledger.clone(), ledger, folder }
     }
 
     /// The same file, as another process has it.

@@ -18,12 +18,14 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use floodgate::app::Records;
 use floodgate::app::scratch::Scratch;
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
+use floodgate::operator_log::OperatorLog;
 use floodgate::order::{
     Candidate, Eligibility, Order, OrderId, OrderKey, Quantity, SaleId, UserId,
 };
@@ -73,6 +75,7 @@ pub struct Stage {
     pub broker: Arc<dyn Broker>,
     pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
+    pub operator_log: Arc<dyn OperatorLog>,
     pub events: Deliveries,
 }
 
@@ -88,9 +91,9 @@ impl Stage {
         let scratch = Scratch::create(&settings, &unique(what)).await.expect("servers");
         let broker = scratch.app.broker().await.expect("broker");
         let inventory = scratch.app.inventory().expect("inventory").expect("Redis");
-        let ledger = scratch.app.ledger().await.expect("ledger");
+        let Records { ledger, operator_log } = scratch.app.records().await.expect("ledger");
         let events = scratch.events(5000).await.expect("events");
-        Self { scratch, broker, inventory, ledger, events }
+        Self { scratch, broker, inventory, ledger, operator_log, events }
     }
 
     pub async fn open(&self, sale: Sale) {
