@@ -96,7 +96,7 @@ async fn acts_over_the_api_are_recorded_by_their_token() {
     assert!(by_scope.detail.starts_with("at 20"), "{by_scope:?}");
     for entry in &entries {
         assert_eq!(entry.sale_id, Some(sale_id("t")));
-        assert_eq!(entry.origin, "unknown");
+        assert_eq!(entry.origin, "127.0.0.1");
         let age = Utc::now() - entry.at;
         assert!(age.num_minutes() == 0, "{age}");
         let request_id = if entry.actor.contains(' ') { None } else { Some("req-7") };
