@@ -16,6 +16,7 @@ mod ledger_faults;
 mod operator_log;
 mod outages;
 mod page;
+mod permissions;
 mod poison;
 mod redis_faults;
 mod tls;
