@@ -65,11 +65,7 @@ impl PublishedKeys {
     /// Reads the keys now.
     pub(super) async fn read(&self) -> Result<Arc<KeySet>, KeysUnavailable> {
         let set = Arc::new(KeySet::parse(&self.location.read().await?)?);
-        let before =
-            self.known.write().unwrap_or_else(PoisonError::into_inner).replace(set.clone());
-        if before.is_none_or(|before| before.names() != set.names()) {
-            tracing::info!(keys = set.names().len(), "the keys of tokens have changed");
-        }
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(set.clone());
         Ok(set)
     }
 
@@ -77,8 +73,13 @@ impl PublishedKeys {
     pub(super) async fn keep_up(&self) {
         let outage = Outage::new("JWKS");
         loop {
-            let read_at = Instant::now();
+            let (read_at, before) = (Instant::now(), self.known());
             let read = outage.noted(self.read().await, |_| true);
+            if let Ok(set) = &read
+                && before.is_none_or(|before| before.names() != set.names())
+            {
+                tracing::info!(keys = set.names().len(), "the keys of tokens have changed");
+            }
             let pause = if read.is_ok() { self.every } else { self.every.min(RETRY_AFTER) };
             tokio::select! {
                 () = sleep_until(read_at + pause) => {}

@@ -1,9 +1,8 @@
 //! Each algorithm, with its own key and with every other.
 
+use base64::engine::general_purpose::STANDARD;
 use ring::rsa::PublicKeyComponents;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::*;
 
@@ -13,8 +12,8 @@ pub(super) const RSA_PEMS: [&str; 2] = [
 ];
 
 pub(super) fn rsa(which: usize) -> RsaKeyPair {
-    let der = PrivateKeyDer::from_pem_slice(RSA_PEMS[which].as_bytes()).unwrap();
-    RsaKeyPair::from_pkcs8(der.secret_der()).unwrap()
+    let body: String = RSA_PEMS[which].lines().filter(|line| !line.starts_with('-')).collect();
+    RsaKeyPair::from_pkcs8(&STANDARD.decode(body).unwrap()).unwrap()
 }
 
 pub(super) fn ec() -> EcdsaKeyPair {
@@ -169,7 +168,7 @@ fn an_ecdsa_signature_in_asn_1_is_refused() {
 #[test]
 fn a_private_key_in_pem_signs_what_its_public_half_verifies() {
     let pem = |der: &[u8]| {
-        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        let body = STANDARD.encode(der);
         format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
     };
     let random = SystemRandom::new();
