@@ -1,7 +1,7 @@
 -- Who did what to which sale, when, and from where. See src/operator_log/mod.rs.
 --
 -- Rows are only ever added. An id is a UUID of version 7 made by the process, so ids are in the order of
--- their times.
+-- their times. No order touches this table, so the sale is not first in its key.
 
 create table operator_log (
     at         timestamptz      not null,

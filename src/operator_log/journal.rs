@@ -1,11 +1,15 @@
 //! Writing to the operators' log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Entry, OperatorLog};
+use super::{Entry, OperatorLog, OperatorLogError};
 
 /// What every line of a log about operators has as its target.
 const TARGET: &str = "floodgate::operator_log";
+
+/// How long a write may take: operators wait for it, and so does the end of the process.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Where acts are written down: each is a line of the process's log, and an entry of the operators' log
 /// if there is one.
@@ -37,15 +41,16 @@ impl Journal {
                 origin = entry.origin.as_str(),
                 detail = entry.detail.as_str(),
                 request_id = entry.request_id.as_deref(),
-                "operator"
+                "entry of the operators' log"
             );
         }
         let Some(log) = self.log.as_ref().filter(|_| !entries.is_empty()) else { return };
-        if let Err(error) = log.record(entries).await {
+        let recorded = tokio::time::timeout(LIMIT, log.record(entries)).await;
+        if let Err(error) = recorded.unwrap_or_else(|late| Err(OperatorLogError::new(late))) {
             for entry in entries {
                 let entry = serde_json::to_string(entry)
                     .unwrap_or_else(|error| unreachable!("strings and times: {error}"));
-                tracing::error!(target: TARGET, %error, %entry, "not in the operators' log");
+                tracing::error!(target: TARGET, %error, %entry, "could not be written to the operators' log");
             }
         }
     }

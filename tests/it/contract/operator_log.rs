@@ -97,10 +97,9 @@ async fn entries_are_stored_together_or_not_at_all(log: L) {
 }
 
 async fn the_longest_texts_fit(log: L) {
-    let texts = "é".repeat(1000);
-    let by =
-        Operator { actor: texts.clone(), origin: texts.clone(), request_id: Some(texts.clone()) };
-    let entry = Entry::new(&by, Action::Opened, Some(sale_id(&"s".repeat(64))), &texts);
+    let text = "é".repeat(1000);
+    let by = Operator { actor: text.clone(), origin: text.clone(), request_id: Some(text.clone()) };
+    let entry = Entry::new(&by, Action::Opened, Some(sale_id(&"s".repeat(64))), &text);
     assert!(entry.detail.len() > 1000 && entry.detail.ends_with('…'), "{}", entry.detail);
     log.record(std::slice::from_ref(&entry)).await.expect("recorded");
     assert_eq!(read(&log, &ALL).await, [entry]);

@@ -52,6 +52,20 @@ async fn a_server_that_does_not_write_to_its_disk_is_refused() {
     assert!(complaint.contains("fsync is off") && complaint.contains("turn it on"), "{complaint}");
 }
 
+#[tokio::test]
+async fn a_ledger_with_an_older_schema_is_refused() {
+    let stage = Stage::new("older").await;
+    let mut connection = database(&stage).await;
+    let older = "drop table operator_log; delete from _sqlx_migrations where version = 2";
+    sqlx::raw_sql(older).execute(&mut connection).await.expect("as it was before");
+    let url = &stage.scratch.app.settings().database_url;
+    assert!(complaint(url).await.contains("run: floodgate migrate"));
+    stage.scratch.app.migrate().await.expect("migrate");
+    let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
+    ledger.check().await.expect("it is up to date");
+    stage.remove().await;
+}
+
 /// As much as floodgate 0.1 left in a database as is looked at.
 const LEDGER_OF_0_1: &str = "
     create table decisions (order_id text primary key, sale_id text not null, user_id text not null);
