@@ -129,7 +129,7 @@ pub async fn open(
     .await
 }
 
-/// Runs an act to its end, also when nobody waits for it any more: a client that hangs up must not leave
+/// Runs an act to its end, even after the client has hung up: that must not leave
 /// an act without its entry.
 async fn to_its_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'static) -> T {
     match tokio::spawn(act).await.map_err(tokio::task::JoinError::try_into_panic) {

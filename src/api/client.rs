@@ -8,8 +8,8 @@ use ipnet::IpNet;
 /// The header in which proxies name whom they speak for, the nearest last. Not in any RFC, but what
 /// ingresses send; RFC 7239 standardises it as `Forwarded`, which is not read.
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// How much of an IPv6 address belongs to one customer at most providers: whoever has one address there
-/// has all of them (RFC 6177).
+/// The prefix of an IPv6 address that most providers assign to one customer, who can use every address in it
+/// (RFC 6177).
 const IPV6_PREFIX: u8 = 64;
 
 /// The address of the client that sent a request.
@@ -85,7 +85,7 @@ mod tests {
         ] {
             assert_eq!(client(peer, forwarded, trusted), expected, "{peer} {forwarded:?}");
         }
-        assert_eq!(client("10.0.0.1", &["198.51.100.7"], &[]), "10.0.0.1", "nobody is trusted");
+        assert_eq!(client("10.0.0.1", &["198.51.100.7"], &[]), "10.0.0.1", "no proxy is trusted");
     }
 
     #[test]

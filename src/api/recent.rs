@@ -9,7 +9,7 @@ use crate::order::{Order, OrderKey, UserId};
 
 /// The most orders remembered, of about 200 bytes each.
 const MAX_ORDERS: u64 = 50_000;
-/// How long one is remembered. Whatever waits longer is as good as unknown here.
+/// How long one is remembered.
 const FOR: Duration = Duration::from_hours(1);
 
 /// Who has ordered what lately.

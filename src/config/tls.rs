@@ -7,8 +7,8 @@ use url::Url;
 
 use super::{InvalidSettings, Settings};
 
-/// How the connections to one server are secured. Without a CA of its own the server's certificate must be
-/// from one that this system trusts.
+/// How the connections to one server are secured. Without a CA the server's certificate must be signed by one
+/// that this system trusts.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
     /// The certificates of the authorities that sign the server's, in PEM.

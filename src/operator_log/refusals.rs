@@ -1,4 +1,4 @@
-//! Refused requests, counted: whoever sends many of them must not have as many entries written.
+//! Refused requests, counted, so that many of them are few entries.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::process::{PrivatePostgres, bare_floodgate};
 use crate::harness::settings;
 
-/// RabbitMQ, Redis and PostgreSQL of its own; stopped when dropped.
+/// Private RabbitMQ, Redis and PostgreSQL; stopped when dropped.
 struct Servers {
     folder: tempfile::TempDir,
     variables: HashMap<String, String>,

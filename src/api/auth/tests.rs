@@ -1,12 +1,12 @@
 //! Every way a token can be right or wrong. Tokens are signed with ring, by hand.
 
 mod algorithms;
+mod random;
 mod sets;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::TimeDelta;
-use proptest::prelude::*;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
@@ -365,45 +365,4 @@ fn a_gate_shows_no_secret() {
     let shown = format!("{:?}", secret_gate());
     assert!(!shown.contains("long enough"), "{shown}");
     assert!(!shown.contains(&format!("{:?}", SECRET.as_bytes())), "{shown}");
-}
-
-proptest! {
-    #[test]
-    fn random_bytes_are_never_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let text = String::from_utf8_lossy(&bytes);
-        let ed25519 = Gate::new(&public_key(&pair(1)), None, None);
-        for gate in [secret_gate(), ed25519] {
-            prop_assert!(gate.verify(Some(&text), now()).is_err());
-            prop_assert!(present_token(&gate, &text).is_err());
-            prop_assert!(present_token(&gate, &base64(&bytes)).is_err());
-        }
-    }
-
-    #[test]
-    fn three_random_parts_are_never_accepted(
-        header in "\\{\"alg\":\"(HS256|EdDSA)\"(,\"[a-z]{1,5}\":[0-9]{1,3})?\\}|\\PC{0,30}",
-        claims in "\\{\"exp\":[0-9]{1,20}(,\"sub\":\"[a-z]{1,5}\")?\\}|\\PC{0,30}",
-        signature in proptest::collection::vec(any::<u8>(), 0..70),
-    ) {
-        let token = format!("{}.{}.{}", base64(header), base64(claims), base64(signature));
-        let ed25519 = Gate::new(&public_key(&pair(1)), None, None);
-        prop_assert!(present_token(&secret_gate(), &token).is_err());
-        prop_assert!(present_token(&ed25519, &token).is_err());
-    }
-
-    #[test]
-    fn random_claims_that_are_signed_never_panic(claims in "\\PC{0,80}|[\\{\\}\\[\\]\":,a-z0-9.e-]{0,80}") {
-        let message = format!("{}.{}", base64("{\"alg\":\"HS256\"}"), base64(claims));
-        let token = Signer::Hmac(SECRET.as_bytes()).sign(&message);
-        let _ = present_token(&secret_gate(), &token);
-    }
-
-    #[test]
-    fn a_token_with_one_character_changed_is_refused(at in any::<proptest::sample::Index>(), to in "[A-Za-z0-9_.-]") {
-        let mut token = good_token();
-        let at = at.index(token.len());
-        prop_assume!(token[at..=at] != to);
-        token.replace_range(at..=at, &to);
-        prop_assert!(present_token(&secret_gate(), &token).is_err());
-    }
 }

@@ -18,7 +18,7 @@ use crate::harness::process::{bare_floodgate, free_port};
 
 const ADMIN: &str = "floodgate:admin";
 
-/// A `floodgate up` without servers, in a folder of its own; killed when dropped.
+/// An embedded `floodgate up` in a temporary folder; killed when dropped.
 pub(super) struct Up {
     child: Child,
     client: Client,
@@ -223,7 +223,7 @@ async fn tokens_with_unknown_keys_do_not_have_the_url_asked_often() {
         while Instant::now() < until {
             let asked = Instant::now();
             up.refuses(&token(&unknown), "kid").await;
-            assert!(asked.elapsed() < Duration::from_secs(2), "nobody waits for the keys");
+            assert!(asked.elapsed() < Duration::from_secs(2), "it does not wait for the keys");
             assert_eq!(up.status(&token(&old)).await, 404);
             bounded();
         }
