@@ -2,6 +2,7 @@
 //! answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
@@ -13,6 +14,10 @@ use crate::ledger::{Change, Changed, Ledger, LedgerError, Opening};
 use crate::operator_log::{Action, Entry, Journal, Operator};
 use crate::order::{AdjustmentId, Quantity, SaleId};
 use crate::sale::Sale;
+
+/// How long it may take to write down an act of which the ledger has not told whether it is done. The call
+/// may have taken all the time that the API has for an answer but for a second.
+const UNSURE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Changes sales in the ledger, and tells subscribers. The inventory learns of a change by the first hint
 /// that the ledger overrules.
@@ -95,7 +100,7 @@ impl Operations {
         crash_point("changed");
         let entry = became(change, &changed)
             .map(|detail| Entry::new(by, action(change), Some(sale.clone()), &detail));
-        self.journal.record(entry.as_slice()).await;
+        record(&self.journal, &changed, entry.as_slice()).await;
         let changed = changed?;
         if let Changed::Done { restock: Some(_), .. } = &changed {
             let announced = announce(self.ledger.as_ref(), self.broker.as_ref()).await;
@@ -123,7 +128,7 @@ pub async fn open(
             Some(Entry::new(&by, Action::Opened, Some(sale.id.clone()), &detail))
         };
         let entries: Vec<Entry> = sales.iter().enumerate().filter_map(opened).collect();
-        journal.record(&entries).await;
+        record(&journal, &openings, &entries).await;
         openings
     })
     .await
@@ -137,6 +142,14 @@ async fn to_its_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'st
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         // The runtime ends, and this task with it.
         Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+/// Writes down what became of a call of the ledger.
+async fn record<T>(journal: &Journal, called: &Result<T, LedgerError>, entries: &[Entry]) {
+    match called {
+        Ok(_) => journal.record(entries).await,
+        Err(_) => journal.record_within(UNSURE_LIMIT, entries).await,
     }
 }
 
@@ -160,7 +173,9 @@ fn became(change: &Change, changed: &Result<Changed, LedgerError>) -> Option<Str
     match changed {
         Ok(Changed::Done { state, is_new: true, .. }) => Some(match change {
             Change::Restock { .. } => format!("{wanted}, stock {}", state.sale.stock),
-            _ => wanted,
+            // A sale closes no earlier than it opens.
+            Change::Close { at } => format!("at {}", rfc3339(state.sale.closes_at.unwrap_or(*at))),
+            Change::Verify { .. } => wanted,
         }),
         Ok(_) => None,
         Err(error) => unknown(&wanted, error),

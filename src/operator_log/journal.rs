@@ -32,6 +32,11 @@ impl Journal {
     /// Writes entries down. What they tell of has happened, so nothing is undone when that fails: then
     /// the process's log has each of them whole.
     pub async fn record(&self, entries: &[Entry]) {
+        self.record_within(LIMIT, entries).await;
+    }
+
+    /// The same, when there is less time.
+    pub async fn record_within(&self, limit: Duration, entries: &[Entry]) {
         for entry in entries {
             tracing::info!(
                 target: TARGET,
@@ -45,7 +50,7 @@ impl Journal {
             );
         }
         let Some(log) = self.log.as_ref().filter(|_| !entries.is_empty()) else { return };
-        let recorded = tokio::time::timeout(LIMIT, log.record(entries)).await;
+        let recorded = tokio::time::timeout(limit, log.record(entries)).await;
         if let Err(error) = recorded.unwrap_or_else(|late| Err(OperatorLogError::new(late))) {
             for entry in entries {
                 let entry = serde_json::to_string(entry)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{ALL, entries, json_of, said, told};
-use crate::harness::api::{Served, answer, on_free_port};
+use crate::harness::api::{Served, answer, on_free_port, problem};
 use crate::harness::embedded::Embedded;
 use crate::harness::process::floodgate;
 use crate::harness::{Stage, database, sale, sale_id, until};
@@ -73,7 +73,8 @@ async fn an_act_that_may_be_done_is_recorded_as_such() {
     let lock = "begin; select 1 from sales for update";
     sqlx::raw_sql(lock).execute(&mut connection).await.expect("locked");
     let close = served.post("/v1/sales/s/close", &Value::Null);
-    assert_eq!(answer(close).await.0, 503);
+    let (status, body) = answer(close).await;
+    assert_eq!((status, problem(&body)), (503, "ledger-unavailable"));
     sqlx::raw_sql("rollback").execute(&mut connection).await.expect("unlocked");
     let entries = entries(&stage).await;
     let [(actor, action, detail)] = told(&entries)[..] else { panic!("{entries:?}") };
