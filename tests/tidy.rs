@@ -55,7 +55,6 @@ fn a_library_is_named_only_where_it_belongs() {
         ("hyper", &["src/api/server.rs", "src/cli/client.rs"]),
         ("ipnet", &["src/config.rs", "src/api"]),
         ("tower_http", &["src/api/server.rs"]),
-        ("socket2", &["src/api/connection.rs"]),
         ("spki", &["src/api/auth"]),
         ("reqwest", &["src/verification/http.rs", "src/api/auth/location.rs"]),
         (

@@ -21,27 +21,30 @@ const MARK: &[u8] = b"x-content-type-options";
 
 /// A connection whose bare answers are replaced by problems.
 pub(super) struct Connection {
-    stream: Arc<TcpStream>,
+    stream: TcpStream,
     problems: Arc<Problems>,
     /// Whether something was read since the last answer.
-    in_head: Arc<AtomicBool>,
+    in_head: bool,
     /// What is left of an answer that replaces a bare one, and how long that was.
     replacing: Option<(Vec<u8>, usize)>,
+    is_late: Arc<AtomicBool>,
 }
 
-/// The other end of a [`Connection`] that the HTTP library has.
-pub(super) struct Late {
-    stream: Arc<TcpStream>,
-    problems: Arc<Problems>,
-    in_head: Arc<AtomicBool>,
+/// Says of a [`Connection`] that the head of a request did not arrive in time.
+pub(super) struct Late(Arc<AtomicBool>);
+
+impl Late {
+    /// Has the connection tell its client so when it is dropped.
+    pub(super) fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, problems: Arc<Problems>) -> (Self, Late) {
-        let (stream, in_head) = (Arc::new(stream), Arc::new(AtomicBool::new(false)));
-        let late =
-            Late { stream: stream.clone(), problems: problems.clone(), in_head: in_head.clone() };
-        (Self { stream, problems, in_head, replacing: None }, late)
+        let is_late = Arc::<AtomicBool>::default();
+        let late = Late(is_late.clone());
+        (Self { stream, problems, in_head: false, replacing: None, is_late }, late)
     }
 
     /// What is sent in place of `answer`, if that is a bare one.
@@ -59,11 +62,11 @@ impl Connection {
     }
 }
 
-impl Late {
-    /// Tells the client that the head of its request did not arrive in time, if it had begun to send one
-    /// (RFC 9110 section 15.5.9). Best effort: the connection is closed in any case.
-    pub(super) fn tell(self) {
-        if self.in_head.load(Ordering::Relaxed) {
+/// A client that has begun to send a head is told that it was too slow (RFC 9110 section 15.5.9), as well as
+/// that can be done without waiting. A client that is silent is not spoken to.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.in_head && self.is_late.load(Ordering::Relaxed) {
             let problem = Kind::Timeout.because("the head of the request did not arrive in time");
             let _ = self.stream.try_write(&self.problems.closing(&problem));
         }
@@ -72,34 +75,14 @@ impl Late {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            match self.stream.try_read(buffer.initialize_unfilled()) {
-                Ok(count) => {
-                    buffer.advance(count);
-                    self.in_head.store(count > 0, Ordering::Relaxed);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl Connection {
-    fn poll_send(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(context))?;
-            match self.stream.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.in_head = buffer.filled().len() > before;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -110,15 +93,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.in_head.store(false, Ordering::Relaxed);
+        self.in_head = false;
         if self.replacing.is_none() {
             self.replacing = self.replacement(bytes).map(|answer| (answer, bytes.len()));
         }
         let Some((mut answer, replaced)) = self.replacing.take() else {
-            return self.poll_send(context, bytes);
+            return Pin::new(&mut self.stream).poll_write(context, bytes);
         };
         while !answer.is_empty() {
-            match self.poll_send(context, &answer) {
+            match Pin::new(&mut self.stream).poll_write(context, &answer) {
                 Poll::Ready(sent) => drop(answer.drain(..sent?)),
                 Poll::Pending => {
                     self.replacing = Some((answer, replaced));
@@ -129,16 +112,11 @@ impl AsyncWrite for Connection {
         Poll::Ready(Ok(replaced))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The stream is shared, and tokio shuts a stream down only for its owner.
-        let shut = socket2::SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write);
-        // A client that has left already is no error.
-        Poll::Ready(shut.or_else(|error| {
-            if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
-        }))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

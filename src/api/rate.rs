@@ -26,12 +26,13 @@ pub(super) struct Rate {
     buyers: Buyers,
     per_second: u32,
     burst: u32,
+    /// `RateLimit-Policy`.
+    policy: HeaderValue,
 }
 
 /// What a buyer may still do: the headers `RateLimit-Policy` and `RateLimit`.
 pub(super) struct Left {
-    burst: u32,
-    window_s: u32,
+    policy: HeaderValue,
     remaining: u32,
     reset_s: u64,
 }
@@ -41,7 +42,11 @@ impl Rate {
         let (per_second, burst) = (settings.buyer_orders_per_s, settings.buyer_burst);
         let quota = Quota::per_second(per_second).allow_burst(burst);
         let buyers = RateLimiter::keyed(quota).with_middleware();
-        Self { buyers, per_second: per_second.get(), burst: burst.get() }
+        let (per_second, burst) = (per_second.get(), burst.get());
+        let window_s = burst.div_ceil(per_second);
+        let policy = HeaderValue::from_str(&format!("\"buyer\";q={burst};w={window_s}"))
+            .unwrap_or_else(|error| unreachable!("ASCII: {error}"));
+        Self { buyers, per_second, burst, policy }
     }
 
     /// Counts an order of `buyer`. The error is the problem to answer with, and what is left.
@@ -66,23 +71,17 @@ impl Rate {
     }
 
     fn left(&self, remaining: u32, reset_s: u64) -> Left {
-        let window_s = self.burst.div_ceil(self.per_second);
-        Left { burst: self.burst, window_s, remaining, reset_s }
+        Left { policy: self.policy.clone(), remaining, reset_s }
     }
 }
 
 impl Left {
     /// Adds what is left to an answer.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
-        let Self { burst, window_s, remaining, reset_s } = self;
-        for (name, value) in [
-            ("ratelimit-policy", format!("\"buyer\";q={burst};w={window_s}")),
-            ("ratelimit", format!("\"buyer\";r={remaining};t={reset_s}")),
-        ] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
+        let Self { policy, remaining, reset_s } = self;
+        headers.insert(HeaderName::from_static("ratelimit-policy"), policy.clone());
+        let left = HeaderValue::from_str(&format!("\"buyer\";r={remaining};t={reset_s}"));
+        headers.extend(left.ok().map(|left| (HeaderName::from_static("ratelimit"), left)));
     }
 }
 

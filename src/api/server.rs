@@ -120,7 +120,9 @@ pub(super) async fn serve(
     problems: Arc<Problems>,
     stop: CancellationToken,
 ) {
-    let routes = routes.layer(cors(settings)).layer(from_fn_with_state(problems.clone(), finish));
+    let is_for_others = !settings.cors_origins.is_empty();
+    let routes = if is_for_others { routes.layer(cors(settings)) } else { routes };
+    let routes = routes.layer(from_fn_with_state(problems.clone(), finish));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -150,7 +152,8 @@ pub(super) async fn serve(
         let connection = open.watch(http.serve_connection(TokioIo::new(connection), service));
         tokio::spawn(async move {
             // Otherwise a client has broken off or speaks no HTTP, which is no business of ours.
-            if connection.await.is_err_and(|error| error.is_timeout()) {
+            let mut connection = std::pin::pin!(connection);
+            if connection.as_mut().await.is_err_and(|error| error.is_timeout()) {
                 late.tell();
             }
             drop((held, place));
