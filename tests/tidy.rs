@@ -68,7 +68,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ),
         ("backoff", &["src/retry.rs"]),
         ("recloser", &["src/verification/breaker.rs"]),
-        ("moka", &["src/verification/memory.rs", "src/watch.rs", "src/api/recent.rs"]),
+        ("moka", &["src/verification/memory.rs", "src/watch.rs"]),
         ("whoami", &["src/cli/operator.rs"]),
         ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
         ("clap", &["src/cli", "src/main.rs"]),

@@ -9,10 +9,11 @@ use super::Shared;
 use super::auth::{self, ADMIN_SCOPE, Caller, RETRY_AFTER, SUBMIT_SCOPE};
 use super::client::Client;
 use super::problem::{Kind, Problem};
+use super::recent::Recent;
 use super::server::REQUEST_ID;
 use super::shares::Share;
 use crate::operator_log::{Action, Operator, Refusal};
-use crate::order::{SaleId, UserId};
+use crate::order::{OrderKey, SaleId, UserId};
 
 /// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
 /// interface may do everything.
@@ -135,6 +136,16 @@ impl Access {
     /// buyers are. An operator without the scope for that is treated as a buyer.
     pub(super) fn chooses_order_ids(&self) -> bool {
         self.caller.as_ref().is_none_or(|caller| caller.submit)
+    }
+
+    /// Whether `order` was taken lately, and that may be shown.
+    pub(super) fn may_see_taken(&self, recent: &Recent, order: &OrderKey) -> bool {
+        recent.buyer_of(order).is_some_and(|buyer| {
+            self.caller.as_ref().is_none_or(|caller| {
+                let is_own = |subject| recent.buyer(subject) == buyer;
+                caller.admin || caller.submit || caller.subject.as_ref().is_some_and(is_own)
+            })
+        })
     }
 
     /// Whether what is about `user` may be shown.

@@ -117,6 +117,7 @@ pub(super) async fn limited(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    super::server::for_this_server(&api, &request)?;
     if is_spare(&request) {
         let problem = Kind::Overloaded.because("no more connections are taken for now");
         return Ok(([(header::CONNECTION, "close")], problem).into_response());
@@ -133,6 +134,7 @@ pub(super) async fn limited_operators(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    super::server::for_this_server(&api, &request)?;
     let limits = &api.limits;
     let place = limits.in_flight.try_acquire().or_else(|_| limits.operators.try_acquire());
     let _place = place.map_err(|_| limits.overloaded())?;

@@ -181,7 +181,6 @@ fn routes(state: Shared) -> Router {
         .layer(from_fn_with_state(state.clone(), limits::limited));
     everybody
         .merge(operators)
-        .layer(from_fn_with_state(state.clone(), server::for_this_server))
         // Asked by orchestrators, which must get an answer also when there is too much to do.
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

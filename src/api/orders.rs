@@ -303,7 +303,7 @@ pub(super) async fn show(
         if access.may_see(&decision.order.user_id) {
             return Ok(etag::json(decision_json(&decision), &headers));
         }
-    } else if api.recent.buyer(&order).is_some_and(|buyer| access.may_see(&buyer)) {
+    } else if access.may_see_taken(&api.recent, &order) {
         let detail = format!("order {order} is queued, or a dead letter");
         return Err(Kind::NotDecided.because(detail));
     }

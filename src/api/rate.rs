@@ -80,7 +80,7 @@ impl Left {
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
         let Self { policy, remaining, reset_s } = self;
         headers.insert(HeaderName::from_static("ratelimit-policy"), policy.clone());
-        let left = HeaderValue::from_str(&format!("\"buyer\";r={remaining};t={reset_s}"));
+        let left = HeaderValue::try_from(format!("\"buyer\";r={remaining};t={reset_s}"));
         headers.extend(left.ok().map(|left| (HeaderName::from_static("ratelimit"), left)));
     }
 }

@@ -185,11 +185,7 @@ async fn accept(
 }
 
 /// Refuses what is meant for somebody else.
-pub(super) async fn for_this_server(
-    State(api): State<Shared>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
+pub(super) fn for_this_server(api: &Shared, request: &Request) -> Result<(), Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 {
         // RFC 9112 section 3.2.
@@ -198,7 +194,7 @@ pub(super) async fn for_this_server(
     if api.gate.is_none() {
         for_this_machine(request.uri(), request.headers(), &api.settings.api.cors_origins)?;
     }
-    Ok(next.run(request).await)
+    Ok(())
 }
 
 /// Lets pages of the sites that the settings name use the API (the Fetch standard, "CORS protocol").
@@ -277,7 +273,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(characters)
     };
     headers.get(REQUEST_ID).filter(accepted).cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&Uuid::now_v7().to_string())
+        HeaderValue::try_from(Uuid::now_v7().to_string())
             .unwrap_or_else(|error| unreachable!("hexadecimal digits: {error}"))
     })
 }

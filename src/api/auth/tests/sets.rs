@@ -2,6 +2,8 @@
 
 use ring::rsa::PublicKeyComponents;
 
+use proptest::prelude::*;
+
 use super::algorithms::{ec, rsa};
 use super::*;
 
