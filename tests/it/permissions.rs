@@ -78,7 +78,7 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
     settings.redis_url = as_user(&settings.redis_url, &name, "change-me-redis", None);
     settings.amqp_url = as_user(&settings.amqp_url, &name, "change-me-rabbitmq", None);
     let (redis_url, app) = (settings.redis_url.clone(), App::new(settings));
-    orders_are_decided(&app).await;
+    Box::pin(orders_are_decided(&app)).await;
     nothing_else_is_allowed(&database("worker"), &redis_url).await;
 
     let broker = floodgate::broker::RabbitBroker::new(app.settings()).expect("a broker");
@@ -122,7 +122,7 @@ async fn orders_are_decided(app: &App) {
     served.stop().await;
     let broker = app.broker().await.expect("a broker");
     assert_eq!(broker.depth(floodgate::broker::Queue::Intents).await.expect("depth").messages, 0);
-    for finding in app.check().await {
+    for finding in Box::pin(app.check()).await {
         assert!(finding.found.is_ok(), "{}: {:?}", finding.what, finding.found);
     }
 }
