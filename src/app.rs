@@ -25,6 +25,7 @@ use crate::watch::SaleWatch;
 use crate::worker::Worker;
 
 pub use check::Finding;
+use check::of_server;
 
 /// Connections to Redis besides one for each batch in flight: one to propose, and one to spare.
 const SPARE_REDIS_CONNECTIONS: usize = 2;
@@ -33,7 +34,7 @@ const BACKLOG: u32 = 4096;
 
 /// Builds the parts of a deployment from its settings.
 pub struct App {
-    settings: Settings,
+    settings: Box<Settings>,
     embedded: OnceCell<Embedded>,
 }
 
@@ -48,7 +49,7 @@ struct Embedded {
 impl App {
     /// An application with `settings`.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, embedded: OnceCell::new() }
+        Self { settings: Box::new(settings), embedded: OnceCell::new() }
     }
 
     /// The settings it was made with.
@@ -85,7 +86,8 @@ impl App {
             return self.embedded().await.map(drop);
         }
         self.settings.require(&[Server::Database])?;
-        PostgresLedger::migrate(&self.settings.database_url).await.context("could not migrate")
+        let migrated = PostgresLedger::migrate(&self.settings.database_url).await;
+        of_server(Server::Database, migrated).context("could not migrate")
     }
 
     /// The ledger, checked to be there.
@@ -101,7 +103,7 @@ impl App {
         }
         self.settings.require(&[Server::Database])?;
         let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
-        ledger.check().await.context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
+        of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         Ok(Records { ledger: ledger.clone(), operator_log: ledger })
     }
@@ -128,7 +130,7 @@ impl App {
         self.settings.require(&[Server::Amqp])?;
         let settings = &self.settings;
         let broker = RabbitBroker::new(settings)?;
-        broker.check().await.context("RabbitMQ (FLOODGATE_AMQP_URL)")?;
+        of_server(Server::Amqp, broker.check().await)?;
         Ok(Arc::new(broker))
     }
 
@@ -147,9 +149,8 @@ impl App {
             &settings.inventory,
             connections,
             settings.redis_tls()?,
-        )
-        .context("Redis (FLOODGATE_REDIS_URL)")?;
-        Ok(Some(Arc::new(inventory)))
+        );
+        Ok(Some(Arc::new(of_server(Server::Redis, inventory)?)))
     }
 
     /// All servers, or none.
@@ -186,14 +187,14 @@ impl App {
     /// A worker.
     pub fn worker(&self, parts: &Parts) -> Worker {
         let Parts { broker, inventory, records, verifier, watch: _ } = parts.clone();
-        let (ledger, settings) = (records.ledger, self.settings.clone());
+        let (ledger, settings) = (records.ledger, self.settings().clone());
         Worker { broker, inventory, ledger, verifier, clock: clock::system(), settings }
     }
 
     /// The HTTP API.
     pub fn api(&self, parts: &Parts) -> Result<Api> {
         let Parts { broker, records, watch, .. } = parts.clone();
-        let (settings, gate) = (self.settings.clone(), self.gate()?);
+        let (settings, gate) = (self.settings().clone(), self.gate()?);
         let ledger = records.ledger.clone();
         let operations = records.operations(broker.clone());
         Ok(Api { settings, gate, broker, ledger, watch, operations })

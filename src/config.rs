@@ -225,11 +225,7 @@ impl Settings {
                 Server::Redis => self.redis_url.expose_secret().is_empty(),
                 Server::Database => self.database_url.expose_secret().is_empty(),
             })
-            .map(|server| match server {
-                Server::Amqp => "FLOODGATE_AMQP_URL",
-                Server::Redis => "FLOODGATE_REDIS_URL",
-                Server::Database => "FLOODGATE_DATABASE_URL",
-            })
+            .map(|server| format!("{}URL", server.prefix()))
             .collect();
         if missing.is_empty() {
             Ok(())
@@ -246,6 +242,26 @@ pub enum Server {
     Amqp,
     Redis,
     Database,
+}
+
+impl Server {
+    /// The product's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amqp => "RabbitMQ",
+            Self::Redis => "Redis",
+            Self::Database => "PostgreSQL",
+        }
+    }
+
+    /// What the names of its variables begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Amqp => "FLOODGATE_AMQP_",
+            Self::Redis => "FLOODGATE_REDIS_",
+            Self::Database => "FLOODGATE_DATABASE_",
+        }
+    }
 }
 
 impl IntentSettings {

@@ -60,6 +60,7 @@ fn a_library_is_named_only_where_it_belongs() {
         (
             "rustls",
             &[
+                "src/config/tls.rs",
                 "src/verification/http.rs",
                 "src/api/auth/location.rs",
                 "src/api/auth/sign.rs",

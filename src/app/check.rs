@@ -18,22 +18,48 @@ pub struct Finding {
     /// What it is, or what is wrong with it.
     pub found: Result<String>,
     /// What to do if something is wrong.
-    pub remedy: &'static str,
+    pub remedy: String,
 }
 
-/// The same with another remedy if the server's certificate, or this client's, is not accepted.
-fn secured(mut finding: Finding, remedy: &'static str) -> Finding {
-    if finding.found.as_ref().is_err_and(|error| format!("{error:#}").contains("certificate")) {
-        finding.remedy = remedy;
-    }
-    finding
+/// Whether the server's certificate was not accepted, or this client's.
+fn is_about_certificates(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("certificate")
+}
+
+/// Says of an error which server it is from, and which settings it is about.
+pub(super) fn of_server<T, E: Into<anyhow::Error>>(
+    server: Server,
+    result: Result<T, E>,
+) -> Result<T> {
+    result.map_err(|error| {
+        let (error, prefix) = (error.into(), server.prefix());
+        let settings = if is_about_certificates(&error) {
+            format!("{prefix}CA_FILE, {prefix}CLIENT_CERT_FILE, {prefix}CLIENT_KEY_FILE")
+        } else {
+            format!("{prefix}URL")
+        };
+        error.context(format!("{} ({settings})", server.name()))
+    })
+}
+
+/// What was found of a server, and what to do if something is wrong with it.
+fn finding_of(server: Server, found: Result<String>, remedy: &'static str) -> Finding {
+    let prefix = server.prefix();
+    let remedy = match &found {
+        Err(error) if is_about_certificates(error) => {
+            format!("see {prefix}CA_FILE, {prefix}CLIENT_CERT_FILE and {prefix}CLIENT_KEY_FILE")
+        }
+        _ => format!("see that it runs and that {prefix}URL is right{remedy}"),
+    };
+    Finding { what: server.name(), found, remedy }
 }
 
 impl App {
     /// Looks at every part of the deployment. Makes queues and exchanges that are missing, as a worker does
     /// when it starts, and changes nothing else.
     pub async fn check(&self) -> Vec<Finding> {
-        let finding = |what, found, remedy| Finding { what, found, remedy };
+        let finding =
+            |what, found, remedy: &str| Finding { what, found, remedy: remedy.to_owned() };
         let mut findings = if self.settings.is_embedded() {
             let file = self.check_file().await;
             vec![finding(
@@ -45,30 +71,9 @@ impl App {
             let (broker, inventory, ledger) =
                 tokio::join!(self.check_broker(), self.check_inventory(), self.check_ledger());
             vec![
-                secured(
-                    finding(
-                        "RabbitMQ",
-                        broker,
-                        "see that it runs and that FLOODGATE_AMQP_URL is right",
-                    ),
-                    "see FLOODGATE_AMQP_CA_FILE, FLOODGATE_AMQP_CLIENT_CERT_FILE and …_KEY_FILE",
-                ),
-                secured(
-                    finding(
-                        "Redis",
-                        inventory,
-                        "see that it runs and that FLOODGATE_REDIS_URL is right",
-                    ),
-                    "see FLOODGATE_REDIS_CA_FILE, FLOODGATE_REDIS_CLIENT_CERT_FILE and …_KEY_FILE",
-                ),
-                secured(
-                    finding(
-                        "PostgreSQL",
-                        ledger,
-                        "see that it runs, that FLOODGATE_DATABASE_URL is right, and run: floodgate migrate",
-                    ),
-                    "see FLOODGATE_DATABASE_CA_FILE, FLOODGATE_DATABASE_CLIENT_CERT_FILE and …_KEY_FILE",
-                ),
+                finding_of(Server::Amqp, broker, ""),
+                finding_of(Server::Redis, inventory, ""),
+                finding_of(Server::Database, ledger, ", and run: floodgate migrate"),
             ]
         };
         let (users, tokens) = (self.check_verifier(), self.check_tokens().await);

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use secrecy::SecretString;
 
 use super::App;
+use super::check::of_server;
 use crate::broker::{Deliveries, Queue, RabbitBroker};
 use crate::config::{Server, Settings};
 use crate::inventory::RedisInventory;
@@ -49,9 +50,8 @@ impl Scratch {
             return Ok(Self { app: App::new(inside), place: Place::Folder(folder) });
         }
         settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
-        inside.database_url = PostgresLedger::create_database(&settings.database_url, name)
-            .await
-            .context("PostgreSQL (FLOODGATE_DATABASE_URL)")?;
+        let created = PostgresLedger::create_database(&settings.database_url, name).await;
+        inside.database_url = of_server(Server::Database, created)?;
         let broker = RabbitBroker::new(&inside)?;
         let inventory = RedisInventory::new(
             &inside.redis_url,

@@ -36,10 +36,9 @@ impl Check {
             let rows =
                 findings.into_iter().flat_map(|Finding { what, found, remedy }| match found {
                     Ok(found) => vec![row(what, "ok", found)],
-                    Err(error) => vec![
-                        row(what, "failed", explain(&error)),
-                        row("", "to do", remedy.to_owned()),
-                    ],
+                    Err(error) => {
+                        vec![row(what, "failed", explain(&error)), row("", "to do", remedy)]
+                    }
                 });
             output::table(["what", "result", "found"], rows)?;
         }

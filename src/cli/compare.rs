@@ -197,7 +197,7 @@ impl Compare {
             },
             interrupted,
         };
-        let sold = self.sell_all(&stage, &designs, &name).await;
+        let sold = Box::pin(self.sell_all(&stage, &designs, &name)).await;
         store.remove().await?;
         Ok(Report::new(stage.conditions, redis_round_trip_ms, others.left_out, sold?))
     }

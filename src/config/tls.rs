@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -85,41 +89,71 @@ impl Files<'_> {
         (url_name, url, scheme): (&'static str, &SecretString, &'static str),
     ) -> Result<Tls, InvalidSettings> {
         let [ca_name, certificate_name, key_name] = self.names;
-        let [ca, certificate, key] = self.paths.map(|path| !path.as_os_str().is_empty());
-        if (ca || certificate) && !url.expose_secret().starts_with(scheme) {
-            let name = if ca { ca_name } else { certificate_name };
+        let [has_ca, has_certificate, has_key] =
+            self.paths.map(|path| !path.as_os_str().is_empty());
+        if (has_ca || has_certificate) && !url.expose_secret().starts_with(scheme) {
+            let name = if has_ca { ca_name } else { certificate_name };
             let problem = format!("it is set, and {url_name} does not begin with {scheme}");
             return Err(InvalidSettings::Certificate { name, problem });
         }
-        if certificate != key {
+        if has_certificate != has_key {
             let (name, missing) =
-                if key { (key_name, certificate_name) } else { (certificate_name, key_name) };
+                if has_key { (key_name, certificate_name) } else { (certificate_name, key_name) };
             let problem = format!("it is set, and {missing} is not; accepted: both or none");
             return Err(InvalidSettings::Certificate { name, problem });
         }
-        let read = |number: usize, wanted| pem(self.names[number], self.paths[number], wanted);
+        let refused = |number: usize, problem: String| {
+            let (name, file) = (self.names[number], self.paths[number].display());
+            InvalidSettings::Certificate { name, problem: format!("{file}: {problem}") }
+        };
+        let read = |number: usize| {
+            let text = std::fs::read_to_string(self.paths[number]);
+            text.map_err(|error| refused(number, format!("can't read it: {error}")))
+        };
+        let ca = || {
+            let text = read(0)?;
+            check_authorities(&text).map_err(|problem| refused(0, problem))?;
+            Ok(text)
+        };
         let client = || {
-            let (certificate, key) = (read(1, "CERTIFICATE")?, read(2, "PRIVATE KEY")?.into());
-            Ok(ClientCertificate { certificate, key })
+            let (certificate, key) = (read(1)?, read(2)?);
+            let chain = certificates(&certificate).map_err(|problem| refused(1, problem))?;
+            check_key(chain, &key).map_err(|problem| refused(2, problem))?;
+            Ok(ClientCertificate { certificate, key: key.into() })
         };
         Ok(Tls {
-            ca: ca.then(|| read(0, "CERTIFICATE")).transpose()?,
-            client: certificate.then(client).transpose()?,
+            ca: has_ca.then(ca).transpose()?,
+            client: has_certificate.then(client).transpose()?,
         })
     }
 }
 
-/// A file in PEM that has what is `wanted`.
-fn pem(name: &'static str, path: &Path, wanted: &str) -> Result<String, InvalidSettings> {
-    let file = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| InvalidSettings::Certificate {
-        name,
-        problem: format!("can't read {file}: {error}"),
-    })?;
-    let begins = |line: &str| line.starts_with("-----BEGIN ") && line.contains(wanted);
-    if text.lines().any(begins) {
-        return Ok(text);
+fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match found {
+        Ok(none) if none.is_empty() => Err("it has no CERTIFICATE in PEM".to_owned()),
+        found => found.map_err(|error| format!("a certificate can't be read: {error}")),
     }
-    let problem = format!("{file} has no {wanted} in PEM");
-    Err(InvalidSettings::Certificate { name, problem })
+}
+
+/// Fails unless each certificate can be one of an authority.
+fn check_authorities(text: &str) -> Result<(), String> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(text)? {
+        store.add(certificate).map_err(|error| format!("a certificate can't be read: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Fails unless `text` has the private key of the first certificate. Errors say nothing of what is in it.
+fn check_key(chain: Vec<CertificateDer<'static>>, text: &str) -> Result<(), String> {
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+        if text.contains("ENCRYPTED") {
+            "the key is encrypted; accepted: one that is not, in a file that only floodgate can read"
+        } else {
+            "it has no PRIVATE KEY in PEM"
+        }
+    })?;
+    let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider());
+    certified.map(drop).map_err(|error| format!("no key for the certificate: {error}"))
 }

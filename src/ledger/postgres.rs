@@ -7,6 +7,7 @@
 mod decide;
 mod operator_log;
 mod rows;
+mod tls;
 mod transaction;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateDatabase, MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{Connection, PgConnection, Postgres};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::sync::OnceCell;
 use url::Url;
 
 use super::changes::sorted;
@@ -40,6 +42,8 @@ pub const UNLOGGED: &str = "sqlx_core::pool=off";
 #[derive(Debug)]
 pub struct PostgresLedger {
     pool: PgPool,
+    /// Set when it is known whether the connections have TLS.
+    tls: OnceCell<()>,
     timeout: Duration,
     begin: Begin,
     outage: Outage,
@@ -51,9 +55,7 @@ impl PostgresLedger {
     /// A ledger at `url`. Connects when it is first used.
     pub fn new(url: &SecretString, settings: &LedgerSettings) -> Result<Self, LedgerError> {
         let timeout = settings.timeout();
-        let options = url
-            .expose_secret()
-            .parse::<PgConnectOptions>()
+        let options = tls::options(url)
             .map_err(permanent)?
             .application_name("floodgate")
             // A setting at start-up, which a pooler would refuse; floodgate reads no floats.
@@ -66,6 +68,7 @@ impl PostgresLedger {
         let begin = Begin::new(timeout * 9 / 10);
         Ok(Self {
             pool,
+            tls: OnceCell::new(),
             timeout,
             begin,
             outage: Outage::new("PostgreSQL"),
@@ -75,14 +78,8 @@ impl PostgresLedger {
 
     /// Brings the database at `url` to this version's schema. Running it again changes nothing.
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
-        let options = url.expose_secret().parse::<PgConnectOptions>().map_err(permanent)?;
-        let mut connection = match PgConnection::connect_with(&options).await {
-            Err(error) if may_do_without_tls(&options, &error) => {
-                PgConnection::connect_with(&options.ssl_mode(PgSslMode::Disable)).await
-            }
-            connected => connected,
-        }
-        .map_err(classify)?;
+        let options = tls::options(url).map_err(permanent)?;
+        let (mut connection, _) = Box::pin(tls::connect(options)).await.map_err(classify)?;
         MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
             other => permanent(other),
@@ -95,16 +92,19 @@ impl PostgresLedger {
         url: &SecretString,
         name: &str,
     ) -> Result<SecretString, LedgerError> {
+        let create = format!("create database {}", quoted(name));
+        execute(url, create).await?;
         // The library's own way to write a URL loses the paths of certificates.
         let mut url: Url = url.expose_secret().parse().map_err(permanent)?;
         url.set_path(name);
-        Postgres::create_database(url.as_str()).await.map_err(classify)?;
         Ok(url.to_string().into())
     }
 
-    /// Drops the database at `url`, whoever is connected to it.
+    /// Drops the database at `url`, with all connections to it.
     pub async fn drop_database(url: &SecretString) -> Result<(), LedgerError> {
-        Postgres::force_drop_database(url.expose_secret()).await.map_err(classify)
+        let options = tls::options(url).map_err(permanent)?;
+        let name = options.get_database().unwrap_or_default();
+        execute(url, format!("drop database if exists {} with (force)", quoted(name))).await
     }
 
     /// Bytes that the decisions take, with their index, and how many there are.
@@ -124,7 +124,6 @@ impl PostgresLedger {
     /// Fails unless the database can be reached, has this version's schema, and keeps what it has
     /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        self.choose_tls().await;
         let (columns, versions, has_log, fsync, synchronous): (i64, i64, bool, String, String) =
             self.run(async |db| {
                 let found = sqlx::query_as(
@@ -157,21 +156,19 @@ impl PostgresLedger {
         Ok(())
     }
 
-    /// Connects without TLS from now on, if that is allowed and does not work.
-    async fn choose_tls(&self) {
+    /// Finds out whether connections have TLS, where the URL leaves it open.
+    async fn settle_tls(&self) -> Result<(), sqlx::Error> {
         let options = self.pool.connect_options();
-        let connected = tokio::time::timeout(self.timeout, self.pool.acquire()).await;
-        if let Ok(Err(error)) = connected
-            && may_do_without_tls(&options, &error)
-        {
-            let plain = options.as_ref().clone().ssl_mode(PgSslMode::Disable);
-            self.pool.set_connect_options(plain);
+        if tls::is_open(&options) {
+            let (connection, settled) = tls::connect(options.as_ref().clone()).await?;
+            self.pool.set_connect_options(settled);
+            connection.close().await?;
         }
+        Ok(())
     }
 
     /// The version of the server.
     pub async fn version(&self) -> Result<String, LedgerError> {
-        self.choose_tls().await;
         let version = "select current_setting('server_version')";
         self.run(async |db| sqlx::query_scalar(version).fetch_one(db).await).await
     }
@@ -209,6 +206,10 @@ impl PostgresLedger {
         &self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
+        let work = async {
+            self.tls.get_or_try_init(|| Box::pin(self.settle_tls())).await?;
+            work.await
+        };
         match tokio::time::timeout(self.timeout, work).await {
             Ok(result) => self.outage.noted(result, is_outage).map_err(classify),
             Err(elapsed) => {
@@ -219,19 +220,17 @@ impl PostgresLedger {
     }
 }
 
-/// Whether `error` says that TLS failed, for instance because of a certificate that can't be read, and the
-/// connection may be made without: as libpq does it with `sslmode=prefer`, the default.
-fn may_do_without_tls(options: &PgConnectOptions, error: &sqlx::Error) -> bool {
-    let of_tls = match error {
-        sqlx::Error::Tls(_) => true,
-        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
-        _ => false,
-    };
-    let may = of_tls && matches!(options.get_ssl_mode(), PgSslMode::Prefer);
-    if may {
-        tracing::warn!(%error, "PostgreSQL without TLS, as sslmode=prefer allows: TLS failed");
-    }
-    may
+/// Runs a statement about databases, so that it connects to the one that every server has.
+async fn execute(url: &SecretString, statement: String) -> Result<(), LedgerError> {
+    let options = tls::options(url).map_err(permanent)?.database("postgres");
+    let (mut connection, _) = Box::pin(tls::connect(options)).await.map_err(classify)?;
+    connection.execute(AssertSqlSafe(statement)).await.map_err(classify)?;
+    connection.close().await.map_err(classify)
+}
+
+/// A name as SQL has it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// What a ledger of version 0.1 has to be told.
@@ -335,8 +334,6 @@ fn lost_to_another(error: &sqlx::Error) -> bool {
     sqlstate(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
 
-/// Tells errors that pass from those that stay. SQLSTATE classes, from PostgreSQL's appendix A:
-/// 22 data exception, 23 integrity constraint violation.
 /// Whether an error means that the server is unavailable: it can't be reached, or refuses every call (classes
 /// 08, 53 and 57P of PostgreSQL's error codes).
 fn is_outage(error: &sqlx::Error) -> bool {
@@ -348,6 +345,8 @@ fn is_outage(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Tells errors that pass from those that stay. SQLSTATE classes, from PostgreSQL's appendix A:
+/// 22 data exception, 23 integrity constraint violation.
 fn classify(error: sqlx::Error) -> LedgerError {
     let stays = match &error {
         sqlx::Error::Database(_) => sqlstate(&error)

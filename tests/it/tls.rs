@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use floodgate::ledger::{LedgerError, PostgresLedger};
+use floodgate::ledger::{Ledger, LedgerError, PostgresLedger};
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -40,12 +40,27 @@ impl Servers {
 
     /// The binary with settings for these servers, but without the variables that begin with `without`.
     fn floodgate(&self, arguments: &[&str], without: &str) -> Output {
-        let variables = self.variables.iter();
-        let variables =
-            variables.filter(|(name, _)| without.is_empty() || !name.starts_with(without));
-        let mut command = bare_floodgate(arguments);
-        command.envs(variables).current_dir(self.folder.path());
+        let mut command = self.command(arguments);
+        for name in
+            self.variables.keys().filter(|name| !without.is_empty() && name.starts_with(without))
+        {
+            command.env_remove(name);
+        }
         command.output().expect("floodgate runs")
+    }
+
+    /// The binary with settings for these servers, and for their database what comes after its URL.
+    fn floodgate_with(&self, arguments: &[&str], parameters: &str, ca: &Path) -> Output {
+        let mut command = self.command(arguments);
+        let url = format!("{}{parameters}", self.variables["FLOODGATE_DATABASE_URL"]);
+        command.env("FLOODGATE_DATABASE_URL", url).env("FLOODGATE_DATABASE_CA_FILE", ca);
+        command.output().expect("floodgate runs")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = bare_floodgate(arguments);
+        command.envs(&self.variables).current_dir(self.folder.path());
+        command
     }
 }
 
@@ -80,12 +95,8 @@ fn orders_go_all_the_way_over_tls_with_a_private_ca() {
             if variable == "DATABASE" && missing == "CA_FILE" {
                 // Without a CA and without sslmode the server's certificate is not looked at, as with libpq.
                 assert!(check.status.success(), "{check:?}");
-                let url = &servers.variables["FLOODGATE_DATABASE_URL"];
-                let mut command = bare_floodgate(&["check", "--json"]);
-                let rest = servers.variables.iter().filter(|(name, _)| !name.starts_with(&without));
-                let url = format!("{url}?sslmode=verify-full");
-                command.envs(rest).env("FLOODGATE_DATABASE_URL", url);
-                check = command.output().expect("floodgate runs");
+                let none = Path::new("");
+                check = servers.floodgate_with(&["check", "--json"], "?sslmode=verify-full", none);
             }
             assert_eq!(check.status.code(), Some(1), "{without}");
             let found = checked(&check, what).to_string();
@@ -99,17 +110,56 @@ fn orders_go_all_the_way_over_tls_with_a_private_ca() {
             assert!(found.contains(&setting), "{without}: {found}");
         }
     }
+    let worker = servers.floodgate(&["worker"], "FLOODGATE_AMQP_CA_FILE");
+    let said = String::from_utf8_lossy(&worker.stderr);
+    assert!(!worker.status.success() && said.contains("FLOODGATE_AMQP_CA_FILE"), "{said}");
+    certificates_of_the_database_are_looked_at_as_libpq_does(&servers);
+}
+
+/// <https://www.postgresql.org/docs/current/libpq-ssl.html>: what each `sslmode` makes of a CA.
+fn certificates_of_the_database_are_looked_at_as_libpq_does(servers: &Servers) {
+    let other = tempfile::tempdir().expect("a folder");
+    certificate(other.path(), "-days 2");
+    let (none, other) = (Path::new("").to_owned(), other.path().join("server.pem"));
+    let right = Path::new(&servers.variables["FLOODGATE_DATABASE_CA_FILE"]).to_owned();
+    for (mode, ca, works) in [
+        ("allow", &none, true),
+        ("allow", &other, true),
+        ("prefer", &other, true),
+        ("require", &none, true),
+        ("require", &right, true),
+        ("require", &other, false),
+        ("verify-ca", &right, true),
+        ("verify-full", &other, false),
+    ] {
+        let migrated = servers.floodgate_with(&["migrate"], &format!("?sslmode={mode}"), ca);
+        let said = String::from_utf8_lossy(&migrated.stderr);
+        assert_eq!(migrated.status.success(), works, "{mode}, {}: {said}", ca.display());
+        assert_eq!(said.contains("FLOODGATE_DATABASE_CA_FILE"), !works, "{mode}: {said}");
+    }
 }
 
 #[test]
 fn files_and_urls_that_do_not_go_together_are_named() {
     let folder = tempfile::tempdir().expect("a folder");
-    let empty = folder.path().join("empty.pem");
-    std::fs::write(&empty, "nothing").expect("write");
-    let empty = empty.to_str().expect("UTF-8");
+    certificate(folder.path(), "-days 2");
+    let script = "openssl rsa -in server.key -aes128 -passout pass:x -out encrypted.key &&
+        openssl rsa -in server.key -aes128 -passout pass:x -traditional -out old.key &&
+        openssl genrsa -out other.key 2048 &&
+        printf -- '-----BEGIN CERTIFICATE-----\\nMIIB\\n-----END CERTIFICATE-----\\n' > broken.pem &&
+        echo nothing > empty.pem";
+    run(folder.path(), script);
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (empty, broken, pem) =
+        (&file("empty.pem")[..], &file("broken.pem")[..], &file("server.pem")[..]);
     for (variables, said) in [
-        (&[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", "/never")][..], "amqp_ca_file: can't read"),
-        (&[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", empty)], "has no CERTIFICATE in PEM"),
+        (
+            &[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", "/never")][..],
+            "amqp_ca_file: /never: can't read it",
+        ),
+        (&[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", empty)], "it has no CERTIFICATE in PEM"),
+        (&[("AMQP_URL", "amqps://h"), ("AMQP_CA_FILE", broken)], "certificate can't be read"),
+        (&[("DATABASE_URL", "postgres://h/d"), ("DATABASE_CA_FILE", broken)], "can't be read"),
         (&[("REDIS_URL", "redis://h"), ("REDIS_CA_FILE", empty)], "begin with rediss://"),
         (
             &[("REDIS_URL", "rediss://h"), ("REDIS_CLIENT_CERT_FILE", empty)],
@@ -124,20 +174,49 @@ fn files_and_urls_that_do_not_go_together_are_named() {
         for (name, value) in variables {
             command.env(format!("FLOODGATE_{name}"), value);
         }
-        let output = command.output().expect("floodgate runs");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains(said), "{text}");
+        refuses(command, said);
+    }
+    for (key, said) in [
+        ("encrypted.key", "the key is encrypted"),
+        ("old.key", "the key is encrypted"),
+        ("other.key", "no key for the certificate"),
+        ("server.pem", "it has no PRIVATE KEY in PEM"),
+    ] {
+        let mut command = bare_floodgate(&["check"]);
+        command.env("FLOODGATE_DATABASE_URL", "postgres://h/d");
+        command.env("FLOODGATE_DATABASE_CLIENT_CERT_FILE", pem);
+        command.env("FLOODGATE_DATABASE_CLIENT_KEY_FILE", file(key));
+        refuses(command, &format!("database_client_key_file: {}: {said}", file(key)));
     }
 }
 
-/// A certificate of X.509 version 1 as PostgreSQL's documentation lets people make one, and its key.
+fn refuses(mut command: Command, said: &str) {
+    let output = command.output().expect("floodgate runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(said), "{text}");
+}
+
+fn run(folder: &Path, script: &str) {
+    let made = Command::new("sh").args(["-c", script]).current_dir(folder).output().expect("sh");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// A certificate that signs itself, `server.pem`, and its key, `server.key`.
+fn certificate(folder: &Path, options: &str) {
+    let names = "-keyout server.key -subj /CN=floodgate-test";
+    run(
+        folder,
+        &format!("openssl req -x509 -newkey rsa:2048 -nodes {names} {options} -out server.pem"),
+    );
+}
+
+/// The same of X.509 version 1, as PostgreSQL's documentation lets people make one.
 fn old_certificate(folder: &Path) {
     let script = "openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=old &&
         openssl x509 -req -in server.csr -signkey server.key -out server.pem && chmod 600 server.key &&
         if [ \"$(id -u)\" = 0 ]; then chown postgres . server.key server.pem; fi";
-    let made = Command::new("sh").args(["-c", script]).current_dir(folder).output().expect("sh");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    run(folder, script);
 }
 
 #[tokio::test]
@@ -153,6 +232,7 @@ async fn a_certificate_that_cannot_be_read_is_no_hindrance_where_none_is_asked_f
     for (mode, works) in [
         ("", true),
         ("?sslmode=prefer", true),
+        ("?sslmode=allow", true),
         ("?sslmode=disable", true),
         ("?sslmode=require", false),
     ] {
@@ -160,11 +240,18 @@ async fn a_certificate_that_cannot_be_read_is_no_hindrance_where_none_is_asked_f
         let migrated = PostgresLedger::migrate(&url).await;
         assert_eq!(migrated.is_ok(), works, "{mode}: {migrated:?}");
         let ledger = PostgresLedger::new(&url, &settings().ledger).expect("a ledger");
-        match ledger.check().await {
-            Ok(()) => assert!(works, "{mode}"),
+        // Without a check before it, as commands that only write to the operators' log use it.
+        match ledger.sales(None).await {
+            Ok(_) => assert!(works, "{mode}"),
             Err(LedgerError::Transient(error) | LedgerError::Permanent(error)) => {
                 assert!(!works && error.to_string().contains("ertificate"), "{mode}: {error}");
             }
+        }
+        let name = format!("another{}", mode.len());
+        let created = PostgresLedger::create_database(&url, &name).await;
+        assert_eq!(created.is_ok(), works, "{mode}: {created:?}");
+        if let Ok(created) = created {
+            PostgresLedger::drop_database(&created).await.expect("drop");
         }
     }
 }
