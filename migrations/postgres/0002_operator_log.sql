@@ -7,7 +7,8 @@ create table operator_log (
     at         timestamptz      not null,
     id         text collate "C" primary key,
     actor      text             not null,
-    -- opened, restocked, closed, verification_switched, redriven, purged, token_refused.
+    -- opened, restocked, closed, verification_switched, redriven, purged, or, of refused requests,
+    -- token_refused, forbidden.
     action     text             not null,
     sale_id    text collate "C",
     detail     text             not null,

@@ -1,6 +1,6 @@
 //! Who asks, and what they may do.
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::header;
 use axum::http::request::Parts;
 use chrono::Utc;
@@ -43,26 +43,19 @@ impl FromRequestParts<Shared> for AsOperator {
         if is_operator {
             return Ok(Self(Operator { actor, origin, request_id }));
         }
-        if let Some((action, sale_id)) = attempted(parts.uri.path()) {
-            let reason = format!("the token lacks the scope {ADMIN_SCOPE}");
-            api.refusals.count(Refusal { actor, origin, action, sale_id, reason }, request_id);
-        }
+        let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let reason = format!("{} {path} needs the scope {ADMIN_SCOPE}", parts.method);
+        let sale_id = sale_id(parts.uri.path());
+        let refusal = Refusal { actor, origin, action: Action::Forbidden, sale_id, reason };
+        api.refusals.count(refusal, request_id);
         Err(lacks(ADMIN_SCOPE, "this"))
     }
 }
 
-/// The act that a request to an operator's path asks for, and the sale it is about.
-fn attempted(path: &str) -> Option<(Action, Option<SaleId>)> {
-    let mut words = path.strip_prefix("/v1/sales")?.split('/').skip(1);
-    let sale_id = words.next().and_then(|id| SaleId::parse(id).ok());
-    let action = match words.next() {
-        None => Action::Opened,
-        Some("restock") => Action::Restocked,
-        Some("verification") => Action::VerificationSwitched,
-        Some("close") => Action::Closed,
-        Some(_) => return None,
-    };
-    Some((action, sale_id))
+/// The sale that a path is about.
+fn sale_id(path: &str) -> Option<SaleId> {
+    let id = path.strip_prefix("/v1/sales/")?.split('/').next()?;
+    SaleId::parse(id).ok()
 }
 
 /// Where the request comes from.

@@ -49,6 +49,8 @@ actions! {
     Purged, "purged";
     /// A request came with a token that is not accepted.
     TokenRefused, "token_refused";
+    /// A request came with a good token that lacks the scope for it.
+    Forbidden, "forbidden";
 }
 
 /// A text that names nothing in the operators' log.

@@ -164,9 +164,9 @@ mod tests {
         let (writes, refusals) = counting();
         for n in 0..250 {
             refusals.count(refusal(&format!("192.0.2.{n}"), Action::TokenRefused), None);
-            refusals.count(refusal("192.0.2.0", Action::Closed), None);
+            refusals.count(refusal("192.0.2.0", Action::Forbidden), None);
         }
-        refusals.count(refusal("198.51.100.1", Action::Closed), Some("r".into()));
+        refusals.count(refusal("198.51.100.1", Action::Forbidden), Some("r".into()));
         refusals.flush().await;
         refusals.flush().await;
         let writes = writes.0.lock().unwrap();
@@ -177,8 +177,9 @@ mod tests {
             found.next().map(|entry| (entry.detail.as_str(), entry.request_id.as_deref()))
         };
         assert_eq!(others(Action::TokenRefused), Some(("refused, count 151: others", None)));
-        assert_eq!(others(Action::Closed), Some(("refused, count 1: others", None)));
-        let kept = entries.iter().find(|e| e.origin == "192.0.2.0" && e.action == Action::Closed);
+        assert_eq!(others(Action::Forbidden), Some(("refused, count 1: others", None)));
+        let kept =
+            entries.iter().find(|e| e.origin == "192.0.2.0" && e.action == Action::Forbidden);
         assert!(kept.is_some_and(|entry| entry.detail.contains("count 250")));
     }
 }

@@ -71,10 +71,14 @@ async fn acts_over_the_api_are_recorded_by_their_token() {
     for _ in 0..3 {
         send(post("/v1/sales/t/restock", &other).bearer_auth(&buyer), 403).await;
     }
+    send(served.get("/v1/decisions/stream").bearer_auth(&buyer), 403).await;
     served.stop().await;
 
-    let entries = entries(&stage).await;
-    let lacks = "refused, count 3: the token lacks the scope floodgate:admin";
+    let (of_streams, entries): (Vec<_>, Vec<_>) =
+        entries(&stage).await.into_iter().partition(|entry| entry.detail.contains("stream"));
+    let restock =
+        "refused, count 3: POST /v1/sales/{sale_id}/restock needs the scope floodgate:admin";
+    let stream = "refused, count 1: GET /v1/decisions/stream needs the scope floodgate:admin";
     let [by_scope] = entries.iter().filter(|e| e.actor.contains(' ')).collect::<Vec<_>>()[..]
     else {
         panic!("{entries:?}")
@@ -90,9 +94,10 @@ async fn acts_over_the_api_are_recorded_by_their_token() {
             ("ops-1", "restocked", "5 units, adjustment r, stock 8"),
             ("ops-1", "verification_switched", "off"),
             ("scope floodgate:admin without sub", "closed", by_scope.detail.as_str()),
-            ("buyer", "restocked", lacks),
+            ("buyer", "forbidden", restock),
         ]
     );
+    assert_eq!(told(&of_streams), [("buyer", "forbidden", stream)]);
     assert!(by_scope.detail.starts_with("at 20"), "{by_scope:?}");
     for entry in &entries {
         assert_eq!(entry.sale_id, Some(sale_id("t")));
