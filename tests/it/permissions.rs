@@ -2,16 +2,20 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use floodgate::app::App;
+use floodgate::broker::{Broker, Queue};
 use floodgate::ledger::PostgresLedger;
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 
 use crate::harness::api::{Served, answer, on_free_port};
-use crate::harness::{Stage, redis};
+use crate::harness::process::bare_floodgate;
+use crate::harness::{Stage, post, redis, until};
 
 const PAGE: &str = include_str!("../../docs/permissions.md");
 
@@ -79,6 +83,7 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
     settings.amqp_url = as_user(&settings.amqp_url, &name, "change-me-rabbitmq", None);
     let (redis_url, app) = (settings.redis_url.clone(), App::new(settings));
     Box::pin(orders_are_decided(&app)).await;
+    rabbitmq_refuses_the_rest(&app.settings().amqp_url, &name).await;
     nothing_else_is_allowed(&database("worker"), &redis_url).await;
 
     let broker = floodgate::broker::RabbitBroker::new(app.settings()).expect("a broker");
@@ -119,11 +124,70 @@ async fn orders_are_decided(app: &App) {
     assert_eq!(post("/v1/sales/s/restock", units).await.0, 200);
     assert_eq!(order("o-5", "dan").await.1["outcome"], "created");
     assert_eq!(post("/v1/sales/s/close", Value::Null).await.0, 200);
-    served.stop().await;
+
+    // An order that waits, because no service checks its user, and comes back.
+    let checked = json!({ "sale_id": "t", "stock": 1, "verification": true });
+    assert_eq!(post("/v1/sales", checked).await.0, 201);
+    let body = json!({ "order_id": "o-6", "user_id": "ada", "quantity": 1 });
+    assert_eq!(post("/v1/sales/t/orders", body).await.0, 202);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let off = json!({ "verification": false });
+    assert_eq!(post("/v1/sales/t/verification", off).await.0, 200);
+    let outcome = async || answer(served.get("/v1/sales/t/orders/o-6")).await.1["outcome"].clone();
+    until(async || outcome().await == "created").await;
+
     let broker = app.broker().await.expect("a broker");
-    assert_eq!(broker.depth(floodgate::broker::Queue::Intents).await.expect("depth").messages, 0);
+    dead_letters_are_redriven_and_purged(app, broker.as_ref()).await;
+    served.stop().await;
+    assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
     for finding in Box::pin(app.check()).await {
         assert!(finding.found.is_ok(), "{}: {:?}", finding.what, finding.found);
+    }
+}
+
+async fn dead_letters_are_redriven_and_purged(app: &App, broker: &dyn Broker) {
+    post(broker, &["no JSON"]).await;
+    let dead = async || broker.depth(Queue::DeadLetters).await.expect("depth").messages;
+    until(async || dead().await == 1).await;
+    let settings = app.settings();
+    for arguments in [&["dead-letters", "redrive"][..], &["dead-letters", "purge", "--all"]] {
+        let mut command = bare_floodgate(arguments);
+        command.env("FLOODGATE_NAMESPACE", &settings.namespace);
+        for (variable, url) in [
+            ("FLOODGATE_AMQP_URL", &settings.amqp_url),
+            ("FLOODGATE_REDIS_URL", &settings.redis_url),
+            ("FLOODGATE_DATABASE_URL", &settings.database_url),
+        ] {
+            command.env(variable, url.expose_secret());
+        }
+        let done = command.output().expect("floodgate runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let expected = u32::from(arguments.contains(&"redrive"));
+        until(async || dead().await == expected).await;
+    }
+}
+
+/// RabbitMQ ends the channel of a client that asks for what it may not have.
+async fn rabbitmq_refuses_the_rest(url: &SecretString, name: &str) {
+    let connection =
+        lapin::Connection::connect(url.expose_secret(), lapin::ConnectionProperties::default());
+    let connection = connection.await.expect("connect");
+    let (name, table) = (format!("other-{name}"), lapin::types::FieldTable::default());
+    let channel = connection.create_channel().await.expect("a channel");
+    let queue =
+        channel.queue_declare(name.as_str().into(), QueueDeclareOptions::default(), table.clone());
+    let queue = queue.await.map(drop);
+    let channel = connection.create_channel().await.expect("a channel");
+    let kind = lapin::ExchangeKind::Fanout;
+    let exchange = channel.exchange_declare(
+        name.as_str().into(),
+        kind,
+        ExchangeDeclareOptions::default(),
+        table,
+    );
+    for denied in [queue, exchange.await] {
+        let denied = denied.expect_err("refused").to_string();
+        assert!(denied.contains("access to"), "{denied}");
     }
 }
 
