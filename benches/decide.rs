@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use floodgate::app::scratch::Scratch;
 use floodgate::config::Settings;
-use floodgate::decision::Hint;
+use floodgate::domain::decision::Hint;
+use floodgate::domain::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::domain::rules::Answer;
+use floodgate::domain::sale::{MAX_STOCK, Sale};
 use floodgate::ledger::{Ledger, Proposed};
-use floodgate::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId, UserId};
-use floodgate::rules::Answer;
-use floodgate::sale::{MAX_STOCK, Sale};
 use secrecy::ExposeSecret;
 use sqlx::{Connection, PgConnection};
 

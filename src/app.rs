@@ -17,11 +17,11 @@ use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
 use crate::ledger::{Ledger, PostgresLedger, SqliteLedger};
-use crate::operations::Operations;
 use crate::operator_log::{Journal, OperatorLog};
+use crate::sales::cache::SaleWatch;
+use crate::sales::operations::Operations;
 use crate::sqlite::SqliteFile;
 use crate::verification::{HttpVerifier, Verifier};
-use crate::watch::SaleWatch;
 use crate::worker::Worker;
 
 pub use check::Finding;

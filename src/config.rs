@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::intent::Limits;
+use crate::domain::intent::Limits;
 
 pub use check::InvalidSettings;
 pub use sources::{Origin, Shown, Sources};

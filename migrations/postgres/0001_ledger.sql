@@ -13,7 +13,7 @@ create table sales (
     opens_at       timestamptz,
     closes_at      timestamptz,
     verification   boolean          not null default false,
-    -- Counts changes of the definition; see SaleState in src/sale.rs.
+    -- Counts changes of the definition; see SaleState in src/domain/sale.rs.
     version        integer          not null default 1,
     -- When the last unit was sold, while none is left.
     sold_out_at    timestamptz,

@@ -9,7 +9,7 @@ create table sales (
     opens_at       text,
     closes_at      text,
     verification   integer not null default 0,
-    -- Counts changes of the definition; see SaleState in src/sale.rs.
+    -- Counts changes of the definition; see SaleState in src/domain/sale.rs.
     version        integer not null default 1,
     -- When the last unit was sold, while none is left.
     sold_out_at    text,

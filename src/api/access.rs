@@ -12,8 +12,8 @@ use super::problem::{Kind, Problem};
 use super::recent::Recent;
 use super::server::REQUEST_ID;
 use super::shares::Share;
+use crate::domain::order::{OrderKey, SaleId, UserId};
 use crate::operator_log::{Action, Operator, Refusal};
-use crate::order::{OrderKey, SaleId, UserId};
 
 /// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
 /// interface may do everything.

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::access::Access;
 use super::problem::{Kind, Problem};
 use super::requests::{self, Whole};
-use crate::digest::digest;
-use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::domain::digest::digest;
+use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
 
 /// Begins every derived order id, so that people can tell it from others.
 const DERIVED_PREFIX: &str = "k-";

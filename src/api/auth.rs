@@ -25,7 +25,7 @@ pub(super) use published::RETRY_AFTER;
 pub use sign::{InvalidPrivateKey, NotSigned, SigningKey};
 
 use crate::config::ApiSettings;
-use crate::order::{InvalidId, UserId};
+use crate::domain::order::{InvalidId, UserId};
 use location::Location;
 use published::PublishedKeys;
 use token::{Claims, Header, bearer_token, is_access_token};

@@ -65,7 +65,10 @@ pub(super) enum ReasonName {
 /// The final answer to an order.
 #[derive(ToSchema)]
 #[schema(as = Decision)]
-#[allow(dead_code, reason = "only its schema is used; decisions are written by crate::event")]
+#[allow(
+    dead_code,
+    reason = "only its schema is used; decisions are written by crate::domain::event"
+)]
 pub(super) struct DecisionView {
     order_id: String,
     sale_id: String,
@@ -297,7 +300,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::Reason;
+    use crate::domain::decision::Reason;
 
     #[tokio::test]
     async fn everything_described_is_on_the_page() {
@@ -353,7 +356,8 @@ mod tests {
     #[test]
     fn names_in_the_description_are_those_in_answers() {
         let schemas = &described(true)["components"]["schemas"];
-        let phases: Vec<_> = crate::sale::Phase::ALL.iter().map(|phase| phase.name()).collect();
+        let phases: Vec<_> =
+            crate::domain::sale::Phase::ALL.iter().map(|phase| phase.name()).collect();
         assert_eq!(schemas["Sale"]["properties"]["state"]["enum"], json!(phases));
         let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(schemas["Decision"]["properties"]["reason"]["enum"], json!(reasons));

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::digest::digest;
+use crate::domain::digest::digest;
 
 /// JSON with its `ETag`, or 304 when it is what the client has by its `If-None-Match`. It may be kept, but
 /// not used without asking.

@@ -16,7 +16,7 @@ use super::problem::{Kind, Problem};
 use super::requests;
 use super::shares::{Share, Shares};
 use crate::config::ApiSettings;
-use crate::order::UserId;
+use crate::domain::order::UserId;
 
 /// Requests of operators that are worked on when there is no room for others.
 const OPERATORS_IN_FLIGHT: usize = 16;

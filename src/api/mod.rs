@@ -2,7 +2,7 @@
 //! open, restock and close sales, and say whether users are checked.
 //!
 //! An order goes through [`orders`]: who asks ([`access`]), under which order id ([`asked`]), is there
-//! such a sale ([`crate::watch`]), and then either was it decided already, or, when the server has just
+//! such a sale ([`crate::sales::cache`]), and then either was it decided already, or, when the server has just
 //! made its id, is the sale open. It then goes into the queue. The answer is 202 once the broker has
 //! confirmed, or the decision itself for clients that wait for it ([`replies`]).
 
@@ -41,9 +41,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::broker::{Broker, BrokerError};
 use crate::config::{ApiSettings, Settings};
 use crate::ledger::Ledger;
-use crate::operations::Operations;
 use crate::operator_log::Refusals;
-use crate::watch::SaleWatch;
+use crate::sales::cache::SaleWatch;
+use crate::sales::operations::Operations;
 use auth::Gate;
 use health::Health;
 use limits::Limits;

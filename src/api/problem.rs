@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::broker::BrokerError;
+use crate::domain::order::InvalidId;
 use crate::ledger::LedgerError;
-use crate::operations::OperationError;
-use crate::order::InvalidId;
+use crate::sales::operations::OperationError;
 
 /// Where the pages of problems are.
 pub(super) const PAGES: &str = "/problems/";

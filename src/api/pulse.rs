@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::broker::{Broker, Deliveries, Queue};
-use crate::event::order_key_of;
-use crate::order::OrderKey;
+use crate::domain::event::order_key_of;
+use crate::domain::order::OrderKey;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Events taken from the broker at once.

@@ -13,7 +13,7 @@ use governor::{Quota, RateLimiter};
 use super::Shared;
 use super::problem::{Kind, Problem};
 use crate::config::ApiSettings;
-use crate::order::UserId;
+use crate::domain::order::UserId;
 
 /// How often buyers who have not ordered lately are forgotten.
 const FORGET_BUYERS_EVERY: Duration = Duration::from_secs(10);

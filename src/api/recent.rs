@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::order::{Order, OrderId, OrderKey, SaleId, UserId};
+use crate::domain::order::{Order, OrderId, OrderKey, SaleId, UserId};
 
 /// The fewest orders remembered; up to twice as many are, of 16 bytes each.
 const MIN_ORDERS: usize = 50_000;
@@ -52,7 +52,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::Quantity;
+    use crate::domain::order::Quantity;
 
     #[test]
     fn the_latest_orders_are_remembered_with_their_buyers() {

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Deliveries, Properties, Queue};
-use crate::event::order_key_of;
-use crate::order::OrderKey;
+use crate::domain::event::order_key_of;
+use crate::domain::order::OrderKey;
 
 /// Replies taken from the broker at once.
 const PREFETCH: u16 = 1000;
@@ -116,7 +116,7 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::{OrderId, SaleId};
+    use crate::domain::order::{OrderId, SaleId};
 
     #[tokio::test]
     async fn only_a_reply_about_its_own_order_ends_the_wait() {

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::Shared;
 use super::problem::{Kind, Problem};
-use crate::order::{InvalidId, OrderId, OrderKey, SaleId};
+use crate::domain::order::{InvalidId, OrderId, OrderKey, SaleId};
 
 /// The most characters of an `Idempotency-Key`.
 const MAX_KEY_CHARS: usize = 255;

@@ -16,11 +16,11 @@ use super::docs::{
 use super::etag;
 use super::problem::{Kind, Problem};
 use super::requests::{Id, Json, Whole};
-use crate::event::rfc3339;
+use crate::domain::event::rfc3339;
+use crate::domain::order::{AdjustmentId, Quantity, SaleId};
+use crate::domain::sale::{Sale, SaleState, StockTooLarge};
 use crate::ledger::{Changed, Opening};
-use crate::operations;
-use crate::order::{AdjustmentId, Quantity, SaleId};
-use crate::sale::{Sale, SaleState, StockTooLarge};
+use crate::sales::operations;
 use crate::verification::NO_USER_SERVICE;
 
 /// Sales in one answer, if nothing else is asked for, and at most.

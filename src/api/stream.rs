@@ -21,8 +21,8 @@ use super::limits::{Follower, holding};
 use super::problem::Problem;
 use super::requests::Id;
 use super::sales::{SaleView, unknown};
-use crate::order::SaleId;
-use crate::sale::SaleState;
+use crate::domain::order::SaleId;
+use crate::domain::sale::SaleState;
 
 /// A connection that says nothing for so long may be taken for dead by something on the way.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -10,9 +10,9 @@ use super::App;
 use super::check::of_server;
 use crate::broker::{Deliveries, Queue, RabbitBroker};
 use crate::config::{Server, Settings};
+use crate::domain::order::SaleId;
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
-use crate::order::SaleId;
 
 /// The queue of [`Scratch::events`].
 const SUBSCRIBER: &str = "scratch";

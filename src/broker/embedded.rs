@@ -28,7 +28,7 @@ use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Properties, Published, Queue,
     Receipt, Reply,
 };
-use crate::event::Event;
+use crate::domain::event::Event;
 use crate::fault::crash_point;
 use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};

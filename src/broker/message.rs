@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{BrokerError, Delay};
-use crate::digest::digest;
-use crate::event::Event;
+use crate::domain::digest::digest;
+use crate::domain::event::Event;
 
 /// Something to publish.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::order::{OrderId, SaleId};
+use crate::domain::order::{OrderId, SaleId};
 
 /// The longest body of an answer that is read, in bytes.
 const MAX_BODY_BYTES: usize = 1 << 20;

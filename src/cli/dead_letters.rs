@@ -13,8 +13,8 @@ use super::operator::operator;
 use super::output;
 use crate::app::App;
 use crate::broker::{Broker, DeathInfo, Delivery, Message};
-use crate::event::order_key_of;
-use crate::intent::Fault;
+use crate::domain::event::order_key_of;
+use crate::domain::intent::Fault;
 use crate::operator_log::{Action, Entry, Journal};
 use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 

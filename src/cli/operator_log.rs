@@ -5,9 +5,9 @@ use clap::Args;
 
 use super::output;
 use crate::app::App;
-use crate::event::rfc3339;
+use crate::domain::event::rfc3339;
+use crate::domain::order::SaleId;
 use crate::operator_log::{Entry, EntryId, Wanted};
-use crate::order::SaleId;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate operator-log --sale-id bottles\n  \

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::output;
 use crate::app::App;
-use crate::decision::Reason;
-use crate::event::{decision_json, rfc3339};
-use crate::order::{OrderId, OrderKey, SaleId};
+use crate::domain::decision::Reason;
+use crate::domain::event::{decision_json, rfc3339};
+use crate::domain::order::{OrderId, OrderKey, SaleId};
 
 #[derive(Debug, Args)]
 pub(super) struct OrderArgs {

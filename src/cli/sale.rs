@@ -12,10 +12,10 @@ use super::operator::operator;
 use super::output;
 use crate::api::SaleView;
 use crate::app::App;
+use crate::domain::order::{AdjustmentId, Quantity, SaleId};
+use crate::domain::sale::{Restock, Sale, SaleState, StockTooLarge};
 use crate::ledger::{Changed, Opening};
-use crate::operations;
-use crate::order::{AdjustmentId, Quantity, SaleId};
-use crate::sale::{Restock, Sale, SaleState, StockTooLarge};
+use crate::sales::operations;
 use crate::verification::NO_USER_SERVICE;
 
 /// Sales opened in one call of the ledger.

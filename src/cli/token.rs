@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::output;
 use crate::api::auth::{Gate, Refusal, SigningKey};
 use crate::app::App;
-use crate::order::UserId;
+use crate::domain::order::UserId;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use tokio::net::TcpListener;
 
 use super::output;
-use crate::order::{SaleId, UserId};
+use crate::domain::order::{SaleId, UserId};
 use crate::shutdown;
 use crate::user_service::{Behaviour, Counts, Latency, Stall, UserService};
 

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::designs::{Design, Told};
 use super::store::Store;
-use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
 use crate::verification::{Verdict, Verifier};
 
 /// The times of the articles, scaled or not.
@@ -61,7 +61,7 @@ pub enum ShopError {
     Denied,
     /// The request names nobody who could buy.
     #[error("not a buyer: {0}")]
-    Buyer(#[from] crate::order::InvalidId),
+    Buyer(#[from] crate::domain::order::InvalidId),
 }
 
 impl Shop {

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{Origin, Settings};
-use crate::order::SaleId;
+use crate::domain::order::SaleId;
 
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::decision::Hint;
-use crate::order::{Candidate, Order, UserId};
-use crate::sale::SaleState;
+use crate::domain::decision::Hint;
+use crate::domain::order::{Candidate, Order, UserId};
+use crate::domain::sale::SaleState;
 
 pub use self::redis::RedisInventory;
 

@@ -20,9 +20,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{Amendment, Inventory, InventoryError};
 use crate::config::{InventorySettings, Tls};
-use crate::decision::Hint;
-use crate::order::{Candidate, Eligibility, Order, SaleId};
-use crate::sale::SaleState;
+use crate::domain::decision::Hint;
+use crate::domain::order::{Candidate, Eligibility, Order, SaleId};
+use crate::domain::sale::SaleState;
 
 /// [`Inventory`] on Redis 6.2 or newer. Redis must not evict keys (`maxmemory-policy noeviction`).
 pub struct RedisInventory {

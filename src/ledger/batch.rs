@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Decided, Proposed};
-use crate::decision::{Decision, Hint, Outcome};
-use crate::order::{Candidate, Eligibility, SaleId, UserId};
-use crate::rules::{Answer, State};
-use crate::sale::{Announcement, SaleState, SoldOut};
+use crate::domain::decision::{Decision, Hint, Outcome};
+use crate::domain::order::{Candidate, Eligibility, SaleId, UserId};
+use crate::domain::rules::{Answer, State};
+use crate::domain::sale::{Announcement, SaleState, SoldOut};
 
 /// The orders of a batch, with the answers they have so far.
 pub(super) struct Batch<'a> {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Change, Changed, LedgerError, Opening};
-use crate::order::{AdjustmentId, SaleId};
-use crate::sale::{Announcement, Restock, Sale, SaleState};
+use crate::domain::order::{AdjustmentId, SaleId};
+use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
 impl Opening {
     /// What became of each of `sales`, of which those called `new` were stored just now.

@@ -14,10 +14,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::decision::{Decision, Hint};
-use crate::order::{AdjustmentId, Candidate, OrderKey, Quantity, SaleId, UserId};
-use crate::rules::Answer;
-use crate::sale::{Announcement, Restock, Sale, SaleState};
+use crate::domain::decision::{Decision, Hint};
+use crate::domain::order::{AdjustmentId, Candidate, OrderKey, Quantity, SaleId, UserId};
+use crate::domain::rules::Answer;
+use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
 pub use postgres::{PostgresLedger, UNLOGGED};
 pub use sqlite::SqliteLedger;
@@ -35,7 +35,7 @@ pub trait Ledger: Outbox {
     /// The named sales that exist, or all of them, by sale id.
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError>;
 
-    /// Decides a batch of orders, given in queue order, by the [rule](crate::rules), and stores the
+    /// Decides a batch of orders, given in queue order, by the [rule](crate::domain::rules), and stores the
     /// new decisions, all or none of them. The hints change how long that takes and never an answer.
     /// Deciding a batch again gives the same decisions.
     async fn decide(

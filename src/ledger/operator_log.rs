@@ -5,8 +5,8 @@ use serde_json::json;
 use sqlx::FromRow;
 
 use super::statements::{Sql, json_text};
+use crate::domain::order::SaleId;
 use crate::operator_log::{Entry, EntryId, Wanted};
-use crate::order::SaleId;
 
 /// The columns of [`EntryRow`], which are also the names of the fields of [`Entry`].
 const COLUMNS: &str = "id, at, actor, action, sale_id, detail, origin, request_id";

@@ -25,10 +25,10 @@ use super::changes::sorted;
 use super::statements;
 use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::config::LedgerSettings;
-use crate::decision::Decision;
-use crate::order::{OrderKey, SaleId};
+use crate::domain::decision::Decision;
+use crate::domain::order::{OrderKey, SaleId};
+use crate::domain::sale::{Announcement, Sale, SaleState};
 use crate::outage::Outage;
-use crate::sale::{Announcement, Sale, SaleState};
 use decide::{Attempt, LookUp};
 use transaction::{Begin, Transaction};
 

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
 
-use crate::decision::{Decision, Outcome, Reason};
-use crate::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
-use crate::sale::{Announcement, Restock, Sale, SaleState, SoldOut};
+use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
+use crate::domain::sale::{Announcement, Restock, Sale, SaleState, SoldOut};
 
 /// A row of `sales`.
 #[derive(FromRow)]

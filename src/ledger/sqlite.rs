@@ -18,11 +18,11 @@ use super::changes::sorted;
 use super::statements;
 use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
 use crate::clock::Clock;
-use crate::decision::Decision;
-use crate::order::{OrderKey, SaleId};
+use crate::domain::decision::Decision;
+use crate::domain::order::{OrderKey, SaleId};
+use crate::domain::rules::State;
+use crate::domain::sale::{Announcement, Sale, SaleState};
 use crate::outage::Outage;
-use crate::rules::State;
-use crate::sale::{Announcement, Sale, SaleState};
 use crate::sqlite::{SqliteFile, Survives, Trouble};
 
 /// [`Ledger`] in a file.

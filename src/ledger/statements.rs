@@ -11,9 +11,9 @@ use sqlx::sqlite::SqliteRow;
 
 use super::MAX_ANNOUNCEMENTS;
 use super::rows::{self, AnnouncementRow};
-use crate::decision::Decision;
-use crate::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
-use crate::sale::{Announcement, Restock, Sale, SaleState};
+use crate::domain::decision::Decision;
+use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
+use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
 /// The columns of [`rows::SaleRow`].
 pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, closes_at,

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 use uuid::{Builder, Uuid};
 
-use crate::event::rfc3339;
-use crate::order::SaleId;
+use crate::domain::event::rfc3339;
+use crate::domain::order::SaleId;
 
 /// The most characters of each text; the rest is cut. The tables have the same bounds.
 const MAX_ACTOR: usize = 128;

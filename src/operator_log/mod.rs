@@ -13,7 +13,7 @@ pub use entry::{Action, Entry, EntryId, NotKnown, Operator};
 pub use journal::Journal;
 pub use refusals::{FLUSH_EVERY, MAX_DISTINCT, Refusal, Refusals};
 
-use crate::order::SaleId;
+use crate::domain::order::SaleId;
 
 /// Keeps what operators did. Entries are only ever added.
 #[async_trait]

@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{Action, Entry, Journal, Operator};
-use crate::order::SaleId;
+use crate::domain::order::SaleId;
 
 /// How often what was counted is written down.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(10);

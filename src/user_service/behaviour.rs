@@ -8,7 +8,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Latency;
-use crate::order::{SaleId, UserId};
+use crate::domain::order::{SaleId, UserId};
 
 /// How a user service behaves. By default it answers at once and allows everybody.
 ///

@@ -7,7 +7,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Answer;
-use crate::order::UserId;
+use crate::domain::order::UserId;
 
 /// The most users that are told apart, to bound memory.
 const MAX_USERS: usize = 1_000_000;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::counts::Counts;
 use super::{Answer, Question, UserService};
-use crate::order::{OrderId, SaleId, UserId};
+use crate::domain::order::{OrderId, SaleId, UserId};
 
 /// The largest question, in bytes. One has three ids of 64 bytes.
 const MAX_QUESTION_BYTES: usize = 4096;

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::order::{OrderId, SaleId, UserId};
+use crate::domain::order::{OrderId, SaleId, UserId};
 
 use behaviour::EvenShare;
 pub use behaviour::{Behaviour, InvalidStall, Stall};

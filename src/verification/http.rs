@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Verdict, Verifier, VerifierError};
 use crate::config::VerificationSettings;
-use crate::order::Order;
+use crate::domain::order::Order;
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;

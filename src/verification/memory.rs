@@ -5,7 +5,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use super::Verdict;
-use crate::order::{Order, SaleId, UserId};
+use crate::domain::order::{Order, SaleId, UserId};
 
 /// Verdicts remembered at once; those used least are forgotten first.
 const MAX_VERDICTS: u64 = 100_000;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::order::Order;
+use crate::domain::order::Order;
 
 pub use breaker::{Breaker, Failed};
 pub use http::HttpVerifier;

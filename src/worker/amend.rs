@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::decision::Hint;
+use crate::domain::decision::Hint;
+use crate::domain::rules::Answer;
 use crate::fault::crash_point;
 use crate::inventory::{Amendment, Inventory};
 use crate::ledger::{Decided, Proposed};
-use crate::rules::Answer;
 
 /// What the inventory is to be told: of the orders that got another answer than the hint, one amendment
 /// for each sale.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::broker::{DeadLetter, Delay, Delivery, Properties};
-use crate::intent;
-use crate::order::Candidate;
+use crate::domain::intent;
+use crate::domain::order::Candidate;
 
 /// One intent's share of a delivery. A delivery is acknowledged when all its shares are done; a
 /// share that is given back sends the whole delivery back to the queue, and so does one that is

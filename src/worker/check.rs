@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::order::{Order, SaleId, UserId};
+use crate::domain::order::{Order, SaleId, UserId};
 use crate::retry::Backoff;
 use crate::verification::{Breaker, Failed, Verdict, Verifier, VerifierError};
 

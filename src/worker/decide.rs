@@ -10,13 +10,13 @@ use super::amend::amendments;
 use super::batch::{Batch, Deferred, Entry, Parked};
 use super::propose::ProposedBatch;
 use super::tally::Tally;
-use crate::decision::Decision;
+use crate::domain::decision::Decision;
+use crate::domain::order::{Eligibility, Order, SaleId, UserId};
+use crate::domain::rules::Answer;
 use crate::fault::crash_point;
 use crate::inventory::Amendment;
 use crate::ledger::{Decided, Ledger, LedgerError, Proposed};
-use crate::order::{Eligibility, Order, SaleId, UserId};
 use crate::retry::Backoff;
-use crate::rules::Answer;
 
 /// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
 pub const UNKNOWN_SALE: &str = "unknown_sale";

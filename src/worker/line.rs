@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
 use super::batch::Entry;
-use crate::order::UserId;
+use crate::domain::order::UserId;
 use crate::verification::Breaker;
 
 /// Users who wait for their check, or are being checked. Each is checked once for all orders that
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
     use crate::broker::{Delivery, Properties};
-    use crate::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId};
+    use crate::domain::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId};
     use crate::worker::batch::Ticket;
 
     fn entry(id: &str, user: &str, quantity: i64) -> Entry {

@@ -29,7 +29,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::announce::announce;
 use crate::broker::{Broker, BrokerError, Queue};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -37,6 +36,7 @@ use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::outage::Outage;
 use crate::retry::Backoff;
+use crate::sales::announce::announce;
 use crate::verification::Verifier;
 use amend::amend;
 use batcher::Batcher;

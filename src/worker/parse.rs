@@ -6,9 +6,9 @@ use chrono::DateTime;
 
 use super::batch::{Entry, Item, Parked, Ticket};
 use crate::broker::Delivery;
+use crate::domain::intent::{self, Fault, Limits, Refusal};
+use crate::domain::order::{Candidate, Eligibility, Intent};
 use crate::fault::crash_point;
-use crate::intent::{self, Fault, Limits, Refusal};
-use crate::order::{Candidate, Eligibility, Intent};
 
 /// Takes a message apart. Its items come in the order of its elements; there is at least one.
 pub(super) fn take_apart(delivery: Delivery, limits: Limits) -> VecDeque<Item> {

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, Entry};
 use crate::config::WhenUnavailable;
-use crate::decision::Hint;
+use crate::domain::decision::Hint;
+use crate::domain::order::{Candidate, SaleId};
 use crate::fault::crash_point;
 use crate::inventory::{Inventory, InventoryError};
 use crate::ledger::Ledger;
-use crate::order::{Candidate, SaleId};
 use crate::outage::Outage;
 use crate::retry::Backoff;
 

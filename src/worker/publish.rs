@@ -7,7 +7,7 @@ use super::blocked::Blocked;
 use super::decide::{DecidedBatch, Settled};
 use super::tally::Tally;
 use crate::broker::{Broker, Delay, Message, Receipt, Reply};
-use crate::event::Event;
+use crate::domain::event::Event;
 use crate::fault::crash_point;
 use crate::retry::Backoff;
 

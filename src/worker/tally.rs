@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::decide::ORDER_ID_CONFLICT;
-use crate::decision::{Decision, Outcome, Reason};
+use crate::domain::decision::{Decision, Outcome, Reason};
 
 /// Counts since the worker started.
 #[derive(Debug, Default)]

@@ -28,8 +28,8 @@ use super::line::{Line, Step};
 use super::wait::Wait;
 use crate::clock::Clock;
 use crate::config::{Settings, VerificationSettings};
+use crate::domain::order::{Eligibility, SaleId};
 use crate::fault::crash_point;
-use crate::order::{Eligibility, SaleId};
 use crate::retry::Backoff;
 use crate::verification::{Breaker, Memory, Verdict, Verifier};
 

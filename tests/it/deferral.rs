@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use floodgate::broker::{Deliveries, Delivery, Queue};
-use floodgate::order::Order;
+use floodgate::domain::order::Order;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::place::Place;
@@ -77,7 +77,7 @@ async fn an_order_without_a_time_keeps_the_one_that_the_ledger_gave_it() {
         let [missing, later, told] =
             ["a", "b", "c"].map(|id| order(id, "s", &format!("u-{id}"), 1));
         let before = Utc::now().trunc_subsecs(3);
-        let later = floodgate::intent::to_json(&later, before + TimeDelta::hours(1));
+        let later = floodgate::domain::intent::to_json(&later, before + TimeDelta::hours(1));
         // A time that the ledger need not correct stays as it was written, to the byte.
         let told = String::from_utf8(body(&told)).expect("UTF-8");
         let at = (before - TimeDelta::seconds(9)).to_rfc3339();

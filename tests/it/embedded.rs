@@ -5,11 +5,11 @@ use std::time::Duration;
 use floodgate::broker::{
     Broker, BrokerError, Delay, Deliveries, Delivery, Message, Properties, Queue, Receipt,
 };
-use floodgate::decision::{Decision, Outcome};
-use floodgate::event::Event;
-use floodgate::order::{Order, SaleId};
-use floodgate::sale::Sale;
-use floodgate::watch::SaleWatch;
+use floodgate::domain::decision::{Decision, Outcome};
+use floodgate::domain::event::Event;
+use floodgate::domain::order::{Order, SaleId};
+use floodgate::domain::sale::Sale;
+use floodgate::sales::cache::SaleWatch;
 
 use crate::harness::check;
 use crate::harness::embedded::{DELIVERY_LIMIT, Embedded};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use floodgate::broker::Queue;
-use floodgate::sale::{Sale, SaleState};
+use floodgate::domain::sale::{Sale, SaleState};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::{PrivateRedis, WorkerProcess};
@@ -189,7 +189,7 @@ async fn a_sale_ends_while_redis_is_gone_for_good() {
     // In queue order: the first seventy users have theirs.
     for (n, order) in all.iter().enumerate().take(70) {
         let outcome = check::outcome(&stage, "s", order.id.as_str()).await;
-        assert_eq!(outcome, Some(floodgate::decision::Outcome::Created), "order {n}");
+        assert_eq!(outcome, Some(floodgate::domain::decision::Outcome::Created), "order {n}");
     }
     assert_eq!(stage.dead_letters(1).await[0].0, "unknown_sale");
     worker.stop().await;

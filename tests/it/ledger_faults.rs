@@ -10,11 +10,11 @@ mod plans;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use floodgate::decision::{Decision, Hint, Outcome};
+use floodgate::domain::decision::{Decision, Hint, Outcome};
+use floodgate::domain::order::{AdjustmentId, Candidate, Order, Quantity};
+use floodgate::domain::rules::Answer;
+use floodgate::domain::sale::Sale;
 use floodgate::ledger::{Change, Decided, Ledger, LedgerError, Proposed};
-use floodgate::order::{AdjustmentId, Candidate, Order, Quantity};
-use floodgate::rules::Answer;
-use floodgate::sale::Sale;
 use sqlx::PgConnection;
 
 use crate::harness::check::{self, Totals};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Delivery, Queue};
 use floodgate::config::Settings;
-use floodgate::decision::Outcome;
-use floodgate::order::Order;
+use floodgate::domain::decision::Outcome;
+use floodgate::domain::order::Order;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
     QueueDeleteOptions,

@@ -1,8 +1,8 @@
 //! Redis that is another server by now, damaged, or wrong: it costs time and never a unit.
 
-use floodgate::decision::{Outcome, Reason};
-use floodgate::order::Order;
-use floodgate::sale::{Sale, SaleState};
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::Order;
+use floodgate::domain::sale::{Sale, SaleState};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::PrivateRedis;

@@ -4,9 +4,9 @@
 #[path = "undersell/after_refusals.rs"]
 mod after_refusals;
 
-use floodgate::decision::{Outcome, Reason};
-use floodgate::order::Order;
-use floodgate::sale::Sale;
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::Order;
+use floodgate::domain::sale::Sale;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::embedded::Embedded;

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use floodgate::decision::Hint;
+use floodgate::domain::decision::Hint;
+use floodgate::domain::order::{Candidate, Eligibility, Order};
+use floodgate::domain::rules::{Answer, State};
+use floodgate::domain::sale::{Sale, SaleState};
 use floodgate::inventory::{Amendment, Inventory};
 use floodgate::ledger::{Decided, Ledger, Proposed};
-use floodgate::order::{Candidate, Eligibility, Order};
-use floodgate::rules::{Answer, State};
-use floodgate::sale::{Sale, SaleState};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde::Deserialize;

@@ -12,8 +12,8 @@ mod switch;
 use std::sync::atomic::Ordering;
 
 use floodgate::config::Settings;
-use floodgate::decision::{Outcome, Reason};
-use floodgate::order::Order;
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::Order;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::users::{Users, checked_sale, until_decided, with_users};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 use floodgate::broker::Queue;
-use floodgate::decision::{Outcome, Reason};
-use floodgate::sale::Sale;
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::sale::Sale;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::{Running, Stage, body, order, orders, sale};
@@ -81,7 +81,7 @@ async fn limit_window_and_age_reject_with_their_reason() {
     stage.open(Sale { opens_at: Some(now + hour), ..sale("early", 10) }).await;
     stage.open(Sale { closes_at: Some(now - hour), ..sale("late", 10) }).await;
     stage.open(sale("plain", 10)).await;
-    let with_time = |order: &floodgate::order::Order, at: chrono::DateTime<Utc>| {
+    let with_time = |order: &floodgate::domain::order::Order, at: chrono::DateTime<Utc>| {
         let mut value = serde_json::to_value(order).expect("JSON");
         value["submitted_at"] = at.to_rfc3339().into();
         value.to_string().into_bytes()

@@ -272,7 +272,7 @@ async fn dead_letter(
     .bind(place)
     .bind(DELIVERY_LIMIT)
     .bind(detail)
-    .bind(crate::event::rfc3339(chrono::Utc::now()))
+    .bind(crate::domain::event::rfc3339(chrono::Utc::now()))
     .execute(connection)
     .await
     .map(drop)

@@ -3,7 +3,7 @@
 use chrono::Utc;
 
 use crate::broker::{DeadLetter, DeathInfo, Properties};
-use crate::event::{Event, rfc3339};
+use crate::domain::event::{Event, rfc3339};
 
 /// The longest detail of a dead letter that is kept, in bytes; as on RabbitMQ.
 const MAX_DETAIL_BYTES: usize = 500;

@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::bounds::{MAX_CUT_BYTES, bounded, priority};
 use crate::broker::topology::{Topology, header};
 use crate::broker::{DeadLetter, DeathInfo, Message, Original, Properties, Queue, Reply, cut};
-use crate::event::{Event, rfc3339};
+use crate::domain::event::{Event, rfc3339};
 
 /// Persistent, AMQP 0-9-1 `delivery-mode`.
 const PERSISTENT: u8 = 2;

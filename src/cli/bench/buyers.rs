@@ -8,8 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::load::CHUNK;
 use crate::broker::{Broker, Message};
-use crate::intent;
-use crate::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::domain::intent;
+use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
 use crate::user_service::{Behaviour, Counts, UserService};
 
 /// A user service, and where it is.

@@ -17,7 +17,7 @@ use super::{api, median};
 use crate::app::scratch::Scratch;
 use crate::cli::output;
 use crate::cli::server::Server;
-use crate::order::SaleId;
+use crate::domain::order::SaleId;
 
 /// Connections that post orders.
 const BUYERS: u32 = 50;

@@ -4,10 +4,10 @@ use serde_json::json;
 
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Message};
-use crate::decision::{Decision, Outcome};
-use crate::event::Event;
-use crate::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
-use crate::sale::Sale;
+use crate::domain::decision::{Decision, Outcome};
+use crate::domain::event::Event;
+use crate::domain::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
+use crate::domain::sale::Sale;
 
 /// Messages in one publish, for who wants no other number.
 pub(super) const CHUNK: usize = 1000;

@@ -12,8 +12,8 @@ use super::load::{CHUNK, Load};
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Deliveries, Message};
 use crate::cli::process;
-use crate::event::order_key_of;
-use crate::order::OrderKey;
+use crate::domain::event::order_key_of;
+use crate::domain::order::OrderKey;
 
 /// No event for so long means that something is wrong.
 pub(super) const STALLED: Duration = Duration::from_mins(1);

@@ -16,9 +16,9 @@ use super::run::{STALLED, SUBSCRIBER_PREFETCH};
 use crate::app::scratch::Scratch;
 use crate::broker::{Broker, Deliveries, Queue};
 use crate::cli::{output, process};
-use crate::event::order_key_of;
-use crate::order::{Order, OrderKey, SaleId};
-use crate::sale::Sale;
+use crate::domain::event::order_key_of;
+use crate::domain::order::{Order, OrderKey, SaleId};
+use crate::domain::sale::Sale;
 use crate::user_service::{Behaviour, Latency};
 
 /// How long a check takes.

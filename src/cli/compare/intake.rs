@@ -16,9 +16,9 @@ use crate::cli::client::Connection;
 use crate::cli::process;
 use crate::cli::server::Server;
 use crate::config::Settings;
-use crate::decision::Outcome;
-use crate::order::{OrderId, OrderKey, SaleId};
-use crate::sale::Sale;
+use crate::domain::decision::Outcome;
+use crate::domain::order::{OrderId, OrderKey, SaleId};
+use crate::domain::sale::Sale;
 
 /// How long anything may take before the sale and after it.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::cli::client::{Answer as HttpAnswer, Connection};
 use crate::compare::designs;
 use crate::compare::tally::{Answer, Final};
-use crate::order::{OrderId, SaleId};
+use crate::domain::order::{OrderId, SaleId};
 
 /// What is sold.
 pub(super) const SALE: &str = "bottles";

@@ -19,7 +19,7 @@ use crate::cli::client::Connection;
 use crate::compare::shop::{self, Shop, Stats, Times};
 use crate::compare::store::Store;
 use crate::compare::{Technique, designs};
-use crate::order::SaleId;
+use crate::domain::order::SaleId;
 
 /// How long a shop may take to finish what it has in hand.
 const PATIENCE: Duration = Duration::from_mins(1);

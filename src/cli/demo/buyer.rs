@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Deserialize;
 
 use crate::cli::client::{Answer, Connection};
-use crate::order::{OrderId, OrderKey, SaleId};
+use crate::domain::order::{OrderId, OrderKey, SaleId};
 
 /// How long a buyer waits for a decision in one request, in seconds.
 const WAIT_S: u32 = 5;

@@ -12,11 +12,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::buyer::Bought;
 use crate::app::scratch::Scratch;
 use crate::broker::{Deliveries, Queue};
-use crate::decision::{Decision, Outcome, Reason};
-use crate::event::{decision_json, order_key_of};
+use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::event::{decision_json, order_key_of};
+use crate::domain::order::OrderKey;
+use crate::domain::sale::Sale;
 use crate::ledger::Ledger;
-use crate::order::OrderKey;
-use crate::sale::Sale;
 
 /// Events taken from the broker at once.
 const PREFETCH: u16 = 1000;

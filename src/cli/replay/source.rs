@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use self::bounded::{Allowance, Bounded};
-use crate::order::SaleId;
+use crate::domain::order::SaleId;
 
 /// Routing key of a line whose sale can't be read.
 const NO_SALE: &str = "unknown";

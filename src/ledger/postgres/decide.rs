@@ -10,11 +10,11 @@ use sqlx::{PgConnection, PgPool};
 
 use super::rows::{self, SalesRead};
 use super::transaction::{Begin, Transaction};
+use crate::domain::order::Candidate;
+use crate::domain::rules::State;
 use crate::fault::crash_point;
 use crate::ledger::batch::{Batch, Changes, awaits_verification, limited};
 use crate::ledger::{Decided, Proposed, statements};
-use crate::order::Candidate;
-use crate::rules::State;
 
 /// Which stored decisions are read before the rule is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, FromRow, Row, query, query_as};
 
-use crate::decision::Decision;
+use crate::domain::decision::Decision;
+use crate::domain::order::SaleId;
+use crate::domain::sale::SaleState;
 use crate::ledger::rows::{self, letter, waited_ms};
 use crate::ledger::statements::{AnyRow, SALE, Sql};
-use crate::order::SaleId;
-use crate::sale::SaleState;
 
 impl Sql for PgConnection {
     fn set(table: &str, _: &str) -> String {

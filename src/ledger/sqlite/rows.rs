@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, query, query_as};
 
-use crate::decision::Decision;
+use crate::domain::decision::Decision;
+use crate::domain::order::SaleId;
+use crate::domain::sale::SaleState;
 use crate::ledger::rows::{self, letter, waited_ms};
 use crate::ledger::statements::{AnyRow, SALE, Sql, json_text};
-use crate::order::SaleId;
-use crate::sale::SaleState;
 
 impl Sql for SqliteConnection {
     fn set(_: &str, columns: &str) -> String {

@@ -133,7 +133,7 @@ async fn while_the_ledger_is_away_orders_for_known_sales_are_accepted() {
     let app = app_with(&stage, |settings| settings.database_url = url.into());
     let served = Served::without_worker(&app).await;
     let all = orders("s", 20);
-    let post = async |order: &floodgate::order::Order| {
+    let post = async |order: &floodgate::domain::order::Order| {
         let body = json!({ "order_id": order.id, "user_id": order.user_id, "quantity": 1 });
         let response = served.post(ORDERS, &body).send().await.expect("an answer");
         assert_eq!(response.status(), 202, "{}", order.id);

@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 use floodgate::broker::Queue;
-use floodgate::sale::Sale;
+use floodgate::domain::sale::Sale;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 

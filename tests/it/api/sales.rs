@@ -1,6 +1,6 @@
 //! Sales, as everybody sees them and as operators change them.
 
-use floodgate::sale::MAX_STOCK;
+use floodgate::domain::sale::MAX_STOCK;
 use serde_json::{Value, json};
 
 use super::{header, refused, stage, wanted};

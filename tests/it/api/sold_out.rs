@@ -2,9 +2,9 @@
 
 use chrono::Utc;
 use floodgate::broker::Message;
-use floodgate::event::Event;
-use floodgate::order::{AdjustmentId, Quantity};
-use floodgate::sale::{Restock, SoldOut};
+use floodgate::domain::event::Event;
+use floodgate::domain::order::{AdjustmentId, Quantity};
+use floodgate::domain::sale::{Restock, SoldOut};
 use serde_json::json;
 
 use super::{order_until, refused, stage, wanted};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use floodgate::broker::{
     Broker, DeadLetter, Deliveries, Delivery, Message, Published, Queue, Receipt, Reply,
 };
-use floodgate::event::Event;
+use floodgate::domain::event::Event;
 
 use super::on_every_adapter;
 use crate::harness::PATIENCE;

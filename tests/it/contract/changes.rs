@@ -1,11 +1,11 @@
 //! The contract of `Ledger::change`: restocking and closing sales, and switching their verification.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use floodgate::decision::{Outcome, Reason};
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::{AdjustmentId, Candidate, Quantity};
+use floodgate::domain::rules::Answer;
+use floodgate::domain::sale::{Announcement, MAX_STOCK, Restock, Sale, SaleState, SoldOut};
 use floodgate::ledger::{Change, Changed};
-use floodgate::order::{AdjustmentId, Candidate, Quantity};
-use floodgate::rules::Answer;
-use floodgate::sale::{Announcement, MAX_STOCK, Restock, Sale, SaleState, SoldOut};
 
 use super::ledger::{L, decide, decide_all, outcomes, state};
 use super::on_every_adapter;

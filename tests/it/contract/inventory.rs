@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use floodgate::decision::Hint;
+use floodgate::domain::decision::Hint;
+use floodgate::domain::order::{Candidate, Order, UserId};
+use floodgate::domain::sale::{Sale, SaleState};
 use floodgate::inventory::{Amendment, InventoryError};
-use floodgate::order::{Candidate, Order, UserId};
-use floodgate::sale::{Sale, SaleState};
 
 use crate::harness::{Stage, candidate, order, orders, redis, redis_keys, sale, sale_id};
 

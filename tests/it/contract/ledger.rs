@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use floodgate::decision::{Decision, Hint, Outcome, Reason};
+use floodgate::domain::decision::{Decision, Hint, Outcome, Reason};
+use floodgate::domain::order::{Candidate, Eligibility, Order, OrderKey};
+use floodgate::domain::rules::Answer;
+use floodgate::domain::sale::{Announcement, MAX_STOCK, Sale, SaleState, SoldOut};
 use floodgate::ledger::{Decided, Ledger, Opening, Proposed};
-use floodgate::order::{Candidate, Eligibility, Order, OrderKey};
-use floodgate::rules::Answer;
-use floodgate::sale::{Announcement, MAX_STOCK, Sale, SaleState, SoldOut};
 
 use super::on_every_adapter;
 use crate::harness::{candidate, order, orders, sale, sale_id};

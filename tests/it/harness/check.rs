@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use floodgate::broker::{Broker, Deliveries, Queue};
-use floodgate::decision::{Decision, Outcome};
+use floodgate::domain::decision::{Decision, Outcome};
+use floodgate::domain::order::{Order, OrderKey};
 use floodgate::ledger::Ledger;
-use floodgate::order::{Order, OrderKey};
 
 use super::{PATIENCE, Stage, order_key};
 
@@ -45,7 +45,7 @@ pub async fn settled_in(
             let some: Vec<_> = missing.iter().take(5).map(OrderKey::to_string).collect();
             panic!("{} of {} orders have no event, such as {some:?}", missing.len(), orders.len());
         };
-        let key = floodgate::event::order_key_of(&event.body).expect("an order");
+        let key = floodgate::domain::event::order_key_of(&event.body).expect("an order");
         missing.remove(&key);
         let first = seen.entry(key).or_insert_with(|| event.body.clone());
         assert_eq!(*first, event.body, "a repeated event is the same to the byte");
@@ -59,7 +59,7 @@ pub async fn settled_in(
         if let Some(event) = seen.get(&order.key()) {
             assert_eq!(
                 *event,
-                floodgate::event::decision_json(&decision),
+                floodgate::domain::event::decision_json(&decision),
                 "event and ledger agree"
             );
         }

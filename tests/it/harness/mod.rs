@@ -23,13 +23,13 @@ use floodgate::app::scratch::Scratch;
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
+use floodgate::domain::order::{
+    Candidate, Eligibility, Order, OrderId, OrderKey, Quantity, SaleId, UserId,
+};
+use floodgate::domain::sale::Sale;
 use floodgate::inventory::Inventory;
 use floodgate::ledger::Ledger;
 use floodgate::operator_log::OperatorLog;
-use floodgate::order::{
-    Candidate, Eligibility, Order, OrderId, OrderKey, Quantity, SaleId, UserId,
-};
-use floodgate::sale::Sale;
 use floodgate::worker::Worker;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use floodgate::broker::{Broker, Queue};
-use floodgate::decision::Outcome;
+use floodgate::domain::decision::Outcome;
+use floodgate::domain::order::Order;
+use floodgate::domain::sale::{Sale, SaleState};
 use floodgate::ledger::Ledger;
-use floodgate::order::Order;
-use floodgate::sale::{Sale, SaleState};
 use floodgate::verification::Verifier;
 
 use super::check::{self, Totals};

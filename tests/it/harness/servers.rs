@@ -3,8 +3,8 @@
 use floodgate::broker::Queue;
 use floodgate::broker::topology::Topology;
 use floodgate::config::Settings;
-use floodgate::order::SaleId;
-use floodgate::sale::Sale;
+use floodgate::domain::order::SaleId;
+use floodgate::domain::sale::Sale;
 use secrecy::ExposeSecret;
 
 use super::Stage;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use floodgate::domain::order::Order;
+use floodgate::domain::sale::Sale;
 use floodgate::ledger::Ledger;
-use floodgate::order::Order;
-use floodgate::sale::Sale;
 use floodgate::verification::{Verdict, Verifier, VerifierError};
 use tokio::sync::Semaphore;
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use floodgate::decision::{Hint, Outcome};
+use floodgate::domain::decision::{Hint, Outcome};
+use floodgate::domain::order::Candidate;
+use floodgate::domain::sale::Sale;
 use floodgate::ledger::Ledger;
-use floodgate::order::Candidate;
-use floodgate::sale::Sale;
 
 use super::{decide, restock};
 use crate::harness::{Stage, candidate, database, order, order_key, sale, sale_id, until};

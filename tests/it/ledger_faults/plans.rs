@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use floodgate::decision::Hint;
-use floodgate::sale::Sale;
+use floodgate::domain::decision::Hint;
+use floodgate::domain::sale::Sale;
 
 use super::{decide, hinted};
 use crate::harness::{Stage, database, order, sale, until};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use floodgate::operations::Operations;
+use floodgate::domain::order::{AdjustmentId, Quantity};
 use floodgate::operator_log::{Entry, Journal, Operator, OperatorLog, OperatorLogError, Wanted};
-use floodgate::order::{AdjustmentId, Quantity};
+use floodgate::sales::operations::Operations;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 

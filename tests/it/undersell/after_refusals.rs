@@ -2,9 +2,9 @@
 
 use chrono::{TimeDelta, Utc};
 use floodgate::broker::Queue;
-use floodgate::decision::{Outcome, Reason};
-use floodgate::order::Order;
-use floodgate::sale::Sale;
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::Order;
+use floodgate::domain::sale::Sale;
 
 use crate::harness::place::Place;
 use crate::harness::users::{Users, until_decided};
@@ -57,7 +57,9 @@ impl Kind {
 
     fn body(self, order: &Order) -> Vec<u8> {
         match self {
-            Self::Expiry => floodgate::intent::to_json(order, Utc::now() - TimeDelta::hours(1)),
+            Self::Expiry => {
+                floodgate::domain::intent::to_json(order, Utc::now() - TimeDelta::hours(1))
+            }
             _ => body(order),
         }
     }

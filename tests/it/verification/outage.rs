@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use floodgate::broker::Queue;
-use floodgate::decision::{Outcome, Reason};
-use floodgate::order::Order;
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::Order;
 
 use super::{Users, checked_sale, until, until_decided, with_users};
 use crate::harness::check::{self, Totals};
@@ -55,7 +55,7 @@ async fn an_outage_that_lasts_too_long_ends_in_expired() {
     let asked = away(6);
     let dated: Vec<Vec<u8>> = asked[..3]
         .iter()
-        .map(|order| floodgate::intent::to_json(order, chrono::Utc::now()))
+        .map(|order| floodgate::domain::intent::to_json(order, chrono::Utc::now()))
         .collect();
     stage.post(&dated).await;
     let array = serde_json::to_vec(&asked[3..]).expect("JSON");

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use floodgate::decision::{Outcome, Reason};
+use floodgate::domain::decision::{Outcome, Reason};
+use floodgate::domain::order::Order;
+use floodgate::domain::sale::MAX_STOCK;
 use floodgate::ledger::Change;
-use floodgate::order::Order;
-use floodgate::sale::MAX_STOCK;
 
 use super::{Users, checked_sale, until, until_decided, with_users};
 use crate::harness::check::{self, Totals};

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::event::rfc3339;
-use crate::order::{Intent, InvalidId, Order, OrderId, Quantity, SaleId, UserId};
+use crate::domain::event::rfc3339;
+use crate::domain::order::{Intent, InvalidId, Order, OrderId, Quantity, SaleId, UserId};
 
 /// Bounds on what one message may hold.
 #[derive(Debug, Clone, Copy)]

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use crate::announce::{AnnounceError, announce};
 use crate::broker::Broker;
-use crate::event::rfc3339;
+use crate::domain::event::rfc3339;
+use crate::domain::order::{AdjustmentId, Quantity, SaleId};
+use crate::domain::sale::Sale;
 use crate::fault::crash_point;
 use crate::ledger::{Change, Changed, Ledger, LedgerError, Opening};
 use crate::operator_log::{Action, Entry, Journal, Operator};
-use crate::order::{AdjustmentId, Quantity, SaleId};
-use crate::sale::Sale;
+use crate::sales::announce::{AnnounceError, announce};
 
 /// How long it may take to write down an act of which the ledger has not told whether it is done. The call
 /// may have taken all the time that the API has for an answer but for a second.

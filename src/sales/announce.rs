@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use crate::broker::{Broker, BrokerError, Message};
-use crate::event::Event;
+use crate::domain::event::Event;
 use crate::fault::crash_point;
 use crate::ledger::{LedgerError, Outbox};
 

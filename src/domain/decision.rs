@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::order::Order;
+use crate::domain::order::Order;
 
 /// Why an order was rejected although there may have been stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

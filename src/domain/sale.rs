@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::order::{AdjustmentId, Quantity, SaleId};
+use crate::domain::order::{AdjustmentId, Quantity, SaleId};
 
 /// The most units one sale may have on offer, 2^31 - 1: what four bytes of the ledger hold.
 pub const MAX_STOCK: u32 = i32::MAX.cast_unsigned();

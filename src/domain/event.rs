@@ -3,9 +3,9 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
-use crate::decision::{Decision, Reason};
-use crate::order::{Order, OrderId, OrderKey, SaleId};
-use crate::sale::{Announcement, Restock, SoldOut};
+use crate::domain::decision::{Decision, Reason};
+use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
+use crate::domain::sale::{Announcement, Restock, SoldOut};
 
 /// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
 ///
@@ -150,8 +150,8 @@ pub fn decision_json(decision: &Decision) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::Outcome;
-    use crate::order::{Quantity, UserId};
+    use crate::domain::decision::Outcome;
+    use crate::domain::order::{Quantity, UserId};
 
     fn rejected(order_id: &str, sale_id: &str) -> Decision {
         Decision {
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(event.routing_key, "sale.sold_out.bottles");
         assert_eq!(sale_version_of(&event.data), Some((sale_id.clone(), 2)));
         let restock = Restock {
-            adjustment_id: crate::order::AdjustmentId::parse("delivery-7").unwrap(),
+            adjustment_id: crate::domain::order::AdjustmentId::parse("delivery-7").unwrap(),
             units: Quantity::new(5).unwrap(),
             version: 3,
             stock: 14,

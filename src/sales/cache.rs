@@ -17,10 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Deliveries, Delivery, Queue};
-use crate::event::sale_version_of;
+use crate::domain::event::sale_version_of;
+use crate::domain::order::SaleId;
+use crate::domain::sale::SaleState;
 use crate::ledger::{Ledger, LedgerError};
-use crate::order::SaleId;
-use crate::sale::SaleState;
 
 /// How often the sales in use are read from the ledger.
 const READ_EVERY: Duration = Duration::from_secs(1);

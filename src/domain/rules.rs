@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use crate::decision::{Decision, Outcome, Reason};
-use crate::order::{Candidate, Eligibility, Order, OrderKey, SaleId, UserId};
-use crate::sale::SaleState;
+use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::order::{Candidate, Eligibility, Order, OrderKey, SaleId, UserId};
+use crate::domain::sale::SaleState;
 
 /// What a ledger holds of the orders of a batch. Deciding an order changes it as storing the
 /// decision would.

@@ -1,0 +1,9 @@
+//! What floodgate is about: orders, sales, and how they are decided. No I/O, nothing asynchronous.
+
+pub mod decision;
+pub mod digest;
+pub mod event;
+pub mod intent;
+pub mod order;
+pub mod rules;
+pub mod sale;
