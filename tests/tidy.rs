@@ -69,7 +69,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ),
         ("backoff", &["src/retry.rs"]),
         ("recloser", &["src/verification/breaker.rs"]),
-        ("moka", &["src/verification/memory.rs", "src/sales/cache.rs"]),
+        ("moka", &["src/verification/verdict_cache.rs", "src/sales/cache.rs"]),
         ("whoami", &["src/cli/operator.rs"]),
         ("anyhow", &["src/app", "src/cli", "src/telemetry.rs"]),
         ("clap", &["src/cli", "src/main.rs"]),

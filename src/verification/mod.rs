@@ -1,8 +1,11 @@
-//! The verifier's port: may this user buy?
+//! The verifier's port: may this user buy? And the policy of when to ask it.
 
 mod breaker;
+mod check;
 mod http;
-mod memory;
+mod policy;
+mod sale_queue;
+mod verdict_cache;
 
 use std::time::Duration;
 
@@ -10,9 +13,9 @@ use async_trait::async_trait;
 
 use crate::domain::order::Order;
 
-pub use breaker::{Breaker, Failed};
+use breaker::{Breaker, Failed};
 pub use http::HttpVerifier;
-pub use memory::Memory;
+pub use policy::{Limits, Outcomes, Verifiable, Verification, Wait};
 
 /// What an operator should know who has users checked by settings without a `verification.url`.
 pub const NO_USER_SERVICE: &str = "verification.url is empty in these settings; orders wait until \

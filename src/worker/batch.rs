@@ -1,4 +1,4 @@
-//! Batches: whatever is ready, without waiting for more.
+//! Batches of intents, and how their deliveries are acknowledged.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,36 +8,31 @@ use crate::broker::{DeadLetter, Delay, Delivery, Properties};
 use crate::domain::intent;
 use crate::domain::order::Candidate;
 
-/// One intent's share of a delivery. A delivery is acknowledged when all its shares are done; a
-/// share that is given back sends the whole delivery back to the queue, and so does one that is
-/// dropped, as one that failed.
-#[derive(Debug)]
-pub(super) struct Ticket(Option<Arc<Share>>);
+/// Acknowledges a delivery for one of its intents. The delivery is acknowledged when all its handles are; a handle
+/// that is requeued returns the whole delivery to the queue once the others are settled, and so does one that is
+/// dropped, as one that failed. A clone is the handle of another intent.
+#[derive(Debug, Clone)]
+pub(super) struct AckHandle(Option<Arc<SharedDelivery>>);
 
 #[derive(Debug)]
-struct Share {
+struct SharedDelivery {
     delivery: Delivery,
-    given_back: AtomicBool,
+    requeued: AtomicBool,
     failed: AtomicBool,
 }
 
-impl Ticket {
+impl AckHandle {
     pub(super) fn new(delivery: Delivery) -> Self {
-        Self(Some(Arc::new(Share {
+        Self(Some(Arc::new(SharedDelivery {
             delivery,
-            given_back: AtomicBool::new(false),
+            requeued: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         })))
     }
 
-    /// Another share of the same delivery.
-    pub(super) fn share(&self) -> Self {
-        Self(self.0.clone())
-    }
-
     fn delivery(&self) -> &Delivery {
-        let Some(share) = &self.0 else { unreachable!("taken only by done and drop") };
-        &share.delivery
+        let Some(shared) = &self.0 else { unreachable!("taken only when it is settled") };
+        &shared.delivery
     }
 
     /// What the delivery came with.
@@ -55,25 +50,27 @@ impl Ticket {
         &self.delivery().body
     }
 
-    /// This share needs no more work.
-    pub(super) fn done(mut self) {
+    /// This intent needs no more work.
+    pub(super) fn ack(mut self) {
         Self::settle(self.0.take());
     }
 
-    /// This share is to be done by somebody else, by no fault of its own.
-    pub(super) fn give_back(mut self) {
-        let share = self.0.take();
-        if let Some(share) = &share {
-            share.given_back.store(true, Ordering::Relaxed);
+    /// This intent is left to another worker. Its message has not failed.
+    pub(super) fn requeue(mut self) {
+        let shared = self.0.take();
+        if let Some(shared) = &shared {
+            shared.requeued.store(true, Ordering::Relaxed);
         }
-        Self::settle(share);
+        Self::settle(shared);
     }
 
-    fn settle(share: Option<Arc<Share>>) {
-        if let Some(Share { delivery, given_back, failed }) = share.and_then(Arc::into_inner) {
+    fn settle(shared: Option<Arc<SharedDelivery>>) {
+        if let Some(SharedDelivery { delivery, requeued, failed }) =
+            shared.and_then(Arc::into_inner)
+        {
             if failed.into_inner() {
                 delivery.reject();
-            } else if given_back.into_inner() {
+            } else if requeued.into_inner() {
                 delivery.requeue();
             } else {
                 delivery.ack();
@@ -82,59 +79,59 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for AckHandle {
     fn drop(&mut self) {
-        if let Some(share) = self.0.take() {
-            share.failed.store(true, Ordering::Relaxed);
-            Self::settle(Some(share));
+        if let Some(shared) = self.0.take() {
+            shared.failed.store(true, Ordering::Relaxed);
+            Self::settle(Some(shared));
         }
     }
 }
 
-/// An order on its way, with its share of the delivery it came in.
+/// An order on its way, with the handle that acknowledges it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub candidate: Candidate,
-    pub ticket: Ticket,
-    /// Where in the body of the delivery it stands.
-    pub place: Range<usize>,
+    pub handle: AckHandle,
+    /// Its bytes in the body of the delivery.
+    pub span: Range<usize>,
     /// Its time was given by the ledger, and is not in its message.
     pub has_ledger_time: bool,
 }
 
 impl Entry {
     /// Turns it into a dead letter with its own bytes.
-    pub(super) fn park(self, reason: &'static str, detail: String) -> Parked {
-        Parked::new(self.ticket, self.place, reason, detail)
+    pub(super) fn dead_letter(self, reason: &'static str, detail: String) -> PendingDeadLetter {
+        PendingDeadLetter::new(self.handle, self.span, reason, detail)
     }
 }
 
-/// A dead letter to be published, with its share of the delivery.
+/// A dead letter to be published, with the handle that acknowledges it.
 #[derive(Debug)]
-pub(super) struct Parked {
+pub(super) struct PendingDeadLetter {
     pub letter: DeadLetter,
-    pub ticket: Ticket,
+    pub handle: AckHandle,
 }
 
-impl Parked {
+impl PendingDeadLetter {
     pub(super) fn new(
-        ticket: Ticket,
-        place: Range<usize>,
+        handle: AckHandle,
+        span: Range<usize>,
         reason: &'static str,
         detail: String,
     ) -> Self {
-        let start = place.start;
-        let body = ticket.body()[place].to_vec();
-        let properties = ticket.properties().clone();
+        let start = span.start;
+        let body = handle.body()[span].to_vec();
+        let properties = handle.properties().clone();
         let id = DeadLetter::id_of(&properties, start, &body);
-        Self { letter: DeadLetter { body, properties, reason: reason.into(), detail, id }, ticket }
+        Self { letter: DeadLetter { body, properties, reason: reason.into(), detail, id }, handle }
     }
 }
 
-/// A message that comes again later, by way of a delay queue, with its share of the delivery.
+/// A message that comes again later, by way of a delay queue, with the handle that acknowledges this delivery.
 #[derive(Debug)]
 pub(super) struct Deferred {
-    pub ticket: Ticket,
+    pub handle: AckHandle,
     pub routing_key: String,
     pub body: Vec<u8>,
     pub delay: Delay,
@@ -144,17 +141,20 @@ impl Deferred {
     /// An order, in the bytes it came in. One whose time was given by the ledger gets that written in, or
     /// it would never expire.
     pub(super) fn order(entry: Entry, delay: Delay) -> Self {
-        let Entry { candidate: Candidate { order, submitted_at, .. }, ticket, place, .. } = entry;
+        let Entry { candidate: Candidate { order, submitted_at, .. }, handle, span, .. } = entry;
         let body = match submitted_at {
             Some(submitted_at) if entry.has_ledger_time => intent::to_json(&order, submitted_at),
-            _ => ticket.body()[place].to_vec(),
+            _ => handle.body()[span].to_vec(),
         };
-        Self { ticket, routing_key: order.sale_id.to_string(), body, delay }
+        Self { handle, routing_key: order.sale_id.to_string(), body, delay }
     }
 
-    /// A dead letter that found no place.
-    pub(super) fn letter(Parked { letter, ticket }: Parked, delay: Delay) -> Self {
-        Self { ticket, routing_key: letter.properties.routing_key, body: letter.body, delay }
+    /// A dead letter that a full queue refused.
+    pub(super) fn letter(
+        PendingDeadLetter { letter, handle }: PendingDeadLetter,
+        delay: Delay,
+    ) -> Self {
+        Self { handle, routing_key: letter.properties.routing_key, body: letter.body, delay }
     }
 }
 
@@ -163,7 +163,7 @@ impl Deferred {
 pub(super) struct Batch {
     /// In queue order.
     pub entries: Vec<Entry>,
-    pub parked: Vec<Parked>,
+    pub dead_letters: Vec<PendingDeadLetter>,
     pub deferred: Vec<Deferred>,
 }
 
@@ -172,16 +172,8 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Takes out as much as a batch of up to `most` may have.
-    pub(super) fn split_off_first(&mut self, most: usize) -> Self {
-        let entries = self.entries.drain(..self.entries.len().min(most)).collect();
-        let parked = self.parked.drain(..self.parked.len().min(most)).collect();
-        let deferred = self.deferred.drain(..self.deferred.len().min(most)).collect();
-        Self { entries, parked, deferred }
-    }
-
     pub(super) fn len(&self) -> usize {
-        self.entries.len() + self.parked.len() + self.deferred.len()
+        self.entries.len() + self.dead_letters.len() + self.deferred.len()
     }
 }
 
@@ -189,7 +181,7 @@ impl Batch {
 #[derive(Debug)]
 pub(super) enum Item {
     Entry(Entry),
-    Parked(Box<Parked>),
+    DeadLetter(Box<PendingDeadLetter>),
 }
 
 #[cfg(test)]
@@ -199,36 +191,36 @@ mod tests {
     use super::*;
     use crate::broker::Settlement;
 
-    fn ticket() -> (Ticket, mpsc::Receiver<Settlement>) {
+    fn handle() -> (AckHandle, mpsc::Receiver<Settlement>) {
         let (told, heard) = mpsc::channel();
         let settle = Box::new(move |settlement| {
             let _ = told.send(settlement);
         });
-        (Ticket::new(Delivery::new(Vec::new(), Properties::default(), false, settle)), heard)
+        (AckHandle::new(Delivery::new(Vec::new(), Properties::default(), false, settle)), heard)
     }
 
     #[test]
-    fn a_delivery_is_acknowledged_with_its_last_share() {
-        let (first, heard) = ticket();
-        let second = first.share();
-        first.done();
+    fn a_delivery_is_acknowledged_with_its_last_intent() {
+        let (first, heard) = handle();
+        let second = first.clone();
+        first.ack();
         assert!(heard.try_recv().is_err());
-        second.done();
+        second.ack();
         assert_eq!(heard.try_recv(), Ok(Settlement::Ack));
     }
 
     #[test]
-    fn a_share_that_is_not_done_sends_the_delivery_back_once_the_others_are_done() {
-        for (give_back, expected) in [(true, Settlement::Requeue), (false, Settlement::Reject)] {
-            let (first, heard) = ticket();
-            let second = first.share();
-            if give_back {
-                first.give_back();
+    fn an_intent_that_is_not_acknowledged_returns_the_delivery_once_the_others_are_settled() {
+        for (requeue, expected) in [(true, Settlement::Requeue), (false, Settlement::Reject)] {
+            let (first, heard) = handle();
+            let second = first.clone();
+            if requeue {
+                first.requeue();
             } else {
                 drop(first);
             }
             assert!(heard.try_recv().is_err());
-            second.done();
+            second.ack();
             assert_eq!(heard.try_recv(), Ok(expected));
         }
     }

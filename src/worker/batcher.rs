@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 use super::batch::{Batch, Item};
 use crate::broker::{Broker, BrokerError, Deliveries, Delivery, Queue};
 
-/// Makes batches: returned intents first, but in at most half of the places while new ones are ready, so
-/// that neither queue waits for the other. Holds no more than one message that is taken apart.
+/// Makes batches: returned intents first, but in at most half of a batch while new ones are ready, so
+/// that neither queue waits for the other. Holds no more than one message that is parsed.
 pub(super) struct Batcher<F> {
     /// Deferred intents, whose delay has passed.
     returned: Deliveries,
     intents: Deliveries,
     max_batch: usize,
-    /// Takes a message apart.
-    take_apart: F,
+    /// Parses a message.
+    parse: F,
     /// Items of a message that was larger than the room left in its batch.
     left_over: VecDeque<Item>,
     /// The last batch had returned ones.
@@ -26,16 +26,16 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
         broker: &dyn Broker,
         prefetch: u16,
         max_batch: usize,
-        take_apart: F,
+        parse: F,
     ) -> Result<Self, BrokerError> {
         let returned = broker.consume(Queue::Returned, (prefetch / 2).max(1)).await?;
         let intents = broker.consume(Queue::Intents, prefetch).await?;
-        Ok(Self::new(returned, intents, max_batch, take_apart))
+        Ok(Self::new(returned, intents, max_batch, parse))
     }
 
-    fn new(returned: Deliveries, intents: Deliveries, max_batch: usize, take_apart: F) -> Self {
+    fn new(returned: Deliveries, intents: Deliveries, max_batch: usize, parse: F) -> Self {
         let left_over = VecDeque::new();
-        Self { returned, intents, max_batch, take_apart, left_over, had_returned: false }
+        Self { returned, intents, max_batch, parse, left_over, had_returned: false }
     }
 
     /// The next batch, of at least one item; waits for a delivery if there is none. `None` after
@@ -52,28 +52,28 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
                 Some(delivery) = self.intents.next() => delivery,
                 else => return None,
             };
-            self.left_over = (self.take_apart)(delivery);
+            self.left_over = (self.parse)(delivery);
         }
     }
 
     /// What is ready.
     fn ready(&mut self) -> Batch {
         let half = match self.max_batch {
-            // Half of one place is every second batch.
+            // Half of one is every second batch.
             1 => usize::from(!self.had_returned),
-            places => places / 2,
+            most => most / 2,
         };
         let (mut batch, mut returned) = (Batch::default(), 0);
         while batch.len() < self.max_batch {
             match self.left_over.pop_front() {
                 Some(Item::Entry(entry)) => batch.entries.push(entry),
-                Some(Item::Parked(parked)) => batch.parked.push(*parked),
+                Some(Item::DeadLetter(letter)) => batch.dead_letters.push(*letter),
                 None => {
                     let come_back = if returned < half { self.returned.ready() } else { None };
                     returned += usize::from(come_back.is_some());
                     let next = come_back.or_else(|| self.intents.ready());
                     let Some(delivery) = next.or_else(|| self.returned.ready()) else { break };
-                    self.left_over = (self.take_apart)(delivery);
+                    self.left_over = (self.parse)(delivery);
                 }
             }
         }
@@ -101,7 +101,7 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
     use tokio_util::sync::CancellationToken;
 
-    use super::super::batch::{Parked, Ticket};
+    use super::super::batch::{AckHandle, PendingDeadLetter};
     use super::*;
     use crate::broker::Properties;
 
@@ -125,14 +125,15 @@ mod tests {
             )
         };
         let ((to_returned, returned), (to_intents, intents)) = (queue(), queue());
-        let batcher = Batcher::new(returned, intents, max_batch, take_apart as fn(_) -> _);
+        let batcher = Batcher::new(returned, intents, max_batch, parse as fn(_) -> _);
         (batcher, [to_returned, to_intents])
     }
 
-    fn take_apart(delivery: Delivery) -> VecDeque<Item> {
-        let ticket = Ticket::new(delivery);
-        let letter = |n| Parked::new(ticket.share(), n..n + 1, "a letter", String::new());
-        (0..ticket.body().len()).map(|n| Item::Parked(Box::new(letter(n)))).collect()
+    fn parse(delivery: Delivery) -> VecDeque<Item> {
+        let handle = AckHandle::new(delivery);
+        let letter =
+            |n| PendingDeadLetter::new(handle.clone(), n..n + 1, "a letter", String::new());
+        (0..handle.body().len()).map(|n| Item::DeadLetter(Box::new(letter(n)))).collect()
     }
 
     fn delivery(body: &str) -> Delivery {
@@ -140,7 +141,7 @@ mod tests {
     }
 
     fn letters(batch: &Batch) -> String {
-        let bodies = batch.parked.iter().map(|parked| parked.letter.body.as_slice());
+        let bodies = batch.dead_letters.iter().map(|dead| dead.letter.body.as_slice());
         String::from_utf8(bodies.collect::<Vec<_>>().concat()).unwrap()
     }
 

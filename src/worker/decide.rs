@@ -7,9 +7,9 @@ use std::time::Duration;
 use chrono::SubsecRound;
 
 use super::amend::amendments;
-use super::batch::{Batch, Deferred, Entry, Parked};
+use super::batch::{Batch, Deferred, Entry, PendingDeadLetter};
+use super::metrics::WorkerMetrics;
 use super::propose::ProposedBatch;
-use super::tally::Tally;
 use crate::domain::decision::Decision;
 use crate::domain::order::{Eligibility, Order, SaleId, UserId};
 use crate::domain::rules::Answer;
@@ -29,7 +29,7 @@ pub const UNDECIDABLE: &str = "undecidable";
 #[derive(Default)]
 pub(super) struct DecidedBatch {
     pub decided: Vec<Settled>,
-    pub parked: Vec<Parked>,
+    pub dead_letters: Vec<PendingDeadLetter>,
     pub deferred: Vec<Deferred>,
     pub amendments: Vec<Amendment>,
 }
@@ -44,7 +44,7 @@ pub(super) struct Settled {
 
 impl DecidedBatch {
     pub(super) fn is_empty(&self) -> bool {
-        self.decided.is_empty() && self.parked.is_empty() && self.deferred.is_empty()
+        self.decided.is_empty() && self.dead_letters.is_empty() && self.deferred.is_empty()
     }
 }
 
@@ -65,21 +65,21 @@ pub(super) struct Seen {
 pub(super) struct Decider {
     pub ledger: Arc<dyn Ledger>,
     pub max_age: Duration,
-    pub tally: Arc<Tally>,
+    pub metrics: Arc<WorkerMetrics>,
 }
 
 impl Decider {
     /// Decides a batch. Returns only when its decisions are stored, however long the ledger is
     /// unavailable.
     pub(super) async fn decide(&self, proposed: ProposedBatch) -> (DecidedBatch, Seen) {
-        let ProposedBatch { batch: Batch { entries, parked, deferred }, hints } = proposed;
+        let ProposedBatch { batch: Batch { entries, dead_letters, deferred }, hints } = proposed;
         let orders: Vec<Proposed<'_>> = entries
             .iter()
             .zip(&hints)
             .map(|(entry, hint)| Proposed {
                 candidate: &entry.candidate,
                 hint: *hint,
-                redelivered: entry.ticket.redelivered(),
+                redelivered: entry.handle.redelivered(),
             })
             .collect();
         let mut result = Decided::default();
@@ -87,7 +87,8 @@ impl Decider {
         crash_point("decided");
         let amendments = amendments(&orders, &answers, &result);
         drop(orders);
-        let mut decided = DecidedBatch { parked, deferred, amendments, ..DecidedBatch::default() };
+        let mut decided =
+            DecidedBatch { dead_letters, deferred, amendments, ..DecidedBatch::default() };
         let left = result.sales.iter().map(|(id, state)| (id.clone(), state.remaining())).collect();
         let mut seen = Seen { left, ..Seen::default() };
         for (entry, answer) in entries.into_iter().zip(answers) {
@@ -115,7 +116,7 @@ impl Decider {
         }
         match answer {
             Ok(Answer::Decided { decision, is_new }) => {
-                self.tally.decided(&decision, !is_new);
+                self.metrics.decided(&decision, !is_new);
                 decided.decided.push(Settled { entry, decision, is_new });
             }
             Ok(Answer::Unchecked { submitted_at }) => {
@@ -126,9 +127,9 @@ impl Decider {
                 }
                 seen.unchecked.push(entry);
             }
-            Ok(Answer::Conflict) => decided.parked.push(conflict(entry)),
-            Ok(Answer::UnknownSale) => decided.parked.push(unknown_sale(entry)),
-            Err(detail) => decided.parked.push(entry.park(UNDECIDABLE, detail)),
+            Ok(Answer::Conflict) => decided.dead_letters.push(conflict(entry)),
+            Ok(Answer::UnknownSale) => decided.dead_letters.push(unknown_sale(entry)),
+            Err(detail) => decided.dead_letters.push(entry.dead_letter(UNDECIDABLE, detail)),
         }
     }
 
@@ -167,14 +168,14 @@ impl Decider {
     }
 }
 
-fn conflict(entry: Entry) -> Parked {
+fn conflict(entry: Entry) -> PendingDeadLetter {
     let key = entry.candidate.order.key();
     let detail = format!("order {key} was decided before for another user or quantity");
-    entry.park(ORDER_ID_CONFLICT, detail)
+    entry.dead_letter(ORDER_ID_CONFLICT, detail)
 }
 
-fn unknown_sale(entry: Entry) -> Parked {
+fn unknown_sale(entry: Entry) -> PendingDeadLetter {
     let sale = &entry.candidate.order.sale_id;
     let detail = format!("sale {sale} is not open; open it and redrive: floodgate sale open");
-    entry.park(UNKNOWN_SALE, detail)
+    entry.dead_letter(UNKNOWN_SALE, detail)
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::{Batch, Item};
 use super::batcher::Batcher;
 use super::decide::Seen;
-use super::verify::Verification;
+use super::verify::Verify;
 use crate::broker::Delivery;
 
 /// What is to be done next.
@@ -24,7 +24,7 @@ pub(super) enum Next {
 /// Where the orders come from that are to be proposed.
 pub(super) struct Intake<F> {
     pub batcher: Batcher<F>,
-    pub verification: Verification,
+    pub verification: Verify,
     /// What the ledger has seen.
     pub seen: mpsc::UnboundedReceiver<Seen>,
     /// Batches that were proposed and that the ledger has not seen yet.

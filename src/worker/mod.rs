@@ -8,14 +8,12 @@ mod amend;
 mod batch;
 mod batcher;
 mod blocked;
-mod check;
 mod decide;
 mod intake;
-mod line;
+mod metrics;
 mod parse;
 mod propose;
 mod publish;
-mod tally;
 mod verify;
 mod wait;
 
@@ -37,16 +35,16 @@ use crate::ledger::Ledger;
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::sales::announce::announce;
-use crate::verification::Verifier;
+use crate::verification::{Limits, Verification, Verifier};
 use amend::amend;
 use batcher::Batcher;
 use blocked::Blocked;
 use decide::{DecidedBatch, Decider, Seen};
 use intake::{Intake, Next};
+use metrics::WorkerMetrics;
 use propose::{ProposedBatch, Proposer};
-use publish::Outlet;
-use tally::Tally;
-use verify::Verification;
+use publish::EventPublisher;
+use verify::Verify;
 
 pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
@@ -83,24 +81,24 @@ pub enum WorkerError {
     /// The queue can't be consumed.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// It didn't finish in time. What it had in hand goes back to the queue.
+    /// It didn't finish in time. What was in flight goes back to the queue.
     #[error("not drained within {0:?}; what was in flight goes back to the queue")]
     NotDrained(Duration),
 }
 
-/// Finishes batches that are decided.
-struct Finisher {
+/// Amends, publishes and acknowledges batches that are decided.
+struct Committer {
     inventory: Option<Arc<dyn Inventory>>,
-    outlet: Outlet,
+    publisher: EventPublisher,
 }
 
 impl Worker {
     /// Works until `stop`, then takes no more deliveries, finishes those in flight and leaves.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let deadline = self.settings.worker.drain_deadline();
-        let tally = Arc::new(Tally::default());
+        let metrics = Arc::new(WorkerMetrics::default());
         let _reporter =
-            AbortOnDropHandle::new(tokio::spawn(report(tally.clone(), self.broker.clone())));
+            AbortOnDropHandle::new(tokio::spawn(report(metrics.clone(), self.broker.clone())));
         let sold_out = Arc::new(Notify::new());
         let announcing =
             keep_announcing(self.ledger.clone(), self.broker.clone(), sold_out.clone());
@@ -114,36 +112,30 @@ impl Worker {
         let _counter = AbortOnDropHandle::new(tokio::spawn(counting));
         let ended = tokio::select! {
             biased;
-            worked = self.work(tally.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),
+            worked = self.work(metrics.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
         let how = if ended.is_ok() { "drained" } else { "ended" };
-        tally.log(how, self.broker.dropped_replies());
+        metrics.log(how, self.broker.dropped_replies());
         ended
     }
 
     async fn work(
         &self,
-        tally: Arc<Tally>,
+        metrics: Arc<WorkerMetrics>,
         workers: Arc<AtomicU32>,
         sold_out: Arc<Notify>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let settings = &self.settings;
         let limits = settings.intent.limits();
-        let take_apart = move |delivery| parse::take_apart(delivery, limits);
+        let parse = move |delivery| parse::parse(delivery, limits);
         let (prefetch, max_batch) = (settings.broker.prefetch, settings.worker.max_batch);
-        let batcher =
-            Batcher::consume(self.broker.as_ref(), prefetch, max_batch, take_apart).await?;
+        let batcher = Batcher::consume(self.broker.as_ref(), prefetch, max_batch, parse).await?;
         let (tell, seen) = mpsc::unbounded_channel();
         let mut intake = Intake {
             batcher,
-            verification: Verification::new(
-                self.verifier.clone(),
-                settings,
-                self.clock.clone(),
-                workers,
-            ),
+            verification: self.verify(workers),
             seen,
             unseen: 0,
             stopping: false,
@@ -152,7 +144,7 @@ impl Worker {
         let mut proposer = self.proposer();
         // One batch waits, proposed, while another one is decided.
         let (to_decide, next) = mpsc::channel(1);
-        let deciding = self.decide_all(tally, sold_out, next, tell);
+        let deciding = self.decide_all(metrics, sold_out, next, tell);
         let deciding = AbortOnDropHandle::new(tokio::spawn(deciding));
         tracing::info!("consuming");
         let mut room = None;
@@ -190,20 +182,24 @@ impl Worker {
     /// when no more come and all are finished.
     fn decide_all(
         &self,
-        tally: Arc<Tally>,
+        metrics: Arc<WorkerMetrics>,
         sold_out: Arc<Notify>,
         mut batches: mpsc::Receiver<ProposedBatch>,
         tell: mpsc::UnboundedSender<Seen>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let max_age = self.settings.intent.max_age();
-        let decider = Decider { ledger: self.ledger.clone(), max_age, tally: tally.clone() };
-        let finisher = Arc::new(Finisher {
+        let decider = Decider { ledger: self.ledger.clone(), max_age, metrics: metrics.clone() };
+        let committer = Arc::new(Committer {
             inventory: self.inventory.clone(),
-            outlet: Outlet { broker: self.broker.clone(), tally, blocked: Blocked::default() },
+            publisher: EventPublisher {
+                broker: self.broker.clone(),
+                metrics,
+                blocked: Blocked::default(),
+            },
         });
-        let slots = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
+        let permits = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
         async move {
-            let mut finishing = JoinSet::new();
+            let mut committing = JoinSet::new();
             while let Some(batch) = batches.recv().await {
                 let (batch, seen) = decider.decide(batch).await;
                 if seen.sold_out {
@@ -212,17 +208,29 @@ impl Worker {
                 // Without a receiver the worker is ending.
                 let _ = tell.send(seen);
                 if !batch.is_empty() {
-                    let slot = slot(&slots).await;
-                    finishing.spawn(finisher.clone().finish(batch, slot));
+                    let permit = permit(&permits).await;
+                    committing.spawn(committer.clone().commit(batch, permit));
                 }
-                while let Some(finished) = finishing.try_join_next() {
-                    propagate(finished);
+                while let Some(committed) = committing.try_join_next() {
+                    propagate(committed);
                 }
             }
-            while let Some(finished) = finishing.join_next().await {
-                propagate(finished);
+            while let Some(committed) = committing.join_next().await {
+                propagate(committed);
             }
         }
+    }
+
+    fn verify(&self, workers: Arc<AtomicU32>) -> Verify {
+        let settings = &self.settings;
+        let limits = Limits {
+            // The other half is for the orders that need no check.
+            max_waiting: usize::from(settings.broker.prefetch / 2).max(1),
+            max_batch: settings.worker.max_batch,
+        };
+        let verifier = self.verifier.clone();
+        let verification = Verification::new(verifier, &settings.verification, limits, workers);
+        Verify { verification, clock: self.clock.clone() }
     }
 
     fn proposer(&self) -> Proposer {
@@ -238,19 +246,19 @@ impl Worker {
     }
 }
 
-impl Finisher {
-    async fn finish(self: Arc<Self>, mut batch: DecidedBatch, _slot: OwnedSemaphorePermit) {
+impl Committer {
+    async fn commit(self: Arc<Self>, mut batch: DecidedBatch, _permit: OwnedSemaphorePermit) {
         let amendments = std::mem::take(&mut batch.amendments);
         let amending = self.inventory.as_deref().map(|inventory| amend(inventory, &amendments));
         // Subscribers do not wait for the inventory.
-        tokio::join!(self.outlet.publish(batch), OptionFuture::from(amending));
+        tokio::join!(self.publisher.publish(batch), OptionFuture::from(amending));
     }
 }
 
-/// A place for one more batch in flight.
-async fn slot(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    match slots.clone().acquire_owned().await {
-        Ok(slot) => slot,
+/// A permit for one more batch in flight.
+async fn permit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match permits.clone().acquire_owned().await {
+        Ok(permit) => permit,
         Err(_) => unreachable!("the semaphore is never closed"),
     }
 }
@@ -300,13 +308,13 @@ async fn count_workers(broker: Arc<dyn Broker>, workers: Arc<AtomicU32>) {
     }
 }
 
-async fn report(tally: Arc<Tally>, broker: Arc<dyn Broker>) {
+async fn report(metrics: Arc<WorkerMetrics>, broker: Arc<dyn Broker>) {
     let mut before = 0;
     loop {
         tokio::time::sleep(REPORT_EVERY).await;
-        let total = tally.total();
+        let total = metrics.total();
         if total != before {
-            tally.log("working", broker.dropped_replies());
+            metrics.log("working", broker.dropped_replies());
         }
         before = total;
     }

@@ -4,54 +4,55 @@ use std::collections::VecDeque;
 
 use chrono::DateTime;
 
-use super::batch::{Entry, Item, Parked, Ticket};
+use super::batch::{AckHandle, Entry, Item, PendingDeadLetter};
 use crate::broker::Delivery;
 use crate::domain::intent::{self, Fault, Limits, Refusal};
 use crate::domain::order::{Candidate, Eligibility, Intent};
 use crate::fault::crash_point;
 
-/// Takes a message apart. Its items come in the order of its elements; there is at least one.
-pub(super) fn take_apart(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
-    let ticket = Ticket::new(delivery);
-    let sent_at = ticket
+/// Parses a message. Its items come in the order of its elements; there is at least one.
+pub(super) fn parse(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
+    let handle = AckHandle::new(delivery);
+    let sent_at = handle
         .properties()
         .timestamp_s
         .and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
-    let body = ticket.body();
-    let items = match too_large(&ticket, limits).or_else(|| unsupported_encoding(&ticket)) {
+    let body = handle.body();
+    let items = match too_large(&handle, limits).or_else(|| unsupported_encoding(&handle)) {
         Some(Refusal { fault, detail }) => {
-            let parked = Parked::new(ticket.share(), 0..body.len(), fault.name(), detail);
-            VecDeque::from([Item::Parked(Box::new(parked))])
+            let letter =
+                PendingDeadLetter::new(handle.clone(), 0..body.len(), fault.name(), detail);
+            VecDeque::from([Item::DeadLetter(Box::new(letter))])
         }
         None => intent::parse(body, limits)
             .into_iter()
             .map(|element| {
                 let start = element.bytes.as_ptr() as usize - body.as_ptr() as usize;
-                let place = start..start + element.bytes.len();
-                let ticket = ticket.share();
+                let span = start..start + element.bytes.len();
+                let handle = handle.clone();
                 match element.intent {
                     Ok(Intent { order, submitted_at }) => {
                         let submitted_at = submitted_at.or(sent_at);
                         let eligibility = Eligibility::Unchecked;
                         let candidate = Candidate { order, submitted_at, eligibility };
-                        Item::Entry(Entry { candidate, ticket, place, has_ledger_time: false })
+                        Item::Entry(Entry { candidate, handle, span, has_ledger_time: false })
                     }
-                    Err(Refusal { fault, detail }) => {
-                        Item::Parked(Box::new(Parked::new(ticket, place, fault.name(), detail)))
-                    }
+                    Err(Refusal { fault, detail }) => Item::DeadLetter(Box::new(
+                        PendingDeadLetter::new(handle, span, fault.name(), detail),
+                    )),
                 }
             })
             .collect(),
     };
-    // Every item has its share; this one was only for looking.
-    ticket.done();
+    // Every item has its handle; this one was only for looking.
+    handle.ack();
     crash_point("parsed");
     items
 }
 
 /// A body of which only the beginning is here.
-fn too_large(ticket: &Ticket, limits: Limits) -> Option<Refusal> {
-    let (bytes, kept) = (ticket.properties().cut_from?, ticket.body().len());
+fn too_large(handle: &AckHandle, limits: Limits) -> Option<Refusal> {
+    let (bytes, kept) = (handle.properties().cut_from?, handle.body().len());
     let most = limits.max_body_bytes;
     let detail =
         format!("the body has {bytes} bytes; accepted: up to {most}; its first {kept} are kept");
@@ -59,8 +60,8 @@ fn too_large(ticket: &Ticket, limits: Limits) -> Option<Refusal> {
 }
 
 /// A body that is compressed would only be called bad JSON; this says what to do about it.
-fn unsupported_encoding(ticket: &Ticket) -> Option<Refusal> {
-    let encoding = ticket.properties().content_encoding.as_deref()?;
+fn unsupported_encoding(handle: &AckHandle) -> Option<Refusal> {
+    let encoding = handle.properties().content_encoding.as_deref()?;
     let plain = ["", "identity", "utf-8"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
     let fault = Fault::UnsupportedEncoding;
     let detail = format!("content_encoding is {encoding:?}; accepted: none, or utf-8");

@@ -81,12 +81,12 @@ impl Proposer {
     ) -> Result<Vec<Option<Hint>>, InventoryError> {
         let orders: Vec<&Candidate> = entries.iter().map(|entry| &entry.candidate).collect();
         let mut hints = inventory.propose(&orders, self.max_age).await?;
-        let absent: Vec<usize> = (0..hints.len()).filter(|&place| hints[place].is_none()).collect();
+        let absent: Vec<usize> = (0..hints.len()).filter(|&index| hints[index].is_none()).collect();
         if absent.is_empty() {
             return Ok(hints);
         }
         let sales: BTreeSet<&SaleId> =
-            absent.iter().map(|&place| &orders[place].order.sale_id).collect();
+            absent.iter().map(|&index| &orders[index].order.sale_id).collect();
         let sales: Vec<SaleId> = sales.into_iter().cloned().collect();
         let states = match self.ledger.sales(Some(&sales)).await {
             Ok(states) => states,
@@ -100,10 +100,10 @@ impl Proposer {
             return Ok(hints);
         }
         inventory.prime(&states).await?;
-        let again: Vec<&Candidate> = absent.iter().map(|&place| orders[place]).collect();
+        let again: Vec<&Candidate> = absent.iter().map(|&index| orders[index]).collect();
         let again = inventory.propose(&again, self.max_age).await?;
-        for (place, hint) in absent.into_iter().zip(again) {
-            hints[place] = hint;
+        for (index, hint) in absent.into_iter().zip(again) {
+            hints[index] = hint;
         }
         Ok(hints)
     }

@@ -1,38 +1,38 @@
-//! Publish: tell subscribers and askers, park dead letters, then acknowledge.
+//! Publish: events for subscribers, replies for requesters, dead letters and deferred orders; then acknowledge.
 
 use std::sync::Arc;
 
-use super::batch::{Deferred, Entry, Parked};
+use super::batch::{Deferred, Entry, PendingDeadLetter};
 use super::blocked::Blocked;
 use super::decide::{DecidedBatch, Settled};
-use super::tally::Tally;
+use super::metrics::WorkerMetrics;
 use crate::broker::{Broker, Delay, Message, Receipt, Reply};
 use crate::domain::event::Event;
 use crate::fault::crash_point;
 use crate::retry::Backoff;
 
 /// Publishes batches.
-pub(super) struct Outlet {
+pub(super) struct EventPublisher {
     pub broker: Arc<dyn Broker>,
-    pub tally: Arc<Tally>,
+    pub metrics: Arc<WorkerMetrics>,
     pub blocked: Blocked,
 }
 
-impl Outlet {
+impl EventPublisher {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
     /// long the broker is unavailable. What a full queue refuses is deferred, and holds up nothing.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
-        let DecidedBatch { decided, parked, mut deferred, amendments: _ } = batch;
-        deferred.extend(self.tell(decided).await);
-        deferred.extend(self.park(parked).await);
+        let DecidedBatch { decided, dead_letters, mut deferred, amendments: _ } = batch;
+        deferred.extend(self.publish_decisions(decided).await);
+        deferred.extend(self.publish_dead_letters(dead_letters).await);
         self.defer(deferred).await;
         crash_point("acked");
     }
 
     /// Publishes decisions. Returns the orders whose events were refused.
-    async fn tell(&self, decided: Vec<Settled>) -> Vec<Deferred> {
+    async fn publish_decisions(&self, decided: Vec<Settled>) -> Vec<Deferred> {
         let mut refused = Vec::new();
-        let (mut told, mut events) = (Vec::new(), Vec::new());
+        let (mut published, mut events) = (Vec::new(), Vec::new());
         for settled in decided {
             let event = Event::of(&settled.decision);
             if !settled.is_new && self.blocked.holds(&event.routing_key) {
@@ -42,17 +42,17 @@ impl Outlet {
             if let Some(reply) = reply(&settled.entry, &event) {
                 self.broker.reply(reply);
             }
-            told.push(settled);
+            published.push(settled);
             events.push(event);
         }
         let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
         let receipts = self.until_known(&messages).await;
         crash_point("confirmed");
-        for ((settled, event), receipt) in told.into_iter().zip(&events).zip(receipts) {
+        for ((settled, event), receipt) in published.into_iter().zip(&events).zip(receipts) {
             if receipt.is_done() {
-                self.tally.unrouted(usize::from(receipt == Receipt::NoSubscriber));
+                self.metrics.unrouted(usize::from(receipt == Receipt::NoSubscriber));
                 self.blocked.passed(&event.routing_key);
-                settled.entry.ticket.done();
+                settled.entry.handle.ack();
             } else {
                 self.blocked.refused(&event.routing_key);
                 let again = if settled.is_new { Delay::FiveSeconds } else { Delay::ThirtySeconds };
@@ -62,19 +62,19 @@ impl Outlet {
         refused
     }
 
-    /// Publishes dead letters. Returns those that were refused, to be judged again.
-    async fn park(&self, parked: Vec<Parked>) -> Vec<Deferred> {
+    /// Publishes dead letters. Returns those that were refused, to be decided again.
+    async fn publish_dead_letters(&self, dead_letters: Vec<PendingDeadLetter>) -> Vec<Deferred> {
         let letters: Vec<Message<'_>> =
-            parked.iter().map(|parked| Message::DeadLetter(&parked.letter)).collect();
+            dead_letters.iter().map(|dead| Message::DeadLetter(&dead.letter)).collect();
         let receipts = self.until_known(&letters).await;
         let mut refused = Vec::new();
-        for (parked, receipt) in parked.into_iter().zip(receipts) {
+        for (dead, receipt) in dead_letters.into_iter().zip(receipts) {
             if receipt.is_done() {
-                self.tally.parked(&parked.letter.reason);
-                parked.ticket.done();
+                self.metrics.dead_lettered(&dead.letter.reason);
+                dead.handle.ack();
             } else {
-                tracing::warn!(reason = %parked.letter.reason, "the queue of dead letters is full");
-                refused.push(Deferred::letter(parked, Delay::ThirtySeconds));
+                tracing::warn!(reason = %dead.letter.reason, "the queue of dead letters is full");
+                refused.push(Deferred::letter(dead, Delay::ThirtySeconds));
             }
         }
         refused
@@ -87,10 +87,10 @@ impl Outlet {
         }
         let messages: Vec<Message<'_>> = deferred
             .iter()
-            .map(|Deferred { ticket, routing_key, body, delay }| Message::Intent {
+            .map(|Deferred { handle, routing_key, body, delay }| Message::Intent {
                 routing_key,
                 body,
-                properties: Some(ticket.properties()),
+                properties: Some(handle.properties()),
                 delay: Some(*delay),
             })
             .collect();
@@ -107,9 +107,9 @@ impl Outlet {
             }
         }
         crash_point("deferred");
-        self.tally.deferred(deferred.len());
+        self.metrics.deferred(deferred.len());
         for deferred in deferred {
-            deferred.ticket.done();
+            deferred.handle.ack();
         }
     }
 
@@ -120,16 +120,16 @@ impl Outlet {
         let mut backoff = Backoff::step();
         loop {
             let is_open =
-                |place: &usize| matches!(receipts[*place], Receipt::Unconfirmed | Receipt::NoQueue);
+                |index: &usize| matches!(receipts[*index], Receipt::Unconfirmed | Receipt::NoQueue);
             let open: Vec<usize> = (0..messages.len()).filter(is_open).collect();
             if open.is_empty() {
                 return receipts;
             }
             let again: Vec<Message<'_>> =
-                open.iter().map(|&place| messages[place].clone()).collect();
+                open.iter().map(|&index| messages[index].clone()).collect();
             let published = self.broker.publish(&again).await;
-            for (place, receipt) in open.into_iter().zip(published.receipts) {
-                receipts[place] = receipt;
+            for (index, receipt) in open.into_iter().zip(published.receipts) {
+                receipts[index] = receipt;
             }
             if let Some(error) = published.error {
                 let delay = backoff.next_delay();
@@ -142,7 +142,7 @@ impl Outlet {
 
 /// The reply that an order asked for, if it did.
 fn reply(entry: &Entry, event: &Event) -> Option<Reply> {
-    let properties = entry.ticket.properties();
+    let properties = entry.handle.properties();
     let (to, correlation_id) = (properties.reply_to.clone()?, properties.correlation_id.clone()?);
     Some(Reply { to, correlation_id, event: event.clone() })
 }

@@ -1,4 +1,4 @@
-//! What a worker has done so far, for its log.
+//! Counts of what a worker has done, for its log.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,7 +7,7 @@ use crate::domain::decision::{Decision, Outcome, Reason};
 
 /// Counts since the worker started.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct WorkerMetrics {
     created: AtomicU64,
     sold_out: AtomicU64,
     rejected: AtomicU64,
@@ -19,7 +19,7 @@ pub(super) struct Tally {
     unrouted: AtomicU64,
 }
 
-impl Tally {
+impl WorkerMetrics {
     pub(super) fn decided(&self, decision: &Decision, repeat: bool) {
         let count = match decision.outcome {
             _ if repeat => &self.repeats,
@@ -31,7 +31,7 @@ impl Tally {
         count.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn parked(&self, reason: &str) {
+    pub(super) fn dead_lettered(&self, reason: &str) {
         let count = if reason == ORDER_ID_CONFLICT { &self.conflicts } else { &self.dead_letters };
         count.fetch_add(1, Relaxed);
     }

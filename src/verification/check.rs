@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::{Breaker, Failed, Verdict, Verifier, VerifierError};
 use crate::domain::order::{Order, SaleId, UserId};
 use crate::retry::Backoff;
-use crate::verification::{Breaker, Failed, Verdict, Verifier, VerifierError};
 
 /// A check that has ended.
 pub(super) struct Checked {
