@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use floodgate::app::scratch::Scratch;
+use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::config::Settings;
 use floodgate::domain::decision::Hint;
 use floodgate::domain::order::{Candidate, Eligibility, Order, OrderId, Quantity, SaleId, UserId};
@@ -36,13 +36,13 @@ const MAX_AGE: Duration = Duration::from_hours(1);
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::load(None)?;
     let name = format!("bench-decide-{}", std::process::id());
-    let scratch = Scratch::create(&settings, &name).await?;
+    let deployment = TempDeployment::create(&settings, &name).await?;
     let measured = async {
-        refusals(&scratch).await?;
-        growth(&scratch).await
+        refusals(&deployment).await?;
+        growth(&deployment).await
     };
     let measured = measured.await;
-    scratch.remove().await?;
+    deployment.remove().await?;
     measured
 }
 
@@ -60,15 +60,15 @@ async fn open(ledger: &dyn Ledger, id: &str, stock: u32) -> anyhow::Result<SaleI
     Ok(id)
 }
 
-async fn connect(scratch: &Scratch) -> anyhow::Result<PgConnection> {
-    let url = scratch.app.settings().database_url.expose_secret();
+async fn connect(deployment: &TempDeployment) -> anyhow::Result<PgConnection> {
+    let url = deployment.app.settings().database_url.expose_secret();
     Ok(PgConnection::connect(url).await?)
 }
 
-async fn refusals(scratch: &Scratch) -> anyhow::Result<()> {
-    let ledger = scratch.app.ledger().await?;
+async fn refusals(deployment: &TempDeployment) -> anyhow::Result<()> {
+    let ledger = deployment.app.ledger().await?;
     let sale = open(ledger.as_ref(), "sold-out", 0).await?;
-    let mut bare = connect(scratch).await?;
+    let mut bare = connect(deployment).await?;
     sqlx::raw_sql("create table bare (like decisions including all)").execute(&mut bare).await?;
     let (mut decided, mut inserted) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -92,9 +92,9 @@ async fn refusals(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn growth(scratch: &Scratch) -> anyhow::Result<()> {
-    let ledger = scratch.app.ledger().await?;
-    let mut connection = connect(scratch).await?;
+async fn growth(deployment: &TempDeployment) -> anyhow::Result<()> {
+    let ledger = deployment.app.ledger().await?;
+    let mut connection = connect(deployment).await?;
     sqlx::raw_sql("truncate decisions; alter table decisions set (autovacuum_enabled = off)")
         .execute(&mut connection)
         .await?;

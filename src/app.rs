@@ -1,7 +1,7 @@
 //! The composition root: the only place that chooses adapters.
 
 mod check;
-pub mod scratch;
+pub mod temp_deployment;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
 
 use crate::api::Api;
-use crate::api::auth::Gate;
+use crate::api::auth::TokenVerifier;
 use crate::broker::{Bounds, Broker, EmbeddedBroker, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
 use crate::ledger::{Ledger, PostgresLedger, SqliteLedger};
 use crate::operator_log::{Journal, OperatorLog};
-use crate::sales::cache::SaleWatch;
+use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
 use crate::sqlite::SqliteFile;
 use crate::verification::{HttpVerifier, Verifier};
@@ -32,13 +32,13 @@ const SPARE_REDIS_CONNECTIONS: usize = 2;
 /// Connections that may wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
 const BACKLOG: u32 = 4096;
 
-/// Builds the parts of a deployment from its settings.
+/// Builds the adapters of a deployment from its settings.
 pub struct App {
     settings: Box<Settings>,
     embedded: OnceCell<Embedded>,
 }
 
-/// The parts of an embedded deployment: one of each for the whole process. There is no inventory: with
+/// The adapters of an embedded deployment: one of each for the whole process. There is no inventory: with
 /// one writer on one file a hint saves nothing.
 struct Embedded {
     file: SqliteFile,
@@ -57,7 +57,7 @@ impl App {
         &self.settings
     }
 
-    /// The parts that need no servers, made when they are first asked for.
+    /// The adapters that need no servers, made when they are first asked for.
     async fn embedded(&self) -> Result<&Embedded> {
         let settings = &self.settings;
         let opening = async || {
@@ -162,7 +162,7 @@ impl App {
     }
 
     /// What long-running commands work with, checked to be there.
-    pub async fn parts(&self) -> Result<Parts> {
+    pub async fn adapters(&self) -> Result<Adapters> {
         self.require_all()?;
         if self.settings.is_embedded() {
             let file = self.settings.embedded.file.display();
@@ -170,8 +170,8 @@ impl App {
         }
         let (broker, inventory, records) =
             (self.broker().await?, self.inventory()?, self.records().await?);
-        let watch = Arc::new(SaleWatch::start(records.ledger.clone(), broker.as_ref()).await?);
-        Ok(Parts { broker, inventory, records, verifier: self.verifier()?, watch })
+        let sale_cache = Arc::new(SaleCache::start(records.ledger.clone(), broker.as_ref()).await?);
+        Ok(Adapters { broker, inventory, records, verifier: self.verifier()?, sale_cache })
     }
 
     /// What checks users, if anything does.
@@ -185,24 +185,24 @@ impl App {
     }
 
     /// A worker.
-    pub fn worker(&self, parts: &Parts) -> Worker {
-        let Parts { broker, inventory, records, verifier, watch: _ } = parts.clone();
+    pub fn worker(&self, adapters: &Adapters) -> Worker {
+        let Adapters { broker, inventory, records, verifier, sale_cache: _ } = adapters.clone();
         let (ledger, settings) = (records.ledger, self.settings().clone());
         Worker { broker, inventory, ledger, verifier, clock: clock::system(), settings }
     }
 
     /// The HTTP API.
-    pub fn api(&self, parts: &Parts) -> Result<Api> {
-        let Parts { broker, records, watch, .. } = parts.clone();
-        let (settings, gate) = (self.settings().clone(), self.gate()?);
+    pub fn api(&self, adapters: &Adapters) -> Result<Api> {
+        let Adapters { broker, records, sale_cache, .. } = adapters.clone();
+        let (settings, token_verifier) = (self.settings().clone(), self.token_verifier()?);
         let ledger = records.ledger.clone();
         let operations = records.operations(broker.clone());
-        Ok(Api { settings, gate, broker, ledger, watch, operations })
+        Ok(Api { settings, token_verifier, broker, ledger, sale_cache, operations })
     }
 
     /// What tells who calls the API, if there is a key.
-    fn gate(&self) -> Result<Option<Gate>> {
-        Gate::from_settings(&self.settings.api).context("settings: api")
+    fn token_verifier(&self) -> Result<Option<TokenVerifier>> {
+        TokenVerifier::from_settings(&self.settings.api).context("settings: api")
     }
 
     /// What operators may do to sales.
@@ -216,7 +216,7 @@ impl App {
     /// this machine can reach it.
     pub fn listener(&self, api: &Api) -> Result<TcpListener> {
         let address = self.settings.api.listen;
-        if api.gate.is_none() && !address.ip().is_loopback() {
+        if api.token_verifier.is_none() && !address.ip().is_loopback() {
             bail!(
                 "settings: api.listen is {address}, which others can reach, and no key is configured; \
                  set FLOODGATE_API__JWT_SECRET, FLOODGATE_API__JWT_PUBLIC_KEY or FLOODGATE_API__JWT_JWKS, \
@@ -263,10 +263,10 @@ impl Records {
 /// The ports, each with its adapter, and what they have in common in one process.
 #[derive(Clone)]
 #[allow(missing_docs)]
-pub struct Parts {
+pub struct Adapters {
     pub broker: Arc<dyn Broker>,
     pub inventory: Option<Arc<dyn Inventory>>,
     pub records: Records,
     pub verifier: Option<Arc<dyn Verifier>>,
-    pub watch: Arc<SaleWatch>,
+    pub sale_cache: Arc<SaleCache>,
 }

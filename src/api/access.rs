@@ -6,21 +6,21 @@ use axum::http::request::Parts;
 use chrono::Utc;
 
 use super::Shared;
-use super::auth::{self, ADMIN_SCOPE, Caller, RETRY_AFTER, SUBMIT_SCOPE};
+use super::auth::{self, ADMIN_SCOPE, Principal, RETRY_AFTER, SUBMIT_SCOPE};
 use super::client::Client;
-use super::problem::{Kind, Problem};
+use super::permits::Permit;
+use super::problem::{Problem, ProblemType};
 use super::recent::Recent;
 use super::server::REQUEST_ID;
-use super::shares::Share;
 use crate::domain::order::{OrderKey, SaleId, UserId};
 use crate::operator_log::{Action, Operator, Refusal};
 
 /// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
 /// interface may do everything.
 pub(super) struct Access {
-    caller: Option<Caller>,
+    principal: Option<Principal>,
     /// What a buyer holds of the requests it may have in flight, this one.
-    _request: Option<Share<UserId>>,
+    _request: Option<Permit<UserId>>,
 }
 
 /// An operator, as the operators' log names one. Everybody else is refused before the body of the request is
@@ -31,12 +31,12 @@ impl FromRequestParts<Shared> for AsOperator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
-        let Access { caller, .. } = Access::from_request_parts(parts, api).await?;
-        let is_operator = caller.as_ref().is_none_or(|caller| caller.admin);
-        let actor = match caller {
+        let Access { principal, .. } = Access::from_request_parts(parts, api).await?;
+        let is_operator = principal.as_ref().is_none_or(|principal| principal.admin);
+        let actor = match principal {
             None => "anybody on this machine".to_owned(),
-            Some(Caller { subject: Some(subject), .. }) => subject.to_string(),
-            Some(Caller { admin: true, .. }) => format!("scope {ADMIN_SCOPE} without sub"),
+            Some(Principal { subject: Some(subject), .. }) => subject.to_string(),
+            Some(Principal { admin: true, .. }) => format!("scope {ADMIN_SCOPE} without sub"),
             Some(_) => "token without sub".to_owned(),
         };
         let (origin, request_id) = (origin(parts), request_id(parts));
@@ -73,26 +73,28 @@ impl FromRequestParts<Shared> for Access {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
-        let Some(gate) = &api.gate else { return Ok(Self { caller: None, _request: None }) };
+        let Some(token_verifier) = &api.token_verifier else {
+            return Ok(Self { principal: None, _request: None });
+        };
         let mut tokens = parts.headers.get_all(header::AUTHORIZATION).iter();
         let token = tokens.next().map(|value| value.to_str().unwrap_or_default());
         if tokens.next().is_some() {
-            return Err(Kind::BadHeader.because("Authorization is given more than once"));
+            return Err(ProblemType::BadHeader.because("Authorization is given more than once"));
         }
-        let caller = gate
+        let principal = token_verifier
             .verify(token, Utc::now())
             .map_err(|refusal| refused_token(api, parts, &refusal))?;
         // A client that acts for many buyers is limited by its address only.
-        let buyer = caller.subject.as_ref().filter(|_| !caller.submit && !caller.admin);
+        let buyer = principal.subject.as_ref().filter(|_| !principal.submit && !principal.admin);
         let request = buyer.map(|buyer| api.limits.buyer(buyer)).transpose()?;
-        Ok(Self { caller: Some(caller), _request: request })
+        Ok(Self { principal: Some(principal), _request: request })
     }
 }
 
 /// The answer to a request whose token is not accepted. One that has a token is counted for the operators' log.
 fn refused_token(api: &Shared, parts: &Parts, refusal: &auth::Refusal) -> Problem {
     if *refusal == auth::Refusal::NoKeys {
-        return Kind::KeysUnavailable.because(refusal.to_string()).retry_after(RETRY_AFTER);
+        return ProblemType::KeysUnavailable.because(refusal.to_string()).retry_after(RETRY_AFTER);
     }
     if *refusal != auth::Refusal::Missing {
         let counted = Refusal {
@@ -104,23 +106,23 @@ fn refused_token(api: &Shared, parts: &Parts, refusal: &auth::Refusal) -> Proble
         };
         api.refusals.count(counted, request_id(parts));
     }
-    Kind::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge())
+    ProblemType::Unauthorized.because(refusal.to_string()).challenge(refusal.challenge())
 }
 
 impl Access {
     /// The buyer of an order: who asks, or, for a service that may order for others, whom it names.
     pub(super) fn buyer(&self, named: Option<String>) -> Result<UserId, Problem> {
         let named = named.map(UserId::parse).transpose()?;
-        let Some(caller) = &self.caller else {
-            return named.ok_or_else(|| Kind::Invalid.because("user_id is missing"));
+        let Some(principal) = &self.principal else {
+            return named.ok_or_else(|| ProblemType::Invalid.because("user_id is missing"));
         };
-        match (named, caller.subject.as_ref()) {
-            (Some(named), _) if caller.submit => Ok(named),
+        match (named, principal.subject.as_ref()) {
+            (Some(named), _) if principal.submit => Ok(named),
             (Some(named), Some(subject)) if named == *subject => Ok(named),
             (None, Some(subject)) => Ok(subject.clone()),
             (Some(_), _) => Err(lacks(SUBMIT_SCOPE, "user_id is not the token's sub, and this")),
             (None, None) => {
-                Err(Kind::Invalid.because("user_id is missing, and the token has no sub"))
+                Err(ProblemType::Invalid.because("user_id is missing, and the token has no sub"))
             }
         }
     }
@@ -128,23 +130,25 @@ impl Access {
     /// Whether the order ids of a sale are this client's to choose: those of clients that act for many
     /// buyers are. An operator without the scope for that is treated as a buyer.
     pub(super) fn chooses_order_ids(&self) -> bool {
-        self.caller.as_ref().is_none_or(|caller| caller.submit)
+        self.principal.as_ref().is_none_or(|principal| principal.submit)
     }
 
     /// Whether `order` was taken lately, and that may be shown.
     pub(super) fn may_see_taken(&self, recent: &Recent, order: &OrderKey) -> bool {
         recent.buyer_of(order).is_some_and(|buyer| {
-            self.caller.as_ref().is_none_or(|caller| {
+            self.principal.as_ref().is_none_or(|principal| {
                 let is_own = |subject| recent.buyer(subject) == buyer;
-                caller.admin || caller.submit || caller.subject.as_ref().is_some_and(is_own)
+                principal.admin
+                    || principal.submit
+                    || principal.subject.as_ref().is_some_and(is_own)
             })
         })
     }
 
     /// Whether what is about `user` may be shown.
     pub(super) fn may_see(&self, user: &UserId) -> bool {
-        self.caller.as_ref().is_none_or(|caller| {
-            caller.admin || caller.submit || caller.subject.as_ref() == Some(user)
+        self.principal.as_ref().is_none_or(|principal| {
+            principal.admin || principal.submit || principal.subject.as_ref() == Some(user)
         })
     }
 }
@@ -152,5 +156,5 @@ impl Access {
 /// The refusal of a token that is good, but has not the scope for `what`. RFC 6750 section 3.1.
 fn lacks(scope: &str, what: &str) -> Problem {
     let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
-    Kind::Forbidden.because(format!("{what} needs the scope {scope}")).challenge(challenge)
+    ProblemType::Forbidden.because(format!("{what} needs the scope {scope}")).challenge(challenge)
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::access::Access;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemType};
 use super::requests::{self, Whole};
 use crate::domain::digest::digest;
 use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
@@ -66,7 +66,7 @@ impl Asked {
         let user_id = access.buyer(request.user_id)?;
         let Whole(quantity) = request.quantity;
         let quantity = Quantity::new(quantity).ok_or_else(|| {
-            Kind::Invalid.because(format!(
+            ProblemType::Invalid.because(format!(
                 "quantity is {quantity}; accepted: a whole number from 1 to {}",
                 Quantity::MAX
             ))
@@ -75,7 +75,7 @@ impl Asked {
         let given = if access.chooses_order_ids() {
             chosen(request.order_id, key)?.map(|id| (id, IdOrigin::Chosen))
         } else if request.order_id.is_some() {
-            return Err(Kind::Invalid.because(
+            return Err(ProblemType::Invalid.because(
                 "order_id is not accepted from this token: only clients with the scope floodgate:submit \
                  choose order ids; send an Idempotency-Key to make the request safe to repeat",
             ));
@@ -94,14 +94,14 @@ impl Asked {
 fn chosen(named: Option<String>, key: Option<String>) -> Result<Option<OrderId>, Problem> {
     let named = named.map(OrderId::parse).transpose()?;
     let key = key.map(OrderId::parse).transpose().map_err(|invalid| {
-        Kind::BadHeader.because(format!(
+        ProblemType::BadHeader.because(format!(
             "Idempotency-Key becomes the order id: {invalid}, with or without quotes"
         ))
     })?;
     if let (Some(named), Some(key)) = (&named, &key)
         && named != key
     {
-        return Err(Kind::IdempotencyMismatch
+        return Err(ProblemType::IdempotencyMismatch
             .because("order_id and Idempotency-Key differ; give one of them, or the same twice"));
     }
     Ok(named.or(key))

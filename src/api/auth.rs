@@ -46,7 +46,7 @@ pub const SUBMIT_SCOPE: &str = "floodgate:submit";
 
 /// Who a token speaks for, and what its scopes allow. What a request needs is the route's to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
+pub struct Principal {
     /// The buyer, from `sub`. None when the token names nobody, such as that of another service.
     pub subject: Option<UserId>,
     /// Whether the token has [`ADMIN_SCOPE`].
@@ -55,7 +55,7 @@ pub struct Caller {
     pub submit: bool,
 }
 
-/// Why a request has no caller. The texts are for the client: they say what is wrong with what it
+/// Why a request has no principal. The texts are for the client: they say what is wrong with what it
 /// sent, and nothing of the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -123,9 +123,9 @@ impl Refusal {
     }
 }
 
-/// Why there is no gate as the settings want it.
+/// Why there is no token_verifier as the settings want it.
 #[derive(Debug, thiserror::Error)]
-pub enum NoGate {
+pub enum InvalidTokenSettings {
     /// The settings name no usable key.
     #[error(transparent)]
     Key(#[from] InvalidKey),
@@ -142,7 +142,7 @@ pub enum NoGate {
 
 /// Tells who calls, by the token of a request.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct TokenVerifier {
     keys: Keys,
     issuer: Option<String>,
     audience: Option<String>,
@@ -154,9 +154,9 @@ enum Keys {
     Published(Arc<PublishedKeys>),
 }
 
-impl Gate {
-    /// The gate that the settings want; `None` when they name no key.
-    pub fn from_settings(settings: &ApiSettings) -> Result<Option<Self>, NoGate> {
+impl TokenVerifier {
+    /// The token_verifier that the settings want; `None` when they name no key.
+    pub fn from_settings(settings: &ApiSettings) -> Result<Option<Self>, InvalidTokenSettings> {
         let key = Key::from_settings(&settings.jwt_secret, &settings.jwt_public_key)?;
         let location = settings.jwt_jwks.trim();
         let keys = match (key, location.is_empty()) {
@@ -173,7 +173,7 @@ impl Gate {
         Ok(Some(Self { keys, issuer, audience }))
     }
 
-    /// A gate that lets tokens pass that are signed with `key`, by `issuer` if one is given.
+    /// A token_verifier that lets tokens pass that are signed with `key`, by `issuer` if one is given.
     ///
     /// With an `audience`, a token's `aud` has to name it. Without, a token that has an `aud` is
     /// refused, as it is meant for somebody else (RFC 7519 section 4.1.3).
@@ -209,7 +209,7 @@ impl Gate {
         &self,
         authorization: Option<&str>,
         now: DateTime<Utc>,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<Principal, Refusal> {
         let token = bearer_token(authorization)?;
         let header = Header::of(token)?;
         let claims = match &self.keys {
@@ -228,7 +228,7 @@ impl Gate {
         self.check_validity(&claims, now)?;
         let has =
             |scope| [&claims.scope, &claims.scp].into_iter().flatten().any(|s| s.lists(scope));
-        Ok(Caller {
+        Ok(Principal {
             admin: has(ADMIN_SCOPE),
             submit: has(SUBMIT_SCOPE),
             subject: claims.sub.map(UserId::parse).transpose()?,

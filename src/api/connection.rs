@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::problem::{Kind, Problems};
+use super::problem::{ProblemType, Problems};
 
 /// What every answer that a request has led to has, and no bare one. A name of
 /// [`HEADERS`](super::server::HEADERS).
@@ -51,8 +51,8 @@ impl Connection {
     fn replacement(&self, answer: &[u8]) -> Option<Vec<u8>> {
         let status = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         let (kind, detail) = match status {
-            b"400" => (Kind::BadRequest, "the head of the request is not HTTP/1.1"),
-            b"414" | b"431" => (Kind::HeadTooLarge, "the head of the request is too large"),
+            b"400" => (ProblemType::BadRequest, "the head of the request is not HTTP/1.1"),
+            b"414" | b"431" => (ProblemType::HeadTooLarge, "the head of the request is too large"),
             _ => return None,
         };
         if answer.windows(MARK.len()).any(|window| window.eq_ignore_ascii_case(MARK)) {
@@ -67,7 +67,8 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.in_head && self.is_late.load(Ordering::Relaxed) {
-            let problem = Kind::Timeout.because("the head of the request did not arrive in time");
+            let problem =
+                ProblemType::Timeout.because("the head of the request did not arrive in time");
             let _ = self.stream.try_write(&self.problems.closing(&problem));
         }
     }

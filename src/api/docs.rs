@@ -16,7 +16,7 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::Shared;
-use super::problem::{Body, Kind, Problem};
+use super::problem::{Body, Problem, ProblemType};
 
 /// Ids in paths.
 #[derive(ToSchema)]
@@ -85,12 +85,12 @@ pub(super) struct DecisionView {
 
 /// What an operation may answer instead: sets of problems.
 macro_rules! problems {
-    ($also:expr; $($name:ident: $($kind:ident)*;)*) => {$(
+    ($also:expr; $($name:ident: $($problem_type:ident)*;)*) => {$(
         pub(super) struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                responses([$(Kind::$kind,)*].into_iter().chain($also))
+                responses([$(ProblemType::$problem_type,)*].into_iter().chain($also))
             }
         }
     )*};
@@ -119,32 +119,41 @@ problems! { EVERYWHERE;
 }
 
 /// What any operation of the API may answer.
-const EVERYWHERE: [Kind; 8] = [
-    Kind::BadRequest,
-    Kind::BadHeader,
-    Kind::CrossOrigin,
-    Kind::HeadTooLarge,
-    Kind::Misdirected,
-    Kind::TooManyAtOnce,
-    Kind::Overloaded,
-    Kind::NoAnswer,
+const EVERYWHERE: [ProblemType; 8] = [
+    ProblemType::BadRequest,
+    ProblemType::BadHeader,
+    ProblemType::CrossOrigin,
+    ProblemType::HeadTooLarge,
+    ProblemType::Misdirected,
+    ProblemType::TooManyAtOnce,
+    ProblemType::Overloaded,
+    ProblemType::NoAnswer,
 ];
 
-fn responses(kinds: impl Iterator<Item = Kind>) -> BTreeMap<String, RefOr<Response>> {
-    let mut by_status: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
+fn responses(
+    problem_types: impl Iterator<Item = ProblemType>,
+) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<String, Vec<ProblemType>> = BTreeMap::new();
     // Wherever a token is needed, what it is verified with can be missing.
-    let with_token = |kind| {
-        if kind == Kind::Unauthorized { vec![kind, Kind::KeysUnavailable] } else { vec![kind] }
+    let with_token = |problem_type| {
+        if problem_type == ProblemType::Unauthorized {
+            vec![problem_type, ProblemType::KeysUnavailable]
+        } else {
+            vec![problem_type]
+        }
     };
-    for kind in kinds.flat_map(with_token) {
-        by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind);
+    for problem_type in problem_types.flat_map(with_token) {
+        by_status.entry(problem_type.status().as_str().to_owned()).or_default().push(problem_type);
     }
-    by_status.into_iter().map(|(status, kinds)| (status, response(&kinds).into())).collect()
+    by_status
+        .into_iter()
+        .map(|(status, problem_types)| (status, response(&problem_types).into()))
+        .collect()
 }
 
 /// The answer of some problems, all of one status.
-fn response(kinds: &[Kind]) -> Response {
-    let slugs: Vec<&str> = kinds.iter().map(|kind| kind.slug()).collect();
+fn response(problem_types: &[ProblemType]) -> Response {
+    let slugs: Vec<&str> = problem_types.iter().map(|problem_type| problem_type.slug()).collect();
     let content = Content::new(Some(Ref::from_schema_name("Problem")));
     let mut response = ResponseBuilder::new()
         .description(format!("Problem: {}", slugs.join(", ")))
@@ -152,9 +161,14 @@ fn response(kinds: &[Kind]) -> Response {
     let whole = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
     let text = ObjectBuilder::new().schema_type(Type::String);
     for (comes, name, schema, meaning) in [
-        (kinds.iter().any(|kind| kind.retry_after()), header::RETRY_AFTER, whole, "Seconds"),
         (
-            kinds.contains(&Kind::Unauthorized),
+            problem_types.iter().any(|problem_type| problem_type.retry_after()),
+            header::RETRY_AFTER,
+            whole,
+            "Seconds",
+        ),
+        (
+            problem_types.contains(&ProblemType::Unauthorized),
             header::WWW_AUTHENTICATE,
             text,
             "What is wrong with the token, RFC 6750",
@@ -235,31 +249,33 @@ fn described(with_key: bool) -> Value {
 }
 
 pub(super) async fn json(State(api): State<Shared>) -> Json<Value> {
-    Json(described(api.gate.is_some()))
+    Json(described(api.token_verifier.is_some()))
 }
 
 /// The description as a page, without a script.
 pub(super) async fn page() -> Html<String> {
     let document = described(true);
-    let problems = Kind::ALL.iter().fold(String::new(), |mut text, kind| {
-        let _ = write!(text, "{}", Explained(*kind));
+    let problems = ProblemType::ALL.iter().fold(String::new(), |mut text, problem_type| {
+        let _ = write!(text, "{}", Explained(*problem_type));
         text
     });
     let page = include_str!("page/docs.html").replace("{{operations}}", &operations(&document));
     Html(page.replace("{{problems}}", &problems))
 }
 
-/// What one kind of problem means: the page that its `type` is the address of.
+/// What one type of problem means: the page that its `type` is the address of.
 pub(super) async fn problem(Path(name): Path<String>) -> Result<Html<String>, Problem> {
-    let Some(kind) = Kind::ALL.iter().find(|kind| kind.slug() == name) else {
-        return Err(Kind::NotFound.because("there is no such problem; /docs has all"));
+    let Some(problem_type) =
+        ProblemType::ALL.iter().find(|problem_type| problem_type.slug() == name)
+    else {
+        return Err(ProblemType::NotFound.because("there is no such problem; /docs has all"));
     };
-    let page = include_str!("page/problem.html").replace("{{title}}", kind.title());
-    Ok(Html(page.replace("{{problem}}", &Explained(*kind).to_string())))
+    let page = include_str!("page/problem.html").replace("{{title}}", problem_type.title());
+    Ok(Html(page.replace("{{problem}}", &Explained(*problem_type).to_string())))
 }
 
-/// A kind of problem as an item of a list in HTML.
-struct Explained(Kind);
+/// A type of problem as an item of a list in HTML.
+struct Explained(ProblemType);
 
 impl std::fmt::Display for Explained {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -311,8 +327,8 @@ mod tests {
         for path in document["paths"].as_object().unwrap().keys() {
             assert!(page.contains(&escaped(path)), "{path}");
         }
-        for kind in Kind::ALL {
-            assert!(page.contains(&format!("id=\"{}\"", kind.slug())));
+        for problem_type in ProblemType::ALL {
+            assert!(page.contains(&format!("id=\"{}\"", problem_type.slug())));
         }
     }
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 
 use super::Shared;
 use super::docs::{LiveProblems, ReadyProblems};
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemType};
 use crate::broker::{Broker, Queue};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Prob
     if within(&api.health.beat_at, STUCK_AFTER) {
         Ok("live\n")
     } else {
-        Err(Kind::Overloaded.because("the process is stuck"))
+        Err(ProblemType::Overloaded.because("the process is stuck"))
     }
 }
 
@@ -73,13 +73,13 @@ pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Prob
 ))]
 pub(super) async fn ready(State(api): State<Shared>) -> Result<&'static str, Problem> {
     if api.stop.is_cancelled() {
-        Err(Kind::Overloaded.because("the server is stopping"))
+        Err(ProblemType::Overloaded.because("the server is stopping"))
     } else if !within(&api.health.broker_at, AWAY_AFTER) {
-        Err(Kind::BrokerUnavailable.because("the broker does not answer"))
-    } else if api.watch.age() > AWAY_AFTER {
-        Err(Kind::LedgerUnavailable.because("the ledger does not answer"))
-    } else if api.gate.as_ref().is_some_and(|gate| !gate.has_keys()) {
-        Err(Kind::KeysUnavailable.because("the keys of tokens could not be read yet"))
+        Err(ProblemType::BrokerUnavailable.because("the broker does not answer"))
+    } else if api.sale_cache.age() > AWAY_AFTER {
+        Err(ProblemType::LedgerUnavailable.because("the ledger does not answer"))
+    } else if api.token_verifier.as_ref().is_some_and(|token_verifier| !token_verifier.has_keys()) {
+        Err(ProblemType::KeysUnavailable.because("the keys of tokens could not be read yet"))
     } else {
         Ok("ready\n")
     }

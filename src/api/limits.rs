@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
 use super::client::Client;
-use super::problem::{Kind, Problem};
+use super::permits::{Permit, Permits};
+use super::problem::{Problem, ProblemType};
 use super::requests;
-use super::shares::{Share, Shares};
 use crate::config::ApiSettings;
 use crate::domain::order::UserId;
 
@@ -29,13 +29,13 @@ pub(super) struct Limits {
     operators: Semaphore,
     streams: Arc<Semaphore>,
     /// Requests in flight by address.
-    requests: Arc<Shares<IpAddr>>,
+    requests: Arc<Permits<IpAddr>>,
     /// Bodies that have not arrived at once, by address.
-    slow_bodies: Arc<Shares<IpAddr>>,
+    slow_bodies: Arc<Permits<IpAddr>>,
     /// Open streams by address.
-    followers: Arc<Shares<IpAddr>>,
+    followers: Arc<Permits<IpAddr>>,
     /// Requests in flight and open streams by buyer.
-    buyers: Arc<Shares<UserId>>,
+    buyers: Arc<Permits<UserId>>,
     max_in_flight: usize,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Spare(pub bool);
 /// An open stream of one client.
 pub(super) struct Follower {
     _one: OwnedSemaphorePermit,
-    _of_address: Share<IpAddr>,
+    _of_address: Permit<IpAddr>,
 }
 
 impl Limits {
@@ -55,48 +55,49 @@ impl Limits {
             in_flight: Semaphore::new(settings.max_in_flight),
             operators: Semaphore::new(OPERATORS_IN_FLIGHT),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
-            requests: Shares::new(settings.max_in_flight_per_address),
-            slow_bodies: Shares::new(settings.max_slow_bodies_per_address),
-            followers: Shares::new(settings.max_streams_per_address),
-            buyers: Shares::new(settings.max_in_flight_per_buyer),
+            requests: Permits::new(settings.max_in_flight_per_address),
+            slow_bodies: Permits::new(settings.max_slow_bodies_per_address),
+            followers: Permits::new(settings.max_streams_per_address),
+            buyers: Permits::new(settings.max_in_flight_per_buyer),
             max_in_flight: settings.max_in_flight,
         }
     }
 
     /// Room for a body that does not arrive at once.
-    pub(super) fn slow_body(&self, client: Client) -> Result<Share<IpAddr>, Problem> {
-        share(&self.slow_bodies, &client.key(), "bodies arriving slowly", "address")
+    pub(super) fn slow_body(&self, client: Client) -> Result<Permit<IpAddr>, Problem> {
+        permit(&self.slow_bodies, &client.key(), "bodies arriving slowly", "address")
     }
 
     /// Room for a request or a stream of a buyer.
-    pub(super) fn buyer(&self, buyer: &UserId) -> Result<Share<UserId>, Problem> {
-        share(&self.buyers, buyer, "requests and streams", "buyer")
+    pub(super) fn buyer(&self, buyer: &UserId) -> Result<Permit<UserId>, Problem> {
+        permit(&self.buyers, buyer, "requests and streams", "buyer")
     }
 
     /// Room for a stream.
     pub(super) fn follower(&self, client: Client) -> Result<Follower, Problem> {
-        let of_address = share(&self.followers, &client.key(), "streams", "address")?;
+        let of_address = permit(&self.followers, &client.key(), "streams", "address")?;
         match self.streams.clone().try_acquire_owned() {
             Ok(one) => Ok(Follower { _one: one, _of_address: of_address }),
-            Err(_) => Err(Kind::Overloaded.because("no more streams can be opened for now")),
+            Err(_) => Err(ProblemType::Overloaded.because("no more streams can be opened for now")),
         }
     }
 
     fn overloaded(&self) -> Problem {
         let limit = self.max_in_flight;
-        Kind::Overloaded.because(format!("more than {limit} requests are in flight"))
+        ProblemType::Overloaded.because(format!("more than {limit} requests are in flight"))
     }
 }
 
-fn share<K: std::hash::Hash + Eq + Clone>(
-    shares: &Arc<Shares<K>>,
+fn permit<K: std::hash::Hash + Eq + Clone>(
+    permits: &Arc<Permits<K>>,
     key: &K,
     what: &str,
     whose: &str,
-) -> Result<Share<K>, Problem> {
-    shares.take(key).ok_or_else(|| {
-        let limit = shares.limit();
-        Kind::TooManyAtOnce.because(format!("accepted: {limit} {what} at once from one {whose}"))
+) -> Result<Permit<K>, Problem> {
+    permits.take(key).ok_or_else(|| {
+        let limit = permits.limit();
+        ProblemType::TooManyAtOnce
+            .because(format!("accepted: {limit} {what} at once from one {whose}"))
     })
 }
 
@@ -119,16 +120,16 @@ pub(super) async fn limited(
 ) -> Result<Response, Problem> {
     super::server::for_this_server(&api, &request)?;
     if is_spare(&request) {
-        let problem = Kind::Overloaded.because("no more connections are taken for now");
+        let problem = ProblemType::Overloaded.because("no more connections are taken for now");
         return Ok(([(header::CONNECTION, "close")], problem).into_response());
     }
     let client = client(&request);
-    let _of_address = share(&api.limits.requests, &client.key(), "requests in flight", "address")?;
+    let _of_address = permit(&api.limits.requests, &client.key(), "requests in flight", "address")?;
     let _place = api.limits.in_flight.try_acquire().map_err(|_| api.limits.overloaded())?;
     in_time(&api, request, next).await
 }
 
-/// Limits requests of operators: a share is kept for them.
+/// Limits requests of operators: a permit is kept for them.
 pub(super) async fn limited_operators(
     State(api): State<Shared>,
     request: Request,
@@ -150,7 +151,7 @@ async fn in_time(api: &Shared, request: Request, next: Next) -> Result<Response,
         next.run(request),
     )
     .await
-    .map_err(|_| Kind::NoAnswer.because("the server has given the request up"))
+    .map_err(|_| ProblemType::NoAnswer.because("the server has given the request up"))
 }
 
 fn is_spare(request: &Request) -> bool {

@@ -10,23 +10,23 @@ mod access;
 mod asked;
 pub mod auth;
 mod client;
+mod coalescer;
 mod connection;
+mod decision_stats;
 mod docs;
 mod etag;
-mod gather;
 mod health;
 mod limits;
 mod orders;
 mod page;
+mod permits;
 pub mod problem;
-mod pulse;
 mod rate;
 mod recent;
 mod replies;
 mod requests;
 mod sales;
 mod server;
-mod shares;
 mod stream;
 
 use std::sync::Arc;
@@ -42,14 +42,14 @@ use crate::broker::{Broker, BrokerError};
 use crate::config::{ApiSettings, Settings};
 use crate::ledger::Ledger;
 use crate::operator_log::Refusals;
-use crate::sales::cache::SaleWatch;
+use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
-use auth::Gate;
+use auth::TokenVerifier;
+use decision_stats::DecisionStats;
 use health::Health;
 use limits::Limits;
 use orders::{Enqueue, Lookup};
 use problem::Problems;
-use pulse::Pulse;
 use rate::Rate;
 use recent::Recent;
 use replies::Replies;
@@ -62,13 +62,13 @@ pub struct Api {
     /// All settings.
     pub settings: Settings,
     /// Who may do what; without it everybody may do everything.
-    pub gate: Option<Gate>,
+    pub token_verifier: Option<TokenVerifier>,
     /// Where orders go.
     pub broker: Arc<dyn Broker>,
     /// What knows of decisions.
     pub ledger: Arc<dyn Ledger>,
     /// What this process knows of sales; somebody keeps it up to date.
-    pub watch: Arc<SaleWatch>,
+    pub sale_cache: Arc<SaleCache>,
     /// What operators may do.
     pub operations: Operations,
 }
@@ -76,9 +76,9 @@ pub struct Api {
 /// What every request may need.
 struct State {
     settings: Settings,
-    gate: Option<Gate>,
+    token_verifier: Option<TokenVerifier>,
     ledger: Arc<dyn Ledger>,
-    watch: Arc<SaleWatch>,
+    sale_cache: Arc<SaleCache>,
     operations: Operations,
     refusals: Arc<Refusals>,
     enqueue: Enqueue,
@@ -86,7 +86,7 @@ struct State {
     replies: Arc<Replies>,
     rate: Rate,
     recent: Recent,
-    pulse: Arc<Pulse>,
+    stats: Arc<DecisionStats>,
     health: Arc<Health>,
     limits: Limits,
     stop: CancellationToken,
@@ -102,10 +102,10 @@ impl Api {
         listener: TcpListener,
         stop: CancellationToken,
     ) -> Result<(), BrokerError> {
-        let Self { settings, gate, broker, ledger, watch, operations } = self;
+        let Self { settings, token_verifier, broker, ledger, sale_cache, operations } = self;
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
-        let pulse = Arc::new(Pulse::new(broker.clone()));
+        let decision_stats = Arc::new(DecisionStats::new(broker.clone()));
         let refusals = Arc::new(Refusals::new(operations.journal.clone()));
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),
@@ -114,21 +114,23 @@ impl Api {
             recent: Recent::default(),
             limits: Limits::of(&settings.api),
             replies: replies.clone(),
-            pulse: pulse.clone(),
+            stats: decision_stats.clone(),
             refusals: refusals.clone(),
             health: health.clone(),
             stop: stop.clone(),
             ledger,
-            watch,
+            sale_cache,
             operations,
-            gate,
+            token_verifier,
             settings,
         });
-        let _keys =
-            state.gate.clone().map(|gate| AbortOnDropHandle::new(tokio::spawn(gate.keep_up())));
+        let _keys = state
+            .token_verifier
+            .clone()
+            .map(|token_verifier| AbortOnDropHandle::new(tokio::spawn(token_verifier.keep_up())));
         let _beside = [
             AbortOnDropHandle::new(tokio::spawn(health.run(broker))),
-            AbortOnDropHandle::new(tokio::spawn(pulse.run())),
+            AbortOnDropHandle::new(tokio::spawn(decision_stats.run())),
             AbortOnDropHandle::new(tokio::spawn(rate::forget_buyers(state.clone()))),
         ];
         let receiving = tokio::spawn(replies.run(receiving, stop.clone()));

@@ -14,10 +14,10 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::access::Access;
 use super::asked::{Asked, IdOrigin, OrderRequest};
+use super::coalescer::RequestCoalescer;
 use super::docs::{OrderProblems, OrderShowProblems};
 use super::etag;
-use super::gather::Gather;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemType};
 use super::requests::{self, Id, Json, OrderPath};
 use crate::broker::{Broker, BrokerError, Message, Properties};
 use crate::domain::decision::Decision;
@@ -27,7 +27,7 @@ use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
 use crate::domain::sale::{Phase, SaleState};
 use crate::ledger::{Ledger, LedgerError};
 
-/// Publishes on their way at once. Orders gather while they are under way, and RabbitMQ spends less on
+/// Publishes on their way at once. Orders coalescer while they are under way, and RabbitMQ spends less on
 /// each: with 64 connections one at once took 6,400 orders/s, two 9,200, three 8,100.
 const PUBLISHES_AT_ONCE: usize = 2;
 /// Lookups on their way at once.
@@ -45,12 +45,12 @@ pub(super) struct Enqueued {
     properties: Properties,
 }
 
-pub(super) type Enqueue = Gather<Enqueued, (), BrokerError>;
-pub(super) type Lookup = Gather<OrderKey, Option<Decision>, LedgerError>;
+pub(super) type Enqueue = RequestCoalescer<Enqueued, (), BrokerError>;
+pub(super) type Lookup = RequestCoalescer<OrderKey, Option<Decision>, LedgerError>;
 
 /// Puts orders into the queue, many in one publish.
 pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
-    Gather::new(PUBLISHES_AT_ONCE, move |orders: Vec<Enqueued>| {
+    RequestCoalescer::new(PUBLISHES_AT_ONCE, move |orders: Vec<Enqueued>| {
         let broker = broker.clone();
         async move {
             let messages: Vec<Message<'_>> = orders
@@ -70,7 +70,7 @@ pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
 
 /// Looks decisions up, many in one query.
 pub(super) fn lookup(ledger: Arc<dyn Ledger>) -> Lookup {
-    Gather::new(LOOKUPS_AT_ONCE, move |orders: Vec<OrderKey>| {
+    RequestCoalescer::new(LOOKUPS_AT_ONCE, move |orders: Vec<OrderKey>| {
         let ledger = ledger.clone();
         async move { ledger.decisions(&orders).await }
     })
@@ -141,7 +141,7 @@ pub(super) async fn post(
     Json(request): Json<OrderRequest>,
 ) -> Result<Response, Problem> {
     let Asked { order, origin } = Asked::read(request, sale_id, &headers, &access)?;
-    let state = api.watch.sale(&order.sale_id).await?;
+    let state = api.sale_cache.sale(&order.sale_id).await?;
     let state = state.ok_or_else(|| super::sales::unknown(&order.sale_id))?;
     match origin {
         IdOrigin::Made => refuse_early(&state)?,
@@ -176,7 +176,7 @@ pub(super) async fn post(
 }
 
 fn used_before(order: &Order, origin: IdOrigin) -> Problem {
-    Kind::IdempotencyMismatch.because(if origin == IdOrigin::Derived {
+    ProblemType::IdempotencyMismatch.because(if origin == IdOrigin::Derived {
         "the Idempotency-Key was used before in this sale, with another quantity".to_owned()
     } else {
         format!("order {} was posted before for another user or quantity", order.key())
@@ -217,10 +217,10 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
     let properties = waiting.as_ref().map(super::replies::Waiting::properties).unwrap_or_default();
     let sale_id = order.sale_id.clone();
     let body = intent::to_json(order, Utc::now());
-    api.pulse.accepted(order.key());
+    api.stats.accepted(order.key());
     let queued = api.enqueue.ask(Enqueued { sale_id, body, properties }).await;
     queued
-        .map_err(|error| Kind::Internal.because(error.to_string()))?
+        .map_err(|error| ProblemType::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;
     api.recent.taken(order);
     if let (Some(waiting), Some(wait)) = (&mut waiting, wait) {
@@ -255,13 +255,13 @@ fn refuse_early(state: &SaleState) -> Result<(), Problem> {
         Phase::Open => return Ok(()),
         Phase::NotOpen => {
             let opens = time(state.sale.opens_at);
-            Kind::NotOpen.because(format!("sale {id} opens at {opens}"))
+            ProblemType::NotOpen.because(format!("sale {id} opens at {opens}"))
         }
         Phase::Closed => {
             let closed = time(state.sale.closes_at);
-            Kind::Closed.because(format!("sale {id} closed at {closed}"))
+            ProblemType::Closed.because(format!("sale {id} closed at {closed}"))
         }
-        Phase::SoldOut => Kind::SoldOut.because(format!("sale {id} has no unit left")),
+        Phase::SoldOut => ProblemType::SoldOut.because(format!("sale {id} has no unit left")),
     })
 }
 
@@ -296,7 +296,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let found = api.lookup.ask(order.clone()).await;
     let decision = found
-        .map_err(|error| Kind::Internal.because(error.to_string()))?
+        .map_err(|error| ProblemType::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;
     // Somebody else's order is as good as none, so that nobody can find out which ids are in use.
     if let Some(decision) = decision {
@@ -305,7 +305,7 @@ pub(super) async fn show(
         }
     } else if access.may_see_taken(&api.recent, &order) {
         let detail = format!("order {order} is queued, or a dead letter");
-        return Err(Kind::NotDecided.because(detail));
+        return Err(ProblemType::NotDecided.because(detail));
     }
-    Err(Kind::UnknownOrder.because(format!("order {order} is not known here")))
+    Err(ProblemType::UnknownOrder.because(format!("order {order} is not known here")))
 }

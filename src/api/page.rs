@@ -34,6 +34,6 @@ pub(super) fn routes() -> Router<Shared> {
 }
 
 async fn index(State(api): State<Shared>) -> impl IntoResponse {
-    let access = if api.gate.is_some() { "token" } else { "open" };
+    let access = if api.token_verifier.is_some() { "token" } else { "open" };
     Html(include_str!("page/index.html").replace(ACCESS, access))
 }

@@ -18,40 +18,40 @@ const MEDIA_TYPE: &str = "application/problem+json";
 /// Seconds after which it makes sense to try again what failed because something is away or full.
 const RETRY_AFTER_S: u32 = 1;
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident, $slug:literal, $status:ident, $title:literal, $meaning:literal;)*) => {
-        /// Every kind of problem.
+macro_rules! problem_types {
+    ($($(#[$doc:meta])* $problem_type:ident, $slug:literal, $status:ident, $title:literal, $meaning:literal;)*) => {
+        /// Every type of problem.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kind { $(#[doc = $meaning] $kind,)* }
+        pub enum ProblemType { $(#[doc = $meaning] $problem_type,)* }
 
-        impl Kind {
-            /// Every kind, in the order of the documentation.
-            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+        impl ProblemType {
+            /// Every type, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$problem_type,)*];
 
             /// The word in its `type`.
             pub fn slug(self) -> &'static str {
-                match self { $(Self::$kind => $slug,)* }
+                match self { $(Self::$problem_type => $slug,)* }
             }
 
             /// The status it comes with.
             pub fn status(self) -> StatusCode {
-                match self { $(Self::$kind => StatusCode::$status,)* }
+                match self { $(Self::$problem_type => StatusCode::$status,)* }
             }
 
             /// Its `title`, the same at every occurrence.
             pub fn title(self) -> &'static str {
-                match self { $(Self::$kind => $title,)* }
+                match self { $(Self::$problem_type => $title,)* }
             }
 
             /// What it means and what to do, for the documentation.
             pub fn meaning(self) -> &'static str {
-                match self { $(Self::$kind => $meaning,)* }
+                match self { $(Self::$problem_type => $meaning,)* }
             }
         }
     };
 }
 
-kinds! {
+problem_types! {
     BadRequest, "bad-request", BAD_REQUEST, "The request is not HTTP",
         "What arrived can't be read as a request of HTTP/1.1.";
     BadJson, "bad-json", BAD_REQUEST, "The body is not JSON",
@@ -121,7 +121,7 @@ kinds! {
 /// One occurrence of a problem.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    kind: Kind,
+    r#type: ProblemType,
     detail: String,
     retry_after_s: Option<u32>,
     challenge: Option<String>,
@@ -131,11 +131,11 @@ pub struct Problem {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Body<'a> {
-    /// Names the kind, and is the address of a page that explains it
+    /// Names the type, and is the address of a page that explains it
     #[serde(rename = "type")]
     #[schema(format = "uri", example = "https://shop.example/problems/sold-out")]
-    kind: String,
-    /// The kind in words
+    problem_type: String,
+    /// The type in words
     #[schema(example = "The sale is sold out")]
     title: &'a str,
     /// The HTTP status
@@ -147,24 +147,24 @@ pub(super) struct Body<'a> {
     instance: &'a str,
 }
 
-impl Kind {
+impl ProblemType {
     /// Whether it comes with `Retry-After`: it passes by itself.
     pub(super) fn retry_after(self) -> bool {
         let passes = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
         passes.contains(&self.status()) || [Self::NotDecided, Self::UnknownOrder].contains(&self)
     }
 
-    /// A problem of this kind.
+    /// A problem of this type.
     pub(super) fn because(self, detail: impl Into<String>) -> Problem {
         let retry_after_s = self.retry_after().then_some(RETRY_AFTER_S);
-        Problem { kind: self, detail: detail.into(), retry_after_s, challenge: None }
+        Problem { r#type: self, detail: detail.into(), retry_after_s, challenge: None }
     }
 }
 
 impl Problem {
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        self.kind
+    /// Its type.
+    pub fn problem_type(&self) -> ProblemType {
+        self.r#type
     }
 
     /// The same, with another time to wait, in whole seconds, at least one.
@@ -184,7 +184,7 @@ impl Problem {
 /// Answers with the status alone; [`Problems`] adds what the path and the server's address are needed for.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.kind.status().into_response();
+        let mut response = self.r#type.status().into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -192,7 +192,7 @@ impl IntoResponse for Problem {
 
 /// Writes problems as a server that is known by some address.
 pub(super) struct Problems {
-    /// Where the page of a kind is, up to its slug.
+    /// Where the page of a type is, up to its slug.
     types: String,
 }
 
@@ -203,11 +203,11 @@ impl Problems {
     }
 
     fn body(&self, problem: &Problem, path: &str) -> Vec<u8> {
-        let Problem { kind, detail, .. } = problem;
+        let Problem { r#type: problem_type, detail, .. } = problem;
         let body = Body {
-            kind: format!("{}{}", self.types, kind.slug()),
-            title: kind.title(),
-            status: kind.status().as_u16(),
+            problem_type: format!("{}{}", self.types, problem_type.slug()),
+            title: problem_type.title(),
+            status: problem_type.status().as_u16(),
             detail,
             instance: path,
         };
@@ -217,7 +217,7 @@ impl Problems {
 
     /// The whole answer to a request for `path`.
     pub(super) fn response(&self, problem: Problem, path: &str) -> Response {
-        let mut response = (problem.kind.status(), self.body(&problem, path)).into_response();
+        let mut response = (problem.r#type.status(), self.body(&problem, path)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if let Some(seconds) = problem.retry_after_s {
@@ -232,7 +232,7 @@ impl Problems {
     /// The bytes of an answer where there is no request, after which the connection is closed.
     pub(super) fn closing(&self, problem: &Problem) -> Vec<u8> {
         let body = self.body(problem, "/");
-        let (status, length) = (problem.kind.status(), body.len());
+        let (status, length) = (problem.r#type.status(), body.len());
         let mut answer = format!(
             "HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\
              x-request-id: {}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
@@ -247,22 +247,22 @@ impl Problems {
 
 impl From<InvalidId> for Problem {
     fn from(invalid: InvalidId) -> Self {
-        Kind::Invalid.because(invalid.to_string())
+        ProblemType::Invalid.because(invalid.to_string())
     }
 }
 
-/// Errors of servers are logged here, where they are handled; clients get to know the kind only. That a server
+/// Errors of servers are logged here, where they are handled; clients get to know the type only. That a server
 /// is unavailable is logged once, by its adapter.
 impl From<&LedgerError> for Problem {
     fn from(error: &LedgerError) -> Self {
         match error {
             LedgerError::Transient(_) => {
                 tracing::debug!(%error, "a request could not be answered");
-                Kind::LedgerUnavailable.because("the ledger is away")
+                ProblemType::LedgerUnavailable.because("the ledger is away")
             }
             LedgerError::Permanent(_) => {
                 tracing::error!(%error, "a request could not be answered");
-                Kind::Internal.because("the ledger refused the request")
+                ProblemType::Internal.because("the ledger refused the request")
             }
         }
     }
@@ -277,7 +277,7 @@ impl From<LedgerError> for Problem {
 impl From<&BrokerError> for Problem {
     fn from(error: &BrokerError) -> Self {
         tracing::debug!(%error, "an order could not be queued");
-        Kind::BrokerUnavailable.because(match error {
+        ProblemType::BrokerUnavailable.because(match error {
             BrokerError::Full(_) => "the queue takes no more orders for now",
             _ => "the queue is away",
         })
@@ -290,7 +290,7 @@ impl From<OperationError> for Problem {
             OperationError::Ledger(error) => error.into(),
             OperationError::NotTold(error) => {
                 tracing::warn!(%error, "subscribers could not be told of a change");
-                Kind::NotTold.because("the change is recorded")
+                ProblemType::NotTold.because("the change is recorded")
             }
         }
     }
@@ -302,19 +302,23 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_type_of_its_own_that_can_stand_in_a_link() {
-        let mut slugs: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+        let mut slugs: Vec<_> =
+            ProblemType::ALL.iter().map(|problem_type| problem_type.slug()).collect();
         slugs.sort_unstable();
         slugs.dedup();
-        assert_eq!(slugs.len(), Kind::ALL.len());
+        assert_eq!(slugs.len(), ProblemType::ALL.len());
         assert!(slugs.iter().all(|slug| slug.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
     }
 
     #[test]
     fn what_may_be_repeated_says_when() {
-        for kind in Kind::ALL {
-            let response = Problems::of("http://x/").response(kind.because("x"), "/");
+        for problem_type in ProblemType::ALL {
+            let response = Problems::of("http://x/").response(problem_type.because("x"), "/");
             let wants = matches!(response.status().as_u16(), 429 | 503);
-            assert!(!wants || response.headers().contains_key(header::RETRY_AFTER), "{kind:?}");
+            assert!(
+                !wants || response.headers().contains_key(header::RETRY_AFTER),
+                "{problem_type:?}"
+            );
         }
     }
 }

@@ -11,7 +11,7 @@ use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::Shared;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemType};
 use crate::config::ApiSettings;
 use crate::domain::order::UserId;
 
@@ -59,7 +59,7 @@ impl Rate {
             }
             Err(until) => {
                 let wait = until.wait_time_from(DefaultClock::default().now());
-                let problem = Kind::RateLimited
+                let problem = ProblemType::RateLimited
                     .because(format!(
                         "accepted: {} orders a second from one buyer, {} at once",
                         self.per_second, self.burst

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::Shared;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemType};
 use crate::domain::order::{InvalidId, OrderId, OrderKey, SaleId};
 
 /// The most characters of an `Idempotency-Key`.
@@ -31,7 +31,7 @@ impl<T: FromStr<Err = InvalidId>> FromRequestParts<Shared> for Id<T> {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
         match Path::<String>::from_request_parts(parts, api).await {
             Ok(Path(text)) => Ok(Self(text.parse()?)),
-            Err(_) => Err(Kind::Invalid.because("the id in the path is not UTF-8")),
+            Err(_) => Err(ProblemType::Invalid.because("the id in the path is not UTF-8")),
         }
     }
 }
@@ -48,7 +48,7 @@ impl FromRequestParts<Shared> for OrderPath {
                 sale_id: SaleId::parse(sale_id)?,
                 order_id: OrderId::parse(order_id)?,
             })),
-            Err(_) => Err(Kind::Invalid.because("an id in the path is not UTF-8")),
+            Err(_) => Err(ProblemType::Invalid.because("an id in the path is not UTF-8")),
         }
     }
 }
@@ -102,7 +102,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
         if !content_type.is_some_and(is_json)
             || parts.headers.contains_key(header::CONTENT_ENCODING)
         {
-            return Err(Kind::UnsupportedMediaType
+            return Err(ProblemType::UnsupportedMediaType
                 .because("accepted: Content-Type: application/json, not compressed"));
         }
         let settings = &api.settings.api;
@@ -113,21 +113,22 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
         let _slow = api.limits.slow_body(client)?;
         match tokio::time::timeout(settings.request_timeout(), reading).await {
             Ok(bytes) => parse(&bytes?).map(Self),
-            Err(_) => Err(Kind::Timeout.because("the body did not arrive in time")),
+            Err(_) => Err(ProblemType::Timeout.because("the body did not arrive in time")),
         }
     }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let bad_json = |error: serde_json::Error| Kind::BadJson.because(error.to_string());
+    let bad_json = |error: serde_json::Error| ProblemType::BadJson.because(error.to_string());
     // The library would read an array as well, its elements being the fields in their order.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(bad_json)?;
-        return Err(Kind::Invalid.because("the body is JSON, but not an object"));
+        return Err(ProblemType::Invalid.because("the body is JSON, but not an object"));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let kind = if error.inner().is_data() { Kind::Invalid } else { Kind::BadJson };
+        let kind =
+            if error.inner().is_data() { ProblemType::Invalid } else { ProblemType::BadJson };
         kind.because(error.to_string())
     })?;
     reader.end().map_err(bad_json)?;
@@ -141,7 +142,8 @@ fn is_json(content_type: &[u8]) -> bool {
 }
 
 async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
-    let too_large = || Err(Kind::TooLarge.because(format!("accepted: up to {max_bytes} bytes")));
+    let too_large =
+        || Err(ProblemType::TooLarge.because(format!("accepted: up to {max_bytes} bytes")));
     // A length that is announced need not be waited for.
     if usize::try_from(body.size_hint().lower()).map_or(true, |bytes| bytes > max_bytes) {
         return too_large();
@@ -149,7 +151,7 @@ async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
     match Limited::new(body, max_bytes).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => too_large(),
-        Err(_) => Err(Kind::BadJson.because("the body ended too early")),
+        Err(_) => Err(ProblemType::BadJson.because("the body ended too early")),
     }
 }
 
@@ -167,7 +169,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
     };
     match key.filter(accepted) {
         Some(key) => Ok(Some(key)),
-        None => Err(Kind::BadHeader.because(format!(
+        None => Err(ProblemType::BadHeader.because(format!(
             "Idempotency-Key is not accepted; accepted: 1 to {MAX_KEY_CHARS} visible ASCII characters, \
              with or without quotes"
         ))),
@@ -208,12 +210,11 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Pro
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(Kind::BadHeader.because(format!("{name} is given more than once")));
+        return Err(ProblemType::BadHeader.because(format!("{name} is given more than once")));
     }
-    first
-        .map(|value| value.to_str())
-        .transpose()
-        .map_err(|_| Kind::BadHeader.because(format!("{name} has a character that is not ASCII")))
+    first.map(|value| value.to_str()).transpose().map_err(|_| {
+        ProblemType::BadHeader.because(format!("{name} has a character that is not ASCII"))
+    })
 }
 
 #[cfg(test)]
@@ -291,7 +292,7 @@ mod tests {
             &["a", "b"],
             &[&"x".repeat(256)],
         ] {
-            assert_eq!(key(bad).unwrap_err().kind(), Kind::BadHeader, "{bad:?}");
+            assert_eq!(key(bad).unwrap_err().problem_type(), ProblemType::BadHeader, "{bad:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::docs::{
     VerificationProblems,
 };
 use super::etag;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemType};
 use super::requests::{Id, Json, Whole};
 use crate::domain::event::rfc3339;
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
@@ -112,11 +112,11 @@ pub(super) async fn list(
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
 ) -> Result<axum::Json<SaleList>, Problem> {
     let Query(Page { limit, after }) =
-        page.map_err(|error| Kind::Invalid.because(error.body_text()))?;
+        page.map_err(|error| ProblemType::Invalid.because(error.body_text()))?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let detail = format!("limit is {limit}; accepted: 1 to {MAX_LIMIT}");
-        return Err(Kind::Invalid.because(detail));
+        return Err(ProblemType::Invalid.because(detail));
     }
     let after = after.map(SaleId::parse).transpose()?;
     let states = api.ledger.sales(None).await?;
@@ -158,7 +158,7 @@ pub(super) async fn show(
 }
 
 pub(super) fn unknown(id: &SaleId) -> Problem {
-    Kind::UnknownSale.because(format!("there is no sale {id}"))
+    ProblemType::UnknownSale.because(format!("there is no sale {id}"))
 }
 
 /// A sale to be opened.
@@ -206,7 +206,7 @@ pub(super) async fn open(
     let per_user_limit = per_user_limit.map(|Whole(limit)| limit);
     let (id, stock) = (sale_id?, stock.0);
     let sale = Sale { id: id.clone(), stock, per_user_limit, opens_at, closes_at, verification };
-    sale.check().map_err(|invalid| Kind::Invalid.because(invalid.to_string()))?;
+    sale.check().map_err(|invalid| ProblemType::Invalid.because(invalid.to_string()))?;
     let (ledger, journal) = (api.ledger.clone(), api.operations.journal.clone());
     let opening = operations::open(ledger, journal, &by, std::slice::from_ref(&sale)).await?.pop();
     if let Some(Opening::Differs(state)) = opening {
@@ -214,10 +214,10 @@ pub(super) async fn open(
             "sale {id} is open with a stock of {}, of which {} are sold; it stays as it is",
             state.sale.stock, state.sold
         );
-        return Err(Kind::SaleDiffers.because(detail));
+        return Err(ProblemType::SaleDiffers.because(detail));
     }
-    api.watch.read(std::slice::from_ref(&id)).await?;
-    let state = api.watch.sale(&id).await?.unwrap_or_else(|| SaleState::opened(sale));
+    api.sale_cache.read(std::slice::from_ref(&id)).await?;
+    let state = api.sale_cache.sale(&id).await?.unwrap_or_else(|| SaleState::opened(sale));
     let view = axum::Json(SaleView::of(&state, Utc::now()));
     if opening != Some(Opening::Opened) {
         return Ok(view.into_response());
@@ -264,7 +264,7 @@ pub(super) async fn restock(
     let adjustment_id = AdjustmentId::parse(adjustment_id)?;
     let quantity = Quantity::new(units).ok_or_else(|| {
         let accepted = format!("a whole number from 1 to {}", Quantity::MAX);
-        Kind::Invalid.because(format!("units is {units}; accepted: {accepted}"))
+        ProblemType::Invalid.because(format!("units is {units}; accepted: {accepted}"))
     })?;
     let changed = api.operations.restock(&by, &id, adjustment_id, quantity, Utc::now()).await?;
     answer(&api, &id, changed).await
@@ -329,16 +329,16 @@ async fn answer(
 ) -> Result<axum::Json<SaleView>, Problem> {
     match changed {
         Changed::Done { state, .. } => {
-            api.watch.read(std::slice::from_ref(id)).await?;
+            api.sale_cache.read(std::slice::from_ref(id)).await?;
             Ok(axum::Json(SaleView::of(&state, Utc::now())))
         }
-        Changed::Conflict(first) => Err(Kind::AdjustmentConflict.because(format!(
+        Changed::Conflict(first) => Err(ProblemType::AdjustmentConflict.because(format!(
             "adjustment {} has added {} units to sale {}",
             first.adjustment_id,
             first.units.get(),
             first.sale_id
         ))),
-        Changed::StockTooLarge => Err(Kind::Invalid.because(StockTooLarge.to_string())),
+        Changed::StockTooLarge => Err(ProblemType::Invalid.because(StockTooLarge.to_string())),
         Changed::UnknownSale => Err(unknown(id)),
     }
 }

@@ -29,8 +29,8 @@ use super::Shared;
 use super::client::Client;
 use super::connection::Connection;
 use super::limits::{self, SPARE_CONNECTIONS, Spare};
-use super::problem::{Kind, Problem, Problems};
-use super::shares::Shares;
+use super::permits::Permits;
+use super::problem::{Problem, ProblemType, Problems};
 use crate::config::ApiSettings;
 
 /// How long a client may take over the head of a request.
@@ -130,7 +130,7 @@ pub(super) async fn serve(
         .max_buf_size(settings.max_header_bytes);
     let open = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(settings.max_connections + SPARE_CONNECTIONS));
-    let of_address = Shares::new(settings.max_connections_per_address);
+    let of_address = Permits::new(settings.max_connections_per_address);
     let trusted: Arc<[IpNet]> = settings.trusted_proxies.clone().into();
     loop {
         let accepted = tokio::select! {
@@ -189,9 +189,9 @@ pub(super) fn for_this_server(api: &Shared, request: &Request) -> Result<(), Pro
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 {
         // RFC 9112 section 3.2.
-        return Err(Kind::BadHeader.because("Host is given more than once"));
+        return Err(ProblemType::BadHeader.because("Host is given more than once"));
     }
-    if api.gate.is_none() {
+    if api.token_verifier.is_none() {
         for_this_machine(request.uri(), request.headers(), &api.settings.api.cors_origins)?;
     }
     Ok(())
@@ -215,7 +215,9 @@ fn for_this_machine(uri: &Uri, headers: &HeaderMap, sites: &[String]) -> Result<
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = uri.authority().map(Authority::as_str).or(text(header::HOST)).unwrap_or_default();
     if !is_loopback(host) {
-        return Err(Kind::Misdirected.because("accepted: Host: localhost, 127.0.0.1 or [::1]"));
+        return Err(
+            ProblemType::Misdirected.because("accepted: Host: localhost, 127.0.0.1 or [::1]")
+        );
     }
     // Browsers name the page's site whenever it is another one, and with every POST (the Fetch
     // standard, "append a request Origin header"). Nobody else sends it.
@@ -225,7 +227,9 @@ fn for_this_machine(uri: &Uri, headers: &HeaderMap, sites: &[String]) -> Result<
             || sites.iter().any(|site| site == origin)
     };
     if headers.contains_key(header::ORIGIN) && !text(header::ORIGIN).is_some_and(is_own) {
-        return Err(Kind::CrossOrigin.because(format!("accepted: no Origin, or http://{host}")));
+        return Err(
+            ProblemType::CrossOrigin.because(format!("accepted: no Origin, or http://{host}"))
+        );
     }
     Ok(())
 }
@@ -279,11 +283,12 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 pub(super) async fn not_found(uri: Uri) -> Problem {
-    Kind::NotFound.because(format!("there is nothing at {}; /docs has all paths", uri.path()))
+    ProblemType::NotFound
+        .because(format!("there is nothing at {}; /docs has all paths", uri.path()))
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
-    Kind::MethodNotAllowed.because("the path exists, but has no such method")
+    ProblemType::MethodNotAllowed.because("the path exists, but has no such method")
 }
 
 #[cfg(test)]
@@ -308,13 +313,13 @@ mod tests {
             headers.extend(origin.map(|o| (header::ORIGIN, HeaderValue::from_static(o))));
             for_this_machine(&Uri::from_static("/"), &headers, &["https://shop.example".to_owned()])
                 .err()
-                .map(|problem| problem.kind())
+                .map(|problem| problem.problem_type())
         };
         for good in [None, Some("http://localhost:8080"), Some("https://shop.example")] {
             assert_eq!(kind(good), None, "{good:?}");
         }
         for bad in ["null", "", "http://localhost", "http://evil.example:8080", "localhost:8080"] {
-            assert_eq!(kind(Some(bad)), Some(Kind::CrossOrigin), "{bad}");
+            assert_eq!(kind(Some(bad)), Some(ProblemType::CrossOrigin), "{bad}");
         }
         assert!(
             for_this_machine(&Uri::from_static("/"), &HeaderMap::new(), &[]).is_err(),

@@ -53,7 +53,7 @@ pub(super) async fn sale(
     Id(id): Id<SaleId>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let mut states = api.watch.follow(&id).await?.ok_or_else(|| unknown(&id))?;
+    let mut states = api.sale_cache.follow(&id).await?.ok_or_else(|| unknown(&id))?;
     states.mark_changed();
     let room = api.limits.follower(client)?;
     let events = changes(states).map(|state: SaleState| {
@@ -87,7 +87,7 @@ pub(super) async fn decisions(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let room = api.limits.follower(client)?;
     let events =
-        changes(api.pulse.follow()).map(|totals| (totals.event_id(), event("decisions", &totals)));
+        changes(api.stats.follow()).map(|totals| (totals.event_id(), event("decisions", &totals)));
     Ok(respond(api.stop.clone(), after(last_event_id(&headers), events), room))
 }
 

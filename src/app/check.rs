@@ -141,10 +141,10 @@ impl App {
     }
 
     async fn check_tokens(&self) -> Result<String> {
-        let Some(gate) = self.gate()? else {
+        let Some(token_verifier) = self.token_verifier()? else {
             return Ok("none; everybody on this machine may order and operate".to_owned());
         };
-        let keys = gate.read_keys().await?;
+        let keys = token_verifier.read_keys().await?;
         Ok(if self.settings.api.jwt_jwks.is_empty() {
             "needed by the API".to_owned()
         } else {

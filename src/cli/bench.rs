@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::output;
 use crate::app::App;
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use load::Load;
 pub(super) use relay::Relay;
 use run::{Latency, Process, Runner};
@@ -102,9 +102,9 @@ enum Measured {
 impl Bench {
     pub(super) async fn run(self, app: &App, config: Option<PathBuf>) -> anyhow::Result<()> {
         let name = format!("floodgate-bench-{}", std::process::id());
-        let scratch = Scratch::create(app.settings(), &name).await?;
-        let measured = self.measure(&scratch, config).await;
-        let removed = scratch.remove().await;
+        let deployment = TempDeployment::create(app.settings(), &name).await?;
+        let measured = self.measure(&deployment, config).await;
+        let removed = deployment.remove().await;
         let report = measured?;
         removed?;
         match (&report, self.json) {
@@ -123,33 +123,33 @@ impl Bench {
 
     async fn measure(
         &self,
-        scratch: &Scratch,
+        deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Measured> {
         Ok(if self.api {
             let size = (self.orders, self.rounds, self.connections);
-            Measured::Api(api::measure(scratch, config, size).await?)
+            Measured::Api(api::measure(deployment, config, size).await?)
         } else if self.crowd {
             let size = (self.orders, self.rounds);
-            Measured::Crowd(crowd::measure(scratch, config, size).await?)
+            Measured::Crowd(crowd::measure(deployment, config, size).await?)
         } else if self.verification {
             let Self { orders, rounds, workers, outage_s, .. } = *self;
             let size = verification::Size { orders, rounds, workers, outage_s };
-            Measured::Verification(Box::new(verification::measure(scratch, config, size).await?))
+            Measured::Verification(Box::new(verification::measure(deployment, config, size).await?))
         } else if self.hot {
             let size = (self.orders, self.batch, self.rounds);
-            Measured::Hot(hot::measure(scratch, config, size).await?)
+            Measured::Hot(hot::measure(deployment, config, size).await?)
         } else {
-            Measured::Path(self.measure_path(scratch, config).await?)
+            Measured::Path(self.measure_path(deployment, config).await?)
         })
     }
 
     async fn measure_path(
         &self,
-        scratch: &Scratch,
+        deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Report> {
-        let mut runner = Runner::new(scratch, config).await?;
+        let mut runner = Runner::new(deployment, config).await?;
         let (mut relay, mut whole, mut peak) = (Vec::new(), Vec::new(), 0);
         let mut sales = Vec::new();
         for round in 0..self.rounds {
@@ -157,7 +157,7 @@ impl Bench {
             let load = Load::new(2 * round, self.orders);
             relay.push(runner.throughput(&load, 1, Process::Relay).await?.0);
             let load = Load::new(2 * round + 1, self.orders);
-            load.open_sales(scratch).await?;
+            load.open_sales(deployment).await?;
             let (rate, bytes) =
                 runner.throughput(&load, self.batch.into(), Process::Worker).await?;
             whole.push(rate);
@@ -165,10 +165,10 @@ impl Bench {
             sales.push(load.sale_id());
         }
         let ratio = median(&whole) / median(&relay);
-        let redis = scratch.redis_usage(&sales).await?;
-        let (bytes, decisions) = scratch.ledger_bytes().await?;
+        let redis = deployment.redis_usage(&sales).await?;
+        let (bytes, decisions) = deployment.ledger_bytes().await?;
         let last = Load::new(2 * self.rounds, self.orders);
-        last.open_sales(scratch).await?;
+        last.open_sales(deployment).await?;
         let latency = runner.latency(&last, self.batch.into(), median(&whole) / 2.0).await?;
         runner.end().await;
         Ok(Report {

@@ -22,7 +22,7 @@ use super::client::Connection;
 use super::output;
 use super::server::Server;
 use crate::app::App;
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::domain::order::SaleId;
 use crate::domain::sale::Sale;
 use crate::shutdown;
@@ -102,13 +102,13 @@ struct Rush {
 impl Demo {
     pub(super) async fn run(self, app: &App, config: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         let name = format!("floodgate-demo-{}", std::process::id());
-        let scratch = Scratch::create(app.settings(), &name).await?;
+        let deployment = TempDeployment::create(app.settings(), &name).await?;
         let interrupted = shutdown::on_signal()?;
         let shown = tokio::select! {
-            shown = self.show(&scratch, config) => shown,
+            shown = self.show(&deployment, config) => shown,
             () = interrupted.cancelled() => Err(anyhow::anyhow!("interrupted")),
         };
-        let removed = scratch.remove().await;
+        let removed = deployment.remove().await;
         let report = shown?;
         removed?;
         let held = report.verdicts.iter().all(|verdict| verdict.holds);
@@ -120,7 +120,11 @@ impl Demo {
         Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    async fn show(&self, scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Report> {
+    async fn show(
+        &self,
+        deployment: &TempDeployment,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Report> {
         let users = Arc::new(UserService::new(Behaviour {
             latency: Latency::Fixed(Duration::from_millis(self.user_latency_ms)),
             failures: self.user_failures,
@@ -139,11 +143,11 @@ impl Demo {
             closes_at: None,
             verification: true,
         };
-        let seen = Seen::listen(scratch).await?;
-        let mut server = Server::up(scratch, config, &users_url).await?;
-        scratch.app.ledger().await?.open(std::slice::from_ref(&sale)).await?;
+        let seen = Seen::listen(deployment).await?;
+        let mut server = Server::up(deployment, config, &users_url).await?;
+        deployment.app.ledger().await?.open(std::slice::from_ref(&sale)).await?;
         let rush = self.rush(&mut server, &seen).await?;
-        let (decisions, verdicts) = verdicts::check(scratch, &sale, &rush.bought, seen).await?;
+        let (decisions, verdicts) = verdicts::check(deployment, &sale, &rush.bought, seen).await?;
         server.stop().await?;
         stop.cancel();
         serving.await??;
@@ -155,7 +159,7 @@ impl Demo {
         waits.sort_by(f64::total_cmp);
         let percentile = |percent| waits[(waits.len() - 1) * percent / 100];
         Ok(Report {
-            mode: scratch.mode(),
+            mode: deployment.mode(),
             stock: self.stock,
             buyers: self.buyers,
             sold: decisions.sold,

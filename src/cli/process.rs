@@ -7,11 +7,14 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::process::{Child, Command};
 
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 
 /// This program, to be run in the place apart. Killed when dropped.
-pub(super) fn floodgate(scratch: &Scratch, config: Option<&Path>) -> anyhow::Result<Command> {
-    let settings = scratch.app.settings();
+pub(super) fn floodgate(
+    deployment: &TempDeployment,
+    config: Option<&Path>,
+) -> anyhow::Result<Command> {
+    let settings = deployment.app.settings();
     let mut command = Command::new(std::env::current_exe()?);
     if let Some(config) = config {
         command.arg("--config").arg(config);

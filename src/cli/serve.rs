@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
-use crate::app::{App, Parts};
+use crate::app::{Adapters, App};
 use crate::shutdown;
 
 #[derive(Debug, Args)]
@@ -25,18 +25,18 @@ pub(super) struct Up {}
 impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
-        let parts = app.parts().await?;
-        serve(bound(app, &parts)?, stop).await
+        let adapters = app.adapters().await?;
+        serve(bound(app, &adapters)?, stop).await
     }
 }
 
 impl Up {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
-        let parts = app.parts().await?;
-        let bound = bound(app, &parts)?;
+        let adapters = app.adapters().await?;
+        let bound = bound(app, &adapters)?;
         let ending = CancellationToken::new();
-        let mut worker = tokio::spawn(app.worker(&parts).run(ending.clone()));
+        let mut worker = tokio::spawn(app.worker(&adapters).run(ending.clone()));
         // First no more orders are taken, then those in hand are decided: whoever waits for a
         // decision still gets it.
         let served = tokio::select! {
@@ -53,15 +53,15 @@ impl Up {
 }
 
 /// The API and where it listens: everything that can be wrong with the settings shows here.
-fn bound(app: &App, parts: &Parts) -> Result<(Api, TcpListener)> {
-    let api = app.api(parts)?;
+fn bound(app: &App, adapters: &Adapters) -> Result<(Api, TcpListener)> {
+    let api = app.api(adapters)?;
     let listener = app.listener(&api)?;
     Ok((api, listener))
 }
 
 async fn serve((api, listener): (Api, TcpListener), stop: CancellationToken) -> Result<()> {
     let address = listener.local_addr()?;
-    if api.gate.is_none() {
+    if api.token_verifier.is_none() {
         tracing::warn!("no key is configured: everybody on this machine may order and operate");
     }
     tracing::info!("listening on http://{address}");

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::client::Connection;
 use super::process;
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -34,19 +34,22 @@ pub(super) struct Server {
 impl Server {
     /// Starts API and worker, which checks users at `users_url`; waits until it takes orders.
     pub(super) async fn up(
-        scratch: &Scratch,
+        deployment: &TempDeployment,
         config: Option<PathBuf>,
         users_url: &str,
     ) -> anyhow::Result<Self> {
-        let mut command = process::floodgate(scratch, config.as_deref())?;
+        let mut command = process::floodgate(deployment, config.as_deref())?;
         command.arg("up").env("FLOODGATE_VERIFICATION__URL", users_url);
         without_limits_by_address(&mut command);
         Self::start(command).await
     }
 
     /// Starts the API alone, and waits until it takes orders.
-    pub(super) async fn api(scratch: &Scratch, config: Option<PathBuf>) -> anyhow::Result<Self> {
-        let mut command = process::floodgate(scratch, config.as_deref())?;
+    pub(super) async fn api(
+        deployment: &TempDeployment,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let mut command = process::floodgate(deployment, config.as_deref())?;
         command.arg("api");
         without_limits_by_address(&mut command);
         Self::start(command).await
@@ -54,10 +57,10 @@ impl Server {
 
     /// Starts the API alone with the limits by address that are configured.
     pub(super) async fn limited_api(
-        scratch: &Scratch,
+        deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let mut command = process::floodgate(scratch, config.as_deref())?;
+        let mut command = process::floodgate(deployment, config.as_deref())?;
         command.arg("api");
         Self::start(command).await
     }

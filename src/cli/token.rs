@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::output;
-use crate::api::auth::{Gate, Refusal, SigningKey};
+use crate::api::auth::{Refusal, SigningKey, TokenVerifier};
 use crate::app::App;
 use crate::domain::order::UserId;
 
@@ -92,8 +92,8 @@ impl Token {
 
 /// Why an API with these settings would refuse `token`, as far as can be told without asking anybody.
 fn refusal(app: &App, token: &str) -> Option<Refusal> {
-    let gate = Gate::from_settings(&app.settings().api).ok().flatten()?;
-    let verified = gate.verify(Some(&format!("Bearer {token}")), Utc::now());
+    let token_verifier = TokenVerifier::from_settings(&app.settings().api).ok().flatten()?;
+    let verified = token_verifier.verify(Some(&format!("Bearer {token}")), Utc::now());
     verified.err().filter(|refusal| *refusal != Refusal::NoKeys)
 }
 

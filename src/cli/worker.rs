@@ -14,8 +14,8 @@ pub(super) struct Work {}
 impl Work {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
-        let parts = app.parts().await?;
-        app.worker(&parts).run(stop).await?;
+        let adapters = app.adapters().await?;
+        app.worker(&adapters).run(stop).await?;
         Ok(())
     }
 }

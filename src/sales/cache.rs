@@ -35,28 +35,28 @@ const MAX_UNKNOWN: u64 = 1000;
 const PREFETCH: u16 = 100;
 
 /// The sales that this process has to do with. Keeps itself up to date until it is dropped.
-pub struct SaleWatch {
+pub struct SaleCache {
     known: Arc<Known>,
     _watching: AbortOnDropHandle<()>,
 }
 
 struct Known {
     ledger: Arc<dyn Ledger>,
-    sales: Mutex<HashMap<SaleId, Watched>>,
+    sales: Mutex<HashMap<SaleId, CachedSale>>,
     /// Names that the ledger has just said to be no sale's.
     unknown: Cache<SaleId, ()>,
     read_at: Mutex<Instant>,
 }
 
 /// One sale.
-struct Watched {
+struct CachedSale {
     state: watch::Sender<SaleState>,
     used_at: Instant,
     /// When the state was learnt. What was read from the ledger counts from the question.
     learnt_at: Instant,
 }
 
-impl SaleWatch {
+impl SaleCache {
     /// Starts watching; nothing is known yet. Fails when the broker can't be reached.
     pub async fn start(ledger: Arc<dyn Ledger>, broker: &dyn Broker) -> Result<Self, BrokerError> {
         let queue = Queue::Private(format!("sales.{}", Uuid::now_v7()));
@@ -71,9 +71,9 @@ impl SaleWatch {
     /// What is known of a sale; asks the ledger only when it isn't in use yet. `None`: there is no
     /// such sale.
     pub async fn sale(&self, id: &SaleId) -> Result<Option<SaleState>, LedgerError> {
-        if let Some(watched) = self.known.lock().get_mut(id) {
-            watched.used_at = Instant::now();
-            return Ok(Some(watched.state.borrow().clone()));
+        if let Some(cached) = self.known.lock().get_mut(id) {
+            cached.used_at = Instant::now();
+            return Ok(Some(cached.state.borrow().clone()));
         }
         if self.known.unknown.contains_key(id) {
             return Ok(None);
@@ -90,7 +90,7 @@ impl SaleWatch {
         if self.sale(id).await?.is_none() {
             return Ok(None);
         }
-        Ok(self.known.lock().get(id).map(|watched| watched.state.subscribe()))
+        Ok(self.known.lock().get(id).map(|cached| cached.state.subscribe()))
     }
 
     /// How long ago the ledger was last read.
@@ -113,11 +113,11 @@ impl Known {
         for state in &mut states {
             let id = &state.sale.id;
             self.unknown.invalidate(id);
-            if let Some(watched) = sales.get_mut(id) {
-                watched.learn(state.clone(), asked_at);
-                *state = watched.state.borrow().clone();
+            if let Some(cached) = sales.get_mut(id) {
+                cached.learn(state.clone(), asked_at);
+                *state = cached.state.borrow().clone();
             } else if sales.len() < MAX_SALES {
-                sales.insert(id.clone(), Watched::new(state.clone(), asked_at));
+                sales.insert(id.clone(), CachedSale::new(state.clone(), asked_at));
             }
         }
         let found: HashSet<&SaleId> = states.iter().map(|state| &state.sale.id).collect();
@@ -131,8 +131,8 @@ impl Known {
     async fn read_all(&self) -> Result<(), LedgerError> {
         let ids: Vec<SaleId> = {
             let mut sales = self.lock();
-            sales.retain(|_, watched| {
-                watched.used_at.elapsed() < FORGET_AFTER || watched.state.receiver_count() > 0
+            sales.retain(|_, cached| {
+                cached.used_at.elapsed() < FORGET_AFTER || cached.state.receiver_count() > 0
             });
             sales.keys().cloned().collect()
         };
@@ -147,11 +147,11 @@ impl Known {
         let is_behind = {
             let mut sales = self.lock();
             // A sale that nobody here has to do with needs no news.
-            let Some(watched) = sales.get_mut(&id) else { return Ok(()) };
-            let known = watched.state.borrow().clone();
+            let Some(cached) = sales.get_mut(&id) else { return Ok(()) };
+            let known = cached.state.borrow().clone();
             if sold_out && known.version == version {
                 let sold = known.sale.stock;
-                watched.learn(SaleState { sold, ..known }, Instant::now());
+                cached.learn(SaleState { sold, ..known }, Instant::now());
                 false
             } else {
                 known.version < version
@@ -160,12 +160,12 @@ impl Known {
         if is_behind { self.read(&[id]).await.map(drop) } else { Ok(()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SaleId, Watched>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SaleId, CachedSale>> {
         self.sales.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watched {
+impl CachedSale {
     fn new(state: SaleState, learnt_at: Instant) -> Self {
         Self { state: watch::Sender::new(state), used_at: Instant::now(), learnt_at }
     }

@@ -20,7 +20,7 @@ const QUEUE: &str = "news";
 impl News {
     async fn of(stage: &Stage) -> Self {
         let channel = channel(stage).await;
-        let namespace = &stage.scratch.app.settings().namespace;
+        let namespace = &stage.deployment.app.settings().namespace;
         let (queue, exchange) =
             (format!("{namespace}.{QUEUE}"), Topology::new(namespace).events_exchange());
         let (options, none) =
@@ -37,7 +37,7 @@ impl News {
     /// Waits until nothing is owed, and takes everything that was told until then: its id and data.
     async fn told(&self, stage: &Stage) -> Vec<(String, Vec<u8>)> {
         until_nothing_is_owed(stage.ledger.as_ref()).await;
-        let queue = format!("{}.{QUEUE}", stage.scratch.app.settings().namespace);
+        let queue = format!("{}.{QUEUE}", stage.deployment.app.settings().namespace);
         let mut told = Vec::new();
         let options = BasicGetOptions { no_ack: true };
         while let Some(message) =

@@ -246,7 +246,7 @@ async fn check_looks_at_everything_and_says_what_to_do() {
         assert!(text.starts_with("ok | ") && text.contains(|c: char| c.is_ascii_digit()), "{text}");
     }
 
-    let url = stage.scratch.app.settings().database_url.expose_secret().to_owned();
+    let url = stage.deployment.app.settings().database_url.expose_secret().to_owned();
     let role = format!("clerk_{}", std::process::id());
     let pool = sqlx::PgPool::connect(&url).await.expect("connect");
     let make =

@@ -147,7 +147,7 @@ async fn a_compressed_body_is_named_as_such() {
     let mut stage = Stage::new("encoded").await;
     stage.open(sale("s", 1)).await;
     let channel = crate::harness::channel(&stage).await;
-    let exchange = format!("{}.intents", stage.scratch.app.settings().namespace);
+    let exchange = format!("{}.intents", stage.deployment.app.settings().namespace);
     let properties = lapin::BasicProperties::default().with_content_encoding("gzip".into());
     let options = lapin::options::BasicPublishOptions::default();
     channel

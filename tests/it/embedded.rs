@@ -9,7 +9,7 @@ use floodgate::domain::decision::{Decision, Outcome};
 use floodgate::domain::event::Event;
 use floodgate::domain::order::{Order, SaleId};
 use floodgate::domain::sale::Sale;
-use floodgate::sales::cache::SaleWatch;
+use floodgate::sales::cache::SaleCache;
 
 use crate::harness::check;
 use crate::harness::embedded::{DELIVERY_LIMIT, Embedded};
@@ -379,21 +379,21 @@ async fn within_limit(embedded: &Embedded, orders: &[Order]) {
 #[tokio::test]
 async fn names_that_no_sale_has_take_no_room_from_sales() {
     let embedded = Embedded::new().await;
-    let watch = SaleWatch::start(embedded.ledger.clone(), embedded.broker.as_ref()).await;
-    let watch = watch.expect("a watch");
+    let cache = SaleCache::start(embedded.ledger.clone(), embedded.broker.as_ref()).await;
+    let cache = cache.expect("a cache");
     let id = |text: String| SaleId::parse(text).expect("an id");
     for n in 0..10_500 {
-        assert!(watch.sale(&id(format!("none-{n}"))).await.expect("a ledger").is_none());
+        assert!(cache.sale(&id(format!("none-{n}"))).await.expect("a ledger").is_none());
     }
     embedded.ledger.open(&[sale("s", 1)]).await.expect("open");
-    let known = watch.sale(&id("s".into())).await.expect("a ledger");
+    let known = cache.sale(&id("s".into())).await.expect("a ledger");
     assert!(known.is_some_and(|state| state.remaining() == 1));
-    assert!(watch.follow(&id("s".into())).await.expect("a ledger").is_some());
+    assert!(cache.follow(&id("s".into())).await.expect("a ledger").is_some());
     // A name becomes a sale's.
-    assert!(watch.sale(&id("late".into())).await.expect("a ledger").is_none());
+    assert!(cache.sale(&id("late".into())).await.expect("a ledger").is_none());
     embedded.ledger.open(&[sale("late", 1)]).await.expect("open");
     let deadline = std::time::Instant::now() + PATIENCE;
-    while watch.sale(&id("late".into())).await.expect("a ledger").is_none() {
+    while cache.sale(&id("late".into())).await.expect("a ledger").is_none() {
         assert!(std::time::Instant::now() < deadline, "a sale is known once it is open");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

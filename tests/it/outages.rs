@@ -40,7 +40,7 @@ async fn a_server_that_is_away_is_one_line_and_one_when_it_is_back() {
         stage.open(sale("s", 1000)).await;
         let proxy = Proxy::start(address.to_owned()).await;
         let url = match server {
-            "PostgreSQL" => stage.scratch.app.settings().database_url.expose_secret().to_owned(),
+            "PostgreSQL" => stage.deployment.app.settings().database_url.expose_secret().to_owned(),
             "Redis" => redis.clone(),
             _ => broker.clone(),
         };

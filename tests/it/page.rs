@@ -41,7 +41,7 @@ async fn audit(browser: &Browser, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_unit_is_bought_and_a_restock_lets_visitors_buy_again() {
     let stage = Stage::with("page-buy", on_free_port).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let browser = Browser::open().await;
     let sale = unique("bottle");
 
@@ -76,7 +76,7 @@ async fn the_last_unit_is_bought_and_a_restock_lets_visitors_buy_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_without_an_answer_is_sent_again_and_counts_once() {
     let stage = Stage::with("page-again", on_free_port).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let browser = Browser::open().await;
 
     open_sale(&browser, &served, &unique("bottle"), 5).await;
@@ -104,7 +104,7 @@ async fn a_buyer_with_a_token_finds_the_order_by_the_id_in_the_answer() {
     .await;
     let name = unique("bottle");
     stage.open(sale(&name, 1)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let browser = Browser::open().await;
 
     browser.go(&format!("{}/#/sales/{name}", served.url())).await;
@@ -129,7 +129,7 @@ async fn a_buyer_with_a_token_finds_the_order_by_the_id_in_the_answer() {
 async fn an_operator_sells_without_checks_while_the_user_service_is_away() {
     let stage = Stage::with("page-checks", on_free_port).await;
     // Nobody checks users here: verification.url is empty.
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let browser = Browser::open().await;
 
     let checked = unique("checked");
@@ -164,7 +164,7 @@ async fn an_operator_sells_without_checks_while_the_user_service_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_can_use_the_page() {
     let stage = Stage::with("page-audit", on_free_port).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let browser = Browser::open().await;
     let name = unique("a-name-as-long-as-names-may-be-0123456789");
 

@@ -58,7 +58,7 @@ fn shell(lines: &str) {
 #[tokio::test]
 async fn worker_and_api_run_with_what_the_page_gives_them() {
     let stage = Stage::with("permissions", on_free_port).await;
-    let settings = stage.scratch.app.settings();
+    let settings = stage.deployment.app.settings();
     let (name, superuser) = (settings.namespace.replace('-', "_"), settings.database_url.clone());
     let [roles, grants, acl, users] = statements(&name);
     sql(&superuser, &roles).await.expect("roles");

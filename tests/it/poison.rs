@@ -18,7 +18,7 @@ use crate::harness::process::WorkerProcess;
 use crate::harness::{Stage, body, channel, order, orders, sale, until};
 
 fn names(stage: &Stage) -> Topology {
-    Topology::new(&stage.scratch.app.settings().namespace)
+    Topology::new(&stage.deployment.app.settings().namespace)
 }
 
 /// Publishes a message to the intents, with properties as a producer may set them.

@@ -142,8 +142,8 @@ async fn without_an_inventory_nobody_gets_a_unit_unchecked() {
         order("d", "s", "late", 1),
     ];
     let users = Users::new();
-    let parts = stage.scratch.app.parts().await.expect("parts");
-    let mut worker = stage.scratch.app.worker(&parts);
+    let adapters = stage.deployment.app.adapters().await.expect("adapters");
+    let mut worker = stage.deployment.app.worker(&adapters);
     let mut away = settings;
     change(&mut away);
     let app = floodgate::app::App::new(away);

@@ -128,8 +128,8 @@ async fn two_workers_share_the_queue_and_a_clock_16_minutes_fast_expires_nobody(
         stage.post_orders(&all).await;
     }
     let first = stage.worker().await;
-    let parts = stage.scratch.app.parts().await.expect("parts");
-    let mut skewed = stage.scratch.app.worker(&parts);
+    let adapters = stage.deployment.app.adapters().await.expect("adapters");
+    let mut skewed = stage.deployment.app.worker(&adapters);
     skewed.clock = Arc::new(|| Utc::now() + TimeDelta::minutes(16));
     let second = Running::start(skewed);
     let totals = check::settled(&mut stage, &all).await;

@@ -65,28 +65,28 @@ fn public_key(pair: &Ed25519KeyPair) -> Key {
     Key::Ed25519(pair.public_key().as_ref().try_into().unwrap())
 }
 
-fn secret_gate() -> Gate {
-    Gate::new(&Key::Hs256(SECRET.into()), None, None)
+fn secret_verifier() -> TokenVerifier {
+    TokenVerifier::new(&Key::Hs256(SECRET.into()), None, None)
 }
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(NOW, 0).unwrap()
 }
 
-fn present_token(gate: &Gate, token: &str) -> Result<Caller, Refusal> {
-    gate.verify(Some(&format!("Bearer {token}")), now())
+fn present_token(token_verifier: &TokenVerifier, token: &str) -> Result<Principal, Refusal> {
+    token_verifier.verify(Some(&format!("Bearer {token}")), now())
 }
 
-/// What the gate for [`SECRET`] says of a token that is in order but for `claims`.
-fn with_claims(claims: &Value) -> Result<Caller, Refusal> {
+/// What the token_verifier for [`SECRET`] says of a token that is in order but for `claims`.
+fn with_claims(claims: &Value) -> Result<Principal, Refusal> {
     let token = Signer::Hmac(SECRET.as_bytes()).token(&json!({ "alg": "HS256" }), claims);
-    present_token(&secret_gate(), &token)
+    present_token(&secret_verifier(), &token)
 }
 
-/// What the gate for [`SECRET`] says of a token that is in order but for `header`.
-fn with_header(header: &Value) -> Result<Caller, Refusal> {
+/// What the token_verifier for [`SECRET`] says of a token that is in order but for `header`.
+fn with_header(header: &Value) -> Result<Principal, Refusal> {
     let token = Signer::Hmac(SECRET.as_bytes()).token(header, &good_claims());
-    present_token(&secret_gate(), &token)
+    present_token(&secret_verifier(), &token)
 }
 
 fn good_claims() -> Value {
@@ -97,38 +97,38 @@ fn good_token() -> String {
     Signer::Hmac(SECRET.as_bytes()).token(&json!({ "alg": "HS256", "typ": "JWT" }), &good_claims())
 }
 
-fn ada() -> Caller {
-    Caller { subject: Some(UserId::parse("ada").unwrap()), admin: false, submit: true }
+fn ada() -> Principal {
+    Principal { subject: Some(UserId::parse("ada").unwrap()), admin: false, submit: true }
 }
 
-fn malformed(result: &Result<Caller, Refusal>) -> bool {
+fn malformed(result: &Result<Principal, Refusal>) -> bool {
     matches!(result, Err(Refusal::Malformed(_)))
 }
 
 #[test]
 fn good_tokens_of_both_kinds_name_their_caller() {
-    assert_eq!(present_token(&secret_gate(), &good_token()), Ok(ada()));
+    assert_eq!(present_token(&secret_verifier(), &good_token()), Ok(ada()));
     let pair = pair(1);
-    let gate = Gate::new(&public_key(&pair), None, None);
+    let token_verifier = TokenVerifier::new(&public_key(&pair), None, None);
     let token = Signer::Ed25519(&pair).token(&json!({ "alg": "EdDSA" }), &good_claims());
-    assert_eq!(present_token(&gate, &token), Ok(ada()));
+    assert_eq!(present_token(&token_verifier, &token), Ok(ada()));
 }
 
 #[test]
 fn the_scheme_is_in_any_case_and_any_number_of_spaces_follow() {
     let token = good_token();
     for prefix in ["Bearer ", "bearer ", "BEARER ", "bEaReR  ", "Bearer    "] {
-        assert_eq!(secret_gate().verify(Some(&format!("{prefix}{token}")), now()), Ok(ada()));
+        assert_eq!(secret_verifier().verify(Some(&format!("{prefix}{token}")), now()), Ok(ada()));
     }
 }
 
 #[test]
 fn no_token_or_another_scheme_is_missing() {
     for header in [None, Some(""), Some("Basic YTpi"), Some("Bearers x"), Some(&*good_token())] {
-        assert_eq!(secret_gate().verify(header, now()), Err(Refusal::Missing), "{header:?}");
+        assert_eq!(secret_verifier().verify(header, now()), Err(Refusal::Missing), "{header:?}");
     }
-    assert!(malformed(&secret_gate().verify(Some("Bearer"), now())));
-    assert!(malformed(&secret_gate().verify(Some("Bearer   "), now())));
+    assert!(malformed(&secret_verifier().verify(Some("Bearer"), now())));
+    assert!(malformed(&secret_verifier().verify(Some("Bearer   "), now())));
 }
 
 #[test]
@@ -148,26 +148,26 @@ fn what_is_no_token_is_malformed() {
         format!("{}.{}.{signature}", base64("{\"alg\":5}"), base64("{}")),
         format!("{}.{}.{signature}", base64("{\"alg\":\"HS256\",\"alg\":\"none\"}"), base64("{}")),
     ] {
-        assert!(malformed(&present_token(&secret_gate(), &garbage)), "{garbage:?}");
+        assert!(malformed(&present_token(&secret_verifier(), &garbage)), "{garbage:?}");
     }
     let spaced = format!("{message} .{signature}");
-    assert_eq!(present_token(&secret_gate(), &spaced), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&secret_verifier(), &spaced), Err(Refusal::BadSignature));
 }
 
 #[test]
 fn a_truncated_token_is_refused_wherever_it_ends() {
     let token = good_token();
     for end in 0..token.len() {
-        assert!(present_token(&secret_gate(), &token[..end]).is_err(), "{end}");
+        assert!(present_token(&secret_verifier(), &token[..end]).is_err(), "{end}");
     }
 }
 
 #[test]
 fn the_length_of_a_token_is_bounded() {
     let long = |bytes| "x".repeat(bytes);
-    assert!(malformed(&present_token(&secret_gate(), &long(MAX_TOKEN_BYTES))));
+    assert!(malformed(&present_token(&secret_verifier(), &long(MAX_TOKEN_BYTES))));
     for bytes in [MAX_TOKEN_BYTES + 1, 10 << 20] {
-        assert_eq!(present_token(&secret_gate(), &long(bytes)), Err(Refusal::TooLong));
+        assert_eq!(present_token(&secret_verifier(), &long(bytes)), Err(Refusal::TooLong));
     }
 }
 
@@ -178,23 +178,23 @@ fn the_algorithm_is_that_of_the_key_whatever_the_token_says() {
         assert_eq!(with_header(&json!({ "alg": alg })), refused, "{alg}");
         let unsigned =
             format!("{}.{}.", base64(json!({ "alg": alg }).to_string()), base64("{\"exp\":9e9}"));
-        assert_eq!(present_token(&secret_gate(), &unsigned), refused, "{alg}");
+        assert_eq!(present_token(&secret_verifier(), &unsigned), refused, "{alg}");
     }
     let unsigned = format!("{}.{}.", base64("{\"alg\":\"HS256\"}"), base64("{\"exp\":9e9}"));
-    assert_eq!(present_token(&secret_gate(), &unsigned), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&secret_verifier(), &unsigned), Err(Refusal::BadSignature));
 }
 
 #[test]
 fn a_public_key_is_no_secret_to_sign_with() {
     let pair = pair(1);
-    let gate = Gate::new(&public_key(&pair), None, None);
+    let token_verifier = TokenVerifier::new(&public_key(&pair), None, None);
     let public = pair.public_key().as_ref();
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", base64(public));
     for secret in [public, pem.as_bytes(), base64(public).as_bytes()] {
         let forge = |alg| Signer::Hmac(secret).token(&json!({ "alg": alg }), &good_claims());
         let refused = Err(Refusal::WrongAlgorithm { accepted: "EdDSA" });
-        assert_eq!(present_token(&gate, &forge("HS256")), refused);
-        assert_eq!(present_token(&gate, &forge("EdDSA")), Err(Refusal::BadSignature));
+        assert_eq!(present_token(&token_verifier, &forge("HS256")), refused);
+        assert_eq!(present_token(&token_verifier, &forge("EdDSA")), Err(Refusal::BadSignature));
     }
 }
 
@@ -202,16 +202,16 @@ fn a_public_key_is_no_secret_to_sign_with() {
 fn a_token_of_another_key_is_refused() {
     let header = json!({ "alg": "HS256" });
     let token = Signer::Hmac(&[7; 32]).token(&header, &good_claims());
-    assert_eq!(present_token(&secret_gate(), &token), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&secret_verifier(), &token), Err(Refusal::BadSignature));
     let (own, other) = (pair(1), pair(2));
-    let gate = Gate::new(&public_key(&own), None, None);
+    let token_verifier = TokenVerifier::new(&public_key(&own), None, None);
     let token = Signer::Ed25519(&other).token(&json!({ "alg": "EdDSA" }), &good_claims());
-    assert_eq!(present_token(&gate, &token), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&token_verifier, &token), Err(Refusal::BadSignature));
     // A key that the token brings along is not looked at.
     let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": base64(other.public_key()) });
     let token =
         Signer::Ed25519(&other).token(&json!({ "alg": "EdDSA", "jwk": jwk }), &good_claims());
-    assert_eq!(present_token(&gate, &token), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&token_verifier, &token), Err(Refusal::BadSignature));
 }
 
 #[test]
@@ -219,10 +219,10 @@ fn a_token_for_the_other_kind_of_key_is_refused() {
     let pair = pair(1);
     let token = Signer::Ed25519(&pair).token(&json!({ "alg": "EdDSA" }), &good_claims());
     let refused = Err(Refusal::WrongAlgorithm { accepted: "HS256" });
-    assert_eq!(present_token(&secret_gate(), &token), refused);
+    assert_eq!(present_token(&secret_verifier(), &token), refused);
     let refused = Err(Refusal::WrongAlgorithm { accepted: "EdDSA" });
-    let gate = Gate::new(&public_key(&pair), None, None);
-    assert_eq!(present_token(&gate, &good_token()), refused);
+    let token_verifier = TokenVerifier::new(&public_key(&pair), None, None);
+    assert_eq!(present_token(&token_verifier, &good_token()), refused);
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_token_is_good_until_it_expires_and_a_leeway_longer() {
     assert!(malformed(&with_claims(&json!({ "exp": NOW.to_string() }))));
     let later = now() + TimeDelta::seconds(60 + leeway);
     let header = format!("Bearer {}", good_token());
-    assert_eq!(secret_gate().verify(Some(&header), later), Err(Refusal::Expired));
+    assert_eq!(secret_verifier().verify(Some(&header), later), Err(Refusal::Expired));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn scopes_come_as_text_or_as_a_list() {
     let scopes = |claims: Value| {
         let mut claims = claims;
         claims["exp"] = json!(NOW + 60);
-        with_claims(&claims).map(|caller| (caller.admin, caller.submit)).unwrap()
+        with_claims(&claims).map(|principal| (principal.admin, principal.submit)).unwrap()
     };
     assert_eq!(scopes(json!({})), (false, false));
     assert_eq!(scopes(json!({ "scope": "a floodgate:admin  b floodgate:submit" })), (true, true));
@@ -307,27 +307,28 @@ fn a_subject_is_a_user_id_or_absent() {
 #[test]
 fn issuer_and_audience_are_those_expected() {
     let key = Key::Hs256(SECRET.into());
-    let gate = Gate::new(&key, Some("https://id".into()), Some("floodgate".into()));
-    let says = |gate: &Gate, iss: Value, aud: Value| {
+    let token_verifier =
+        TokenVerifier::new(&key, Some("https://id".into()), Some("floodgate".into()));
+    let says = |token_verifier: &TokenVerifier, iss: Value, aud: Value| {
         let claims = json!({ "exp": NOW + 60, "iss": iss, "aud": aud });
         let token = Signer::Hmac(SECRET.as_bytes()).token(&json!({ "alg": "HS256" }), &claims);
-        present_token(gate, &token).map(drop)
+        present_token(token_verifier, &token).map(drop)
     };
     let (id, us) = (|| json!("https://id"), || json!("floodgate"));
-    assert_eq!(says(&gate, id(), us()), Ok(()));
-    assert_eq!(says(&gate, id(), json!(["other", "floodgate"])), Ok(()));
+    assert_eq!(says(&token_verifier, id(), us()), Ok(()));
+    assert_eq!(says(&token_verifier, id(), json!(["other", "floodgate"])), Ok(()));
     for iss in [json!(null), json!("https://id/"), json!("")] {
-        assert_eq!(says(&gate, iss, us()), Err(Refusal::WrongIssuer));
+        assert_eq!(says(&token_verifier, iss, us()), Err(Refusal::WrongIssuer));
     }
     for aud in [json!(null), json!("other"), json!([]), json!("floodgate other")] {
-        assert_eq!(says(&gate, id(), aud), Err(Refusal::WrongAudience));
+        assert_eq!(says(&token_verifier, id(), aud), Err(Refusal::WrongAudience));
     }
     for odd in [json!(5), json!(["floodgate", 5])] {
-        assert!(matches!(says(&gate, id(), odd), Err(Refusal::Malformed(_))));
+        assert!(matches!(says(&token_verifier, id(), odd), Err(Refusal::Malformed(_))));
     }
-    assert_eq!(says(&secret_gate(), id(), json!(null)), Ok(()), "any issuer, no audience");
+    assert_eq!(says(&secret_verifier(), id(), json!(null)), Ok(()), "any issuer, no audience");
     for aud in [us(), json!([])] {
-        assert_eq!(says(&secret_gate(), id(), aud), Err(Refusal::WrongAudience));
+        assert_eq!(says(&secret_verifier(), id(), aud), Err(Refusal::WrongAudience));
     }
 }
 
@@ -362,7 +363,7 @@ fn a_challenge_says_what_is_wrong_in_characters_that_are_allowed() {
 
 #[test]
 fn a_gate_shows_no_secret() {
-    let shown = format!("{:?}", secret_gate());
+    let shown = format!("{:?}", secret_verifier());
     assert!(!shown.contains("long enough"), "{shown}");
     assert!(!shown.contains(&format!("{:?}", SECRET.as_bytes())), "{shown}");
 }

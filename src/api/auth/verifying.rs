@@ -31,7 +31,7 @@ impl VerifyingKey {
             }
             Key::P256(point) => (DecodingKey::from_ec_der(point), Algorithm::ES256, "ES256"),
         };
-        // The library checks form, algorithm and signature. Claims are checked by the gate, because
+        // The library checks form, algorithm and signature. Claims are checked by the token_verifier, because
         // the library takes the time from the system's clock only, and lets claims of a wrong type pass.
         let mut validation = Validation::new(algorithm);
         validation.required_spec_claims.clear();

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::load::{CHUNK, Load};
 use super::median;
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::cli::client::Connection;
 use crate::cli::output;
 use crate::cli::server::Server;
@@ -44,12 +44,12 @@ pub(super) struct Report {
 
 /// Measures, the two taking turns.
 pub(super) async fn measure(
-    scratch: &Scratch,
+    deployment: &TempDeployment,
     config: Option<PathBuf>,
     (orders, rounds, connections): (u32, u16, u32),
 ) -> anyhow::Result<Report> {
-    let broker = scratch.app.broker().await?;
-    let server = Server::api(scratch, config).await?;
+    let broker = deployment.app.broker().await?;
+    let server = Server::api(deployment, config).await?;
     let (mut published, mut windowed) = (Vec::new(), Vec::new());
     let (mut accepted, mut with_id, mut waits) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -64,7 +64,7 @@ pub(super) async fn measure(
         }
         for (way, has_id, rates) in [(2, false, &mut accepted), (3, true, &mut with_id)] {
             let load = Load::new(4 * round + way, orders);
-            load.open_sales(scratch).await?;
+            load.open_sales(deployment).await?;
             let begun = Instant::now();
             let took = post(Arc::new(load), server.address(), connections, has_id).await?;
             rates.push(f64::from(orders) / begun.elapsed().as_secs_f64());
@@ -77,7 +77,7 @@ pub(super) async fn measure(
     waits.sort_unstable();
     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100].as_secs_f64() * 1e3;
     Ok(Report {
-        mode: scratch.mode(),
+        mode: deployment.mode(),
         orders,
         connections,
         ratio: median(&accepted) / median(&published),

@@ -56,11 +56,11 @@ pub(super) async fn publish(
 
 /// One unit for a user who orders nothing else.
 pub(super) fn order(sale: &SaleId, number: u32) -> Order {
-    let parts = (
+    let adapters = (
         OrderId::parse(format!("{sale}:{number:08}")),
         UserId::parse(format!("user-{number:08}")),
         Quantity::new(1),
     );
-    let (Ok(id), Ok(user_id), Some(quantity)) = parts else { unreachable!("fixed form") };
+    let (Ok(id), Ok(user_id), Some(quantity)) = adapters else { unreachable!("fixed form") };
     Order { id, sale_id: sale.clone(), user_id, quantity }
 }

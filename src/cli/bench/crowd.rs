@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::load::Load;
 use super::{api, median};
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::cli::output;
 use crate::cli::server::Server;
 use crate::domain::order::SaleId;
@@ -50,28 +50,28 @@ pub(super) struct Report {
 
 /// Measures, the two taking turns.
 pub(super) async fn measure(
-    scratch: &Scratch,
+    deployment: &TempDeployment,
     config: Option<PathBuf>,
     (orders, rounds): (u32, u16),
 ) -> anyhow::Result<Report> {
-    let server = Server::limited_api(scratch, config).await?;
+    let server = Server::limited_api(deployment, config).await?;
     let address = server.address();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let (mut slow_connected, mut streams_open) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        alone.push(rate(scratch, address, Load::new(2 * round, orders)).await?);
+        alone.push(rate(deployment, address, Load::new(2 * round, orders)).await?);
         let load = Load::new(2 * round + 1, orders);
-        load.open_sales(scratch).await?;
+        load.open_sales(deployment).await?;
         let crowd = Crowd::gather(address, &load.sale_id()).await?;
-        beside.push(rate(scratch, address, load).await?);
+        beside.push(rate(deployment, address, load).await?);
         slow_connected.push(crowd.slow.load(Ordering::Relaxed));
         streams_open.push(crowd.following.load(Ordering::Relaxed));
     }
     server.stop().await?;
     let ratio = median(&beside) / median(&alone);
     Ok(Report {
-        mode: scratch.mode(),
+        mode: deployment.mode(),
         orders,
         accepted_alone_per_s: alone,
         accepted_beside_crowd_per_s: beside,
@@ -82,8 +82,8 @@ pub(super) async fn measure(
 }
 
 /// Accepted orders per second.
-async fn rate(scratch: &Scratch, address: SocketAddr, load: Load) -> anyhow::Result<f64> {
-    load.open_sales(scratch).await?;
+async fn rate(deployment: &TempDeployment, address: SocketAddr, load: Load) -> anyhow::Result<f64> {
+    load.open_sales(deployment).await?;
     let orders = load.orders;
     let begun = Instant::now();
     api::post(Arc::new(load), address, BUYERS, false).await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::load::Load;
 use super::run::{Process, Runner};
 use super::{median, rates};
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::cli::output;
 
 /// Sales that the orders are spread over.
@@ -36,14 +36,14 @@ pub(super) struct Report {
 }
 
 pub(super) async fn measure(
-    scratch: &Scratch,
+    deployment: &TempDeployment,
     config: Option<PathBuf>,
     (orders, per_message, rounds): (u32, u16, u16),
 ) -> anyhow::Result<Report> {
-    if scratch.mode() == "embedded" {
+    if deployment.mode() == "embedded" {
         bail!("there is no Redis to go without: bench --hot needs servers");
     }
-    let mut runner = Runner::new(scratch, config).await?;
+    let mut runner = Runner::new(deployment, config).await?;
     let mut measured: [Vec<f64>; KINDS as usize] = Default::default();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
@@ -60,7 +60,7 @@ pub(super) async fn measure(
                 3 => (half, Process::Worker),
                 _ => (half, Process::WithoutRedis),
             };
-            load.open_sales(scratch).await?;
+            load.open_sales(deployment).await?;
             rates.push(runner.throughput(&load, per_message.into(), process).await?.0);
         }
     }

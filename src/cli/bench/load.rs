@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::broker::{Broker, Message};
 use crate::domain::decision::{Decision, Outcome};
 use crate::domain::event::Event;
@@ -48,7 +48,7 @@ impl Load {
         id
     }
 
-    pub(super) async fn open_sales(&self, scratch: &Scratch) -> anyhow::Result<()> {
+    pub(super) async fn open_sales(&self, deployment: &TempDeployment) -> anyhow::Result<()> {
         let sales: Vec<Sale> = (0..self.sales)
             .map(|number| Sale {
                 id: self.sale_of(number),
@@ -59,7 +59,7 @@ impl Load {
                 verification: false,
             })
             .collect();
-        scratch.app.ledger().await?.open(&sales).await?;
+        deployment.app.ledger().await?.open(&sales).await?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::process::Child;
 
 use super::load::{CHUNK, Load};
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::broker::{Broker, Deliveries, Message};
 use crate::cli::process;
 use crate::domain::event::order_key_of;
@@ -17,7 +17,7 @@ use crate::domain::order::OrderKey;
 
 /// No event for so long means that something is wrong.
 pub(super) const STALLED: Duration = Duration::from_mins(1);
-/// How long the latency is watched, and how often a share of the load is sent.
+/// How long the latency is cached, and how often a share of the load is sent.
 const WATCHED: Duration = Duration::from_secs(8);
 const SHARE: Duration = Duration::from_millis(5);
 /// Events the bench holds unacknowledged; a subscriber is not to be what limits.
@@ -43,19 +43,22 @@ pub(super) struct Latency {
     pub at_orders_per_s: f64,
 }
 
-/// Runs processes against one scratch place.
+/// Runs processes against one deployment place.
 pub(super) struct Runner<'a> {
-    scratch: &'a Scratch,
+    deployment: &'a TempDeployment,
     broker: Arc<dyn Broker>,
     events: Deliveries,
     config: Option<PathBuf>,
 }
 
 impl<'a> Runner<'a> {
-    pub(super) async fn new(scratch: &'a Scratch, config: Option<PathBuf>) -> anyhow::Result<Self> {
-        let broker = scratch.app.broker().await?;
-        let events = scratch.events(SUBSCRIBER_PREFETCH).await?;
-        Ok(Self { scratch, broker, events, config })
+    pub(super) async fn new(
+        deployment: &'a TempDeployment,
+        config: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let broker = deployment.app.broker().await?;
+        let events = deployment.events(SUBSCRIBER_PREFETCH).await?;
+        Ok(Self { deployment, broker, events, config })
     }
 
     pub(super) async fn end(self) {
@@ -126,7 +129,7 @@ impl<'a> Runner<'a> {
     }
 
     fn start(&self, process: Process) -> anyhow::Result<Child> {
-        let mut command = process::floodgate(self.scratch, self.config.as_deref())?;
+        let mut command = process::floodgate(self.deployment, self.config.as_deref())?;
         command.env("FLOODGATE_LOG__FILTER", "warn");
         match process {
             Process::Relay => command.arg("bench-relay"),

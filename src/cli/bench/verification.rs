@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::beside::{CHECKED, Deferred, PLAIN, Rates};
 use super::buyers::{Users, order, publish};
 use super::run::{STALLED, SUBSCRIBER_PREFETCH};
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::broker::{Broker, Deliveries, Queue};
 use crate::cli::{output, process};
 use crate::domain::event::order_key_of;
@@ -80,7 +80,7 @@ pub(super) struct Size {
 }
 
 pub(super) struct Setup<'a> {
-    scratch: &'a Scratch,
+    deployment: &'a TempDeployment,
     config: Option<PathBuf>,
     workers: u32,
     pub(super) broker: Arc<dyn Broker>,
@@ -89,13 +89,13 @@ pub(super) struct Setup<'a> {
 
 /// Takes all measurements.
 pub(super) async fn measure(
-    scratch: &Scratch,
+    deployment: &TempDeployment,
     config: Option<PathBuf>,
     Size { orders, rounds, workers, outage_s }: Size,
 ) -> anyhow::Result<Report> {
     let (broker, events) =
-        (scratch.app.broker().await?, scratch.events(SUBSCRIBER_PREFETCH).await?);
-    let mut setup = Setup { scratch, config, workers, broker, events };
+        (deployment.app.broker().await?, deployment.events(SUBSCRIBER_PREFETCH).await?);
+    let mut setup = Setup { deployment, config, workers, broker, events };
     eprintln!("{orders} buyers, {RARE} units");
     let rush = setup.rush(orders).await?;
     let checked_beside_hanging = setup.beside_hanging("checked", CHECKED, rounds).await?;
@@ -196,7 +196,7 @@ impl Setup<'_> {
             closes_at: None,
             verification,
         };
-        self.scratch.app.ledger().await?.open(&[sale]).await?;
+        self.deployment.app.ledger().await?.open(&[sale]).await?;
         Ok(id)
     }
 
@@ -211,7 +211,7 @@ impl Setup<'_> {
     ) -> anyhow::Result<Vec<Child>> {
         (0..self.workers)
             .map(|_| {
-                let mut command = process::floodgate(self.scratch, self.config.as_deref())?;
+                let mut command = process::floodgate(self.deployment, self.config.as_deref())?;
                 command.arg("worker").env("FLOODGATE_VERIFICATION__URL", &users.url);
                 command.envs(variables.iter().copied());
                 command.spawn().context("could not start a worker")

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use super::rush::{Gateway, SALE};
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::cli::client::Connection;
 use crate::cli::process;
 use crate::cli::server::Server;
@@ -43,7 +43,7 @@ pub(super) struct Closed {
 
 /// Floodgate in a place of its own.
 pub(super) struct Intake {
-    scratch: Scratch,
+    deployment: TempDeployment,
     api: Server,
     workers: Vec<Child>,
     gateway: Arc<Gateway>,
@@ -58,21 +58,21 @@ impl Intake {
         users: &Users,
         (stock, workers): (u32, usize),
     ) -> anyhow::Result<Self> {
-        let scratch = Scratch::create(settings, name).await?;
-        match Self::launch(&scratch, config, users, stock, workers).await {
+        let deployment = TempDeployment::create(settings, name).await?;
+        match Self::launch(&deployment, config, users, stock, workers).await {
             Ok((api, workers)) => {
                 let gateway = Arc::new(Gateway::new(vec![api.address()], false));
-                Ok(Self { scratch, api, workers, gateway })
+                Ok(Self { deployment, api, workers, gateway })
             }
             Err(error) => {
-                scratch.remove().await?;
+                deployment.remove().await?;
                 Err(error)
             }
         }
     }
 
     async fn launch(
-        scratch: &Scratch,
+        deployment: &TempDeployment,
         config: Option<PathBuf>,
         users: &Users,
         stock: u32,
@@ -90,10 +90,10 @@ impl Intake {
             })
         };
         let sales = [sale(SALE, stock)?, sale(WARM_UP, u32::try_from(warm_ups)?)?];
-        scratch.app.ledger().await?.open(&sales).await?;
+        deployment.app.ledger().await?.open(&sales).await?;
         let mut running = Vec::with_capacity(workers);
         for _ in 0..workers {
-            let mut command: Command = process::floodgate(scratch, config.as_deref())?;
+            let mut command: Command = process::floodgate(deployment, config.as_deref())?;
             command
                 .arg("worker")
                 .env("FLOODGATE_VERIFICATION__URL", &users.url)
@@ -101,7 +101,7 @@ impl Intake {
                 .stdout(Stdio::null());
             running.push(command.spawn().context("could not start a worker")?);
         }
-        let api = Server::api(scratch, config).await?;
+        let api = Server::api(deployment, config).await?;
         warm_up(api.address(), warm_ups).await?;
         Ok((api, running))
     }
@@ -123,26 +123,26 @@ impl Intake {
 
     /// Waits until all is quiet, ends every process, reads what was sold to `buyers`, and removes all.
     pub(super) async fn close(self, buyers: u32) -> anyhow::Result<Closed> {
-        let closed = Self::finish(&self.scratch, self.api, self.workers, buyers).await;
-        self.scratch.remove().await?;
+        let closed = Self::finish(&self.deployment, self.api, self.workers, buyers).await;
+        self.deployment.remove().await?;
         closed
     }
 
     /// Removes all, in the middle of whatever is going on.
     pub(super) async fn abandon(self) -> anyhow::Result<()> {
         drop((self.api, self.workers));
-        self.scratch.remove().await
+        self.deployment.remove().await
     }
 
     async fn finish(
-        scratch: &Scratch,
+        deployment: &TempDeployment,
         api: Server,
         workers: Vec<Child>,
         buyers: u32,
     ) -> anyhow::Result<Closed> {
         api.stop().await?;
         futures_util::future::try_join_all(workers.into_iter().map(process::drain)).await?;
-        let left = left(scratch).await?;
+        let left = left(deployment).await?;
         let sale_id = SaleId::parse(SALE)?;
         let orders: Vec<OrderKey> = (0..buyers)
             .map(|number| {
@@ -150,7 +150,7 @@ impl Intake {
                 Ok(OrderKey { sale_id: sale_id.clone(), order_id })
             })
             .collect::<anyhow::Result<_>>()?;
-        let decisions = scratch.app.ledger().await?.decisions(&orders).await?;
+        let decisions = deployment.app.ledger().await?.decisions(&orders).await?;
         let created =
             decisions.into_iter().flatten().filter(|decision| decision.outcome == Outcome::Created);
         let orders = created.map(|decision| decision.order.user_id.as_str().to_owned()).collect();
@@ -159,8 +159,8 @@ impl Intake {
 }
 
 /// The stock left. What Redis counts is a hint and sells nothing.
-async fn left(scratch: &Scratch) -> anyhow::Result<i64> {
-    let states = scratch.app.ledger().await?.sales(Some(&[SaleId::parse(SALE)?])).await?;
+async fn left(deployment: &TempDeployment) -> anyhow::Result<i64> {
+    let states = deployment.app.ledger().await?.sales(Some(&[SaleId::parse(SALE)?])).await?;
     Ok(states.first().context("the sale is gone")?.remaining().into())
 }
 

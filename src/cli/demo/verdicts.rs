@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::buyer::Bought;
-use crate::app::scratch::Scratch;
+use crate::app::temp_deployment::TempDeployment;
 use crate::broker::{Deliveries, Queue};
 use crate::domain::decision::{Decision, Outcome, Reason};
 use crate::domain::event::{decision_json, order_key_of};
@@ -59,8 +59,8 @@ struct Events {
 
 impl Seen {
     /// Takes every event from now on.
-    pub(super) async fn listen(scratch: &Scratch) -> anyhow::Result<Self> {
-        let deliveries = scratch.events(PREFETCH).await?;
+    pub(super) async fn listen(deployment: &TempDeployment) -> anyhow::Result<Self> {
+        let deliveries = deployment.events(PREFETCH).await?;
         let events = Arc::new(Mutex::new(Events::default()));
         let (count, created) = watch::channel(0);
         let listening = tokio::spawn(take(deliveries, events.clone(), count));
@@ -100,17 +100,17 @@ async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: w
 
 /// Waits until everything has settled, then looks at all of it.
 pub(super) async fn check(
-    scratch: &Scratch,
+    deployment: &TempDeployment,
     sale: &Sale,
     bought: &[Bought],
     seen: Seen,
 ) -> anyhow::Result<(Decisions, Vec<Verdict>)> {
-    let ledger = scratch.app.ledger().await?;
+    let ledger = deployment.app.ledger().await?;
     let orders: Vec<OrderKey> = bought.iter().map(|bought| bought.order.clone()).collect();
-    let decided = settled(ledger.as_ref(), scratch, &orders, &seen).await?;
+    let decided = settled(ledger.as_ref(), deployment, &orders, &seen).await?;
     let states = ledger.sales(Some(std::slice::from_ref(&sale.id))).await?;
     let Some(state) = states.first() else { bail!("the sale is gone from the ledger") };
-    let dead = scratch.app.broker().await?.depth(Queue::DeadLetters).await?.messages;
+    let dead = deployment.app.broker().await?.depth(Queue::DeadLetters).await?.messages;
 
     let count = |wanted: fn(&Outcome) -> bool| {
         decided.values().filter(|decision| wanted(&decision.outcome)).count()
@@ -145,11 +145,11 @@ pub(super) async fn check(
 /// The decisions of `orders`, once queues and events are quiet.
 async fn settled(
     ledger: &dyn Ledger,
-    scratch: &Scratch,
+    deployment: &TempDeployment,
     orders: &[OrderKey],
     seen: &Seen,
 ) -> anyhow::Result<HashMap<OrderKey, Decision>> {
-    let broker = scratch.app.broker().await?;
+    let broker = deployment.app.broker().await?;
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut before = None;
     loop {

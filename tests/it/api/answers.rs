@@ -19,7 +19,7 @@ async fn sent(request: reqwest::RequestBuilder) -> Response {
 #[tokio::test]
 async fn the_type_of_a_problem_is_the_address_of_its_page() {
     let stage = stage("types").await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let problem = body(sent(served.get("/v1/sales/never")).await).await;
     let kind = problem["type"].as_str().expect("a type");
     assert_eq!(kind, format!("{}/problems/unknown-sale", served.url()));
@@ -31,7 +31,7 @@ async fn the_type_of_a_problem_is_the_address_of_its_page() {
     stage.remove().await;
 
     let public = stage_with("public", "[api]\npublic_url = \"https://shop.example/orders/\"").await;
-    let served = Served::without_worker(&public.scratch.app).await;
+    let served = Served::without_worker(&public.deployment.app).await;
     let problem = body(sent(served.get("/nothing")).await).await;
     assert_eq!(problem["type"], "https://shop.example/orders/problems/not-found");
     served.stop().await;
@@ -41,7 +41,7 @@ async fn the_type_of_a_problem_is_the_address_of_its_page() {
 #[tokio::test]
 async fn what_is_no_request_is_answered_with_a_problem_too() {
     let stage = stage("bare").await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let big = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(20_000));
     let many = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(100));
     let after_another = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nnonsense\r\n\r\n";
@@ -83,7 +83,7 @@ async fn what_is_no_request_is_answered_with_a_problem_too() {
 async fn every_answer_names_its_request() {
     let stage = stage("request-id").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let id = async |given: Option<&str>, path: &str| {
         let request =
             given.into_iter().fold(served.get(path), |r, id| r.header("x-request-id", id));
@@ -105,7 +105,7 @@ async fn every_answer_names_its_request() {
 async fn a_buyer_is_told_what_is_left_of_its_rate() {
     let stage = stage_with("ratelimit", "[api]\nbuyer_orders_per_s = 1\nbuyer_burst = 3").await;
     stage.open(sale("s", 100)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let mut left = Vec::new();
     for _ in 0..4 {
         let response = sent(served.post(ORDERS, &wanted("u", 1))).await;
@@ -124,7 +124,7 @@ async fn a_buyer_is_told_what_is_left_of_its_rate() {
 async fn what_has_not_changed_is_not_sent_again() {
     let stage = stage("etag").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let order = json!({ "order_id": "o", "user_id": "u", "quantity": 1 });
     assert_eq!(answer(served.post(ORDERS, &order).header("prefer", "wait=30")).await.0, 200);
     for path in ["/v1/sales/s", "/v1/sales/s/orders/o"] {
@@ -146,7 +146,7 @@ async fn what_has_not_changed_is_not_sent_again() {
 async fn an_order_that_waits_is_told_from_one_that_was_never_seen() {
     let stage = stage("seen").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let order = json!({ "order_id": "o", "user_id": "u", "quantity": 1 });
     assert_eq!(answer(served.post(ORDERS, &order)).await.0, 202);
     super::refused(served.get(&format!("{ORDERS}/o")), 404, "not-decided").await;
@@ -159,7 +159,7 @@ async fn an_order_that_waits_is_told_from_one_that_was_never_seen() {
 async fn pages_of_the_sites_that_are_named_may_use_the_api() {
     let stage = stage_with("cors", "[api]\ncors_origins = [\"https://shop.example\"]").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let mut ask = Raw::open(&served).await;
     let preflight = head(0).replace("POST", "OPTIONS").replace(
         "Content-Type: application/json",

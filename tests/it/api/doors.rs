@@ -20,7 +20,7 @@ async fn served(what: &str, set: impl FnOnce(&mut Settings)) -> (Stage, Served) 
     })
     .await;
     stage.open(sale("s", 100)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     (stage, served)
 }
 

@@ -16,14 +16,14 @@ const PATIENT: &str = "[broker]\nconfirm_timeout_ms = 1000\n[ledger]\ntimeout_ms
 
 /// The settings of `stage`, changed.
 fn app_with(stage: &Stage, change: impl FnOnce(&mut Settings)) -> App {
-    let mut settings = stage.scratch.app.settings().clone();
+    let mut settings = stage.deployment.app.settings().clone();
     change(&mut settings);
     App::new(settings)
 }
 
 /// An app that reaches the broker through a proxy.
 async fn through_broker_proxy(stage: &Stage) -> (App, Proxy) {
-    let (direct, address) = crate::harness::broker_address(stage.scratch.app.settings());
+    let (direct, address) = crate::harness::broker_address(stage.deployment.app.settings());
     let proxy = Proxy::start(address.clone()).await;
     let url = direct.replace(&address, &proxy.address.to_string());
     (app_with(stage, |settings| settings.amqp_url = url.into()), proxy)
@@ -126,8 +126,8 @@ async fn replies_come_again_after_the_broker_was_away() {
 async fn while_the_ledger_is_away_orders_for_known_sales_are_accepted() {
     let mut stage = stage_with("ledger", PATIENT).await;
     stage.open(sale("s", 30)).await;
-    let direct = stage.scratch.app.settings().database_url.expose_secret().to_owned();
-    let (_, address) = crate::harness::database_address(stage.scratch.app.settings());
+    let direct = stage.deployment.app.settings().database_url.expose_secret().to_owned();
+    let (_, address) = crate::harness::database_address(stage.deployment.app.settings());
     let proxy = Proxy::start(address.clone()).await;
     let url = direct.replace(&address, &proxy.address.to_string());
     let app = app_with(&stage, |settings| settings.database_url = url.into());
@@ -176,7 +176,7 @@ async fn a_ledger_that_hangs_holds_up_no_order() {
     // With time limits as they are by default, all of them the same.
     let stage = stage_with("hang", "").await;
     stage.open(sale("s", 30)).await;
-    let (direct, address) = crate::harness::database_address(stage.scratch.app.settings());
+    let (direct, address) = crate::harness::database_address(stage.deployment.app.settings());
     let proxy = Proxy::start(address.clone()).await;
     let url = direct.replace(&address, &proxy.address.to_string());
     let app = app_with(&stage, |settings| settings.database_url = url.into());

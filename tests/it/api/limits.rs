@@ -18,7 +18,7 @@ async fn a_buyer_who_is_too_fast_is_slowed_alone() {
     )
     .await;
     stage.open(sale("s", 1000)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let order = |user: &str| served.post(ORDERS, &wanted(user, 1));
     let named = json!({ "order_id": "o", "user_id": "fast", "quantity": 1 });
     let first = served.post(ORDERS, &named).header("prefer", "wait=30");
@@ -43,7 +43,7 @@ async fn a_buyer_who_is_too_fast_is_slowed_alone() {
 async fn a_slow_body_is_not_waited_for() {
     let stage = stage_with("slow", "[api]\nrequest_timeout_ms = 500").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     for beginning in ["", "{\"user_id\":"] {
         let mut slow = Raw::open(&served).await;
         slow.send(head(40)).await;
@@ -64,7 +64,7 @@ async fn a_slow_body_is_not_waited_for() {
 async fn a_body_or_head_that_is_too_large_is_refused_unread() {
     let stage = stage_with("large", "[api]\nmax_body_bytes = 1024\nmax_header_bytes = 8192").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let order = |padding: usize| {
         let body = format!("{}{}", wanted("u", 1), " ".repeat(padding));
         served.post(ORDERS, &json!(null)).body(body)
@@ -95,7 +95,7 @@ async fn a_body_or_head_that_is_too_large_is_refused_unread() {
 async fn more_requests_than_there_is_room_for_are_turned_away() {
     let stage = stage_with("room", "[api]\nmax_in_flight = 1").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let body = wanted("u", 1).to_string();
     let mut slow = Raw::open(&served).await;
     slow.send(head(body.len())).await;
@@ -123,7 +123,7 @@ async fn more_requests_than_there_is_room_for_are_turned_away() {
 async fn without_a_key_only_this_machine_is_answered() {
     let stage = stage("host").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let evil = |host: &str| served.post(ORDERS, &wanted("u", 1)).header("host", host);
     for host in ["evil.example", "evil.example:80", "localhost.evil.example", "10.0.0.1"] {
         refused(evil(host), 421, "misdirected").await;
@@ -168,7 +168,7 @@ async fn without_a_key_it_refuses_to_listen_where_others_can_reach_it() {
 #[tokio::test]
 async fn every_answer_keeps_the_page_to_itself() {
     let stage = stage("headers").await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     for path in ["/", "/docs", "/openapi.json", "/v1/sales", "/nothing", "/livez", "/app.js"] {
         let response = served.get(path).send().await.expect("an answer");
         let policy = header(&response, "content-security-policy").expect("a policy");
@@ -184,7 +184,7 @@ async fn every_answer_keeps_the_page_to_itself() {
 async fn a_server_that_stops_answers_what_it_has_in_hand() {
     let stage = stage("stop").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     for path in ["/livez", "/readyz"] {
         until(path, async || served.get(path).send().await.expect("an answer").status() == 200)
             .await;

@@ -13,7 +13,7 @@ const ORDERS: &str = "/v1/sales/s/orders";
 async fn an_order_is_accepted_and_its_decision_found_at_its_location() {
     let mut stage = stage("accepted").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let order = json!({ "order_id": "o-1", "user_id": "u", "quantity": 2 });
     let response = served.post(ORDERS, &order).send().await.expect("an answer");
     assert_eq!(response.status(), 202);
@@ -41,7 +41,7 @@ async fn an_order_is_accepted_and_its_decision_found_at_its_location() {
 async fn ids_are_made_for_orders_that_have_none() {
     let mut stage = stage("generated").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let mut ids = Vec::new();
     for _ in 0..2 {
         let (status, body) = answer(served.post(ORDERS, &wanted("u", 1))).await;
@@ -66,7 +66,7 @@ async fn ids_are_made_for_orders_that_have_none() {
 async fn who_prefers_to_wait_gets_the_decision() {
     let stage = stage("wait").await;
     stage.open(sale("s", 3)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     for (preference, applied) in
         [("wait=10", "wait=10"), ("wait=9999", "wait=30"), ("respond-async, wait=\"5\"", "wait=5")]
     {
@@ -88,7 +88,7 @@ async fn who_prefers_to_wait_gets_the_decision() {
 async fn who_waits_in_vain_gets_the_location() {
     let stage = stage("vain").await;
     stage.open(sale("s", 3)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     for (preference, applied) in
         [("wait=0", Some("wait=0")), ("wait=1", Some("wait=1")), ("wait=soon", None)]
     {
@@ -107,7 +107,7 @@ async fn who_waits_in_vain_gets_the_location() {
 async fn a_key_names_the_order() {
     let stage = stage("key").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let named = json!({ "order_id": "both", "user_id": "u", "quantity": 1 });
     for (body, key, id) in [
         (&wanted("u", 1), "\"quoted\"", "quoted"),
@@ -137,7 +137,7 @@ async fn a_key_names_the_order() {
 async fn a_repeat_gets_the_first_answer_whatever_has_happened_since() {
     let stage = stage("repeat").await;
     stage.open(sale("s", 5)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let ask = |body: &Value, key: &str| {
         served.post(ORDERS, body).header("idempotency-key", key).header("prefer", "wait=30")
     };
@@ -173,7 +173,7 @@ async fn a_repeat_gets_the_first_answer_whatever_has_happened_since() {
 async fn an_order_sent_twice_before_its_decision_is_decided_once() {
     let mut stage = stage("twice").await;
     stage.open(sale("s", 5)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let order = json!({ "order_id": "o", "user_id": "u", "quantity": 2 });
     for _ in 0..3 {
         assert_eq!(answer(served.post(ORDERS, &order)).await.0, 202);
@@ -195,8 +195,8 @@ async fn the_first_of_two_orders_with_one_id_stands() {
     let mut stage = stage("waiting").await;
     stage.open(sale("s", 5)).await;
     // Two processes, of which neither knows what the other has queued.
-    let here = Served::without_worker(&stage.scratch.app).await;
-    let there = Served::without_worker(&stage.scratch.app).await;
+    let here = Served::without_worker(&stage.deployment.app).await;
+    let there = Served::without_worker(&stage.deployment.app).await;
     let ask = |api: &Served, quantity| {
         api.post(ORDERS, &wanted("u", quantity)).header("idempotency-key", "one")
     };
@@ -225,7 +225,7 @@ async fn the_first_of_two_orders_with_one_id_stands() {
 async fn a_repeat_after_the_sale_closed_gets_the_answer_of_the_first_which_is_still_queued() {
     let mut stage = stage("closed").await;
     stage.open(sale("s", 5)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let order = json!({ "order_id": "o", "user_id": "u", "quantity": 2 });
     assert_eq!(answer(served.post(ORDERS, &order)).await.0, 202);
     assert_eq!(answer(served.post("/v1/sales/s/close", &Value::Null)).await.0, 200);

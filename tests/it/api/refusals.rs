@@ -19,7 +19,7 @@ async fn a_sale_that_takes_no_orders_says_why() {
     stage.open(Sale { opens_at: Some(now + hour), ..sale("early", 10) }).await;
     stage.open(Sale { closes_at: Some(now - hour), ..sale("late", 10) }).await;
     stage.open(sale("none", 0)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     for (id, status, kind) in [
         ("never", 404, "unknown-sale"),
         ("early", 409, "not-open"),
@@ -45,7 +45,7 @@ async fn an_order_that_may_be_queued_already_is_not_refused_by_what_is_known_of_
     stage.open(Sale { opens_at: Some(now + hour), ..sale("early", 10) }).await;
     stage.open(Sale { closes_at: Some(now - hour), ..sale("late", 10) }).await;
     stage.open(sale("none", 0)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     for (id, outcome, reason) in [
         ("early", "rejected", json!("not_open")),
         ("late", "rejected", json!("closed")),
@@ -73,7 +73,7 @@ async fn an_order_that_may_be_queued_already_is_not_refused_by_what_is_known_of_
 async fn a_body_that_is_no_order_is_refused_with_the_field_at_fault() {
     let stage = stage("bodies").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let long = "x".repeat(65);
     for (body, named) in [
         (json!({ "user_id": "u" }), "quantity"),
@@ -114,7 +114,7 @@ async fn a_body_that_is_no_order_is_refused_with_the_field_at_fault() {
 async fn a_body_that_is_no_json_is_refused() {
     let stage = stage("no-json").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let good = wanted("u", 1).to_string();
     let post = |body: Vec<u8>| {
         let request = served.post(ORDERS, &json!(null));
@@ -162,7 +162,7 @@ async fn a_body_that_is_no_json_is_refused() {
 async fn a_path_that_leads_nowhere_is_refused() {
     let stage = stage("paths").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let long = "x".repeat(65);
     for id in ["a.b", "a%20b", "a%2Fb", "%00", "%FF", long.as_str()] {
         let orders = format!("/v1/sales/{id}/orders");

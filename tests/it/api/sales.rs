@@ -11,7 +11,7 @@ use crate::harness::{check, sale, sale_id};
 #[tokio::test]
 async fn a_sale_is_opened_once_and_shown() {
     let stage = stage("open").await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let definition = json!({
         "sale_id": "s", "stock": 5, "per_user_limit": 2,
         "opens_at": "2026-01-01T08:00:00+01:00", "closes_at": "2999-01-01T00:00:00Z",
@@ -45,7 +45,7 @@ async fn a_sale_is_opened_once_and_shown() {
 #[tokio::test]
 async fn a_definition_that_makes_no_sense_opens_nothing() {
     let stage = stage("bad-open").await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     for bad in [
         json!({ "sale_id": "a.b", "stock": 1 }),
         json!({ "sale_id": "s" }),
@@ -78,7 +78,7 @@ async fn sales_are_listed_page_by_page() {
     for id in ["b", "a", "d", "c"] {
         stage.open(sale(id, 1)).await;
     }
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let ids = |page: &Value| -> String {
         let sales = page["sales"].as_array().expect("sales");
         sales.iter().map(|sale| sale["sale_id"].as_str().expect("an id")).collect()
@@ -103,7 +103,7 @@ async fn a_restock_adds_its_units_once() {
     let stage = stage("restock").await;
     stage.open(sale("s", 5)).await;
     stage.open(sale("t", 5)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let restock = |sale: &str, id: &str, units: i64| {
         let body = json!({ "adjustment_id": id, "units": units });
         served.post(&format!("/v1/sales/{sale}/restock"), &body)
@@ -131,7 +131,7 @@ async fn a_restock_adds_its_units_once() {
 #[tokio::test]
 async fn verification_is_switched_for_a_sale_that_runs() {
     let stage = stage("switch").await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let checked = json!({ "sale_id": "s", "stock": 5, "verification": true });
     let (status, opened) = answer(served.post("/v1/sales", &checked)).await;
     assert_eq!((status, &opened["verification"]), (201, &true.into()));
@@ -163,8 +163,8 @@ async fn verification_is_switched_for_a_sale_that_runs() {
 async fn a_closed_sale_takes_no_orders_and_decides_those_it_has() {
     let mut stage = stage("close").await;
     stage.open(sale("s", 5)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
-    let other = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
+    let other = Served::without_worker(&stage.deployment.app).await;
     let order = json!({ "order_id": "before", "user_id": "u", "quantity": 1 });
     for api in [&served, &other] {
         assert_eq!(answer(api.post("/v1/sales/s/orders", &order)).await.0, 202);
@@ -198,7 +198,7 @@ async fn a_closed_sale_takes_no_orders_and_decides_those_it_has() {
 async fn the_command_line_restocks_and_closes_what_the_api_sells() {
     let stage = stage("cli").await;
     stage.open(sale("s", 1)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let order = |user: &str| {
         served.post("/v1/sales/s/orders", &wanted(user, 1)).header("prefer", "wait=30")
     };

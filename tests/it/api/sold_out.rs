@@ -17,8 +17,8 @@ async fn every_process_learns_of_the_end_and_of_the_restock() {
     let mut stage = stage("known").await;
     stage.open(sale("s", 10)).await;
     let (here, there) = (
-        Served::without_worker(&stage.scratch.app).await,
-        Served::without_worker(&stage.scratch.app).await,
+        Served::without_worker(&stage.deployment.app).await,
+        Served::without_worker(&stage.deployment.app).await,
     );
     for api in [&here, &there] {
         order_until(api, "s", 202).await;
@@ -66,7 +66,7 @@ async fn say_sold_out(stage: &Stage, version: u32) {
 async fn news_out_of_order_change_nothing() {
     let stage = stage("news").await;
     stage.open(sale("s", 1)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let order = |user: &str| {
         served.post("/v1/sales/s/orders", &wanted(user, 1)).header("prefer", "wait=30")
     };
@@ -107,7 +107,7 @@ async fn news_out_of_order_change_nothing() {
 async fn an_event_that_lies_is_corrected_by_the_ledger() {
     let stage = stage("lies").await;
     stage.open(sale("s", 100)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     order_until(&served, "s", 202).await;
     // Events are believed, until the next look at the ledger tells better.
     super::until("an order refused", async || {
@@ -125,7 +125,7 @@ async fn an_event_that_lies_is_corrected_by_the_ledger() {
 async fn a_repeat_is_queued_although_the_sale_is_said_to_be_sold_out() {
     let mut stage = stage("last").await;
     stage.open(sale("s", 1000)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let order = json!({ "order_id": "first", "user_id": "first", "quantity": 1 });
     let repeat = || served.post("/v1/sales/s/orders", &order);
     let (status, accepted) = answer(repeat()).await;
@@ -159,7 +159,7 @@ async fn a_repeat_is_queued_although_the_sale_is_said_to_be_sold_out() {
 #[tokio::test]
 async fn a_sale_opened_elsewhere_is_known_soon() {
     let stage = stage("elsewhere").await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     refused(served.post("/v1/sales/s/orders", &wanted("u", 1)), 404, "unknown-sale").await;
     stage.open(sale("s", 1)).await;
     order_until(&served, "s", 202).await;

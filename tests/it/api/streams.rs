@@ -60,7 +60,7 @@ impl Events {
 async fn a_sale_is_followed_to_its_end_and_on() {
     let stage = stage("follow").await;
     stage.open(sale("s", 2)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let mut events = Events::of(served.get("/v1/sales/s/stream")).await;
     let (_, shown) = answer(served.get("/v1/sales/s")).await;
     assert_eq!(events.next().await, Some(("sale".into(), shown)), "the first comes at once");
@@ -88,7 +88,7 @@ async fn a_sale_is_followed_to_its_end_and_on() {
 async fn decisions_are_counted_for_all_who_look() {
     let stage = stage("count").await;
     stage.open(sale("s", 3)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let mut first = Events::of(served.get("/v1/decisions/stream")).await;
     let empty = first.until("decisions", |_| true).await;
     assert_eq!(
@@ -118,7 +118,7 @@ async fn decisions_are_counted_for_all_who_look() {
 async fn a_client_that_comes_back_gets_what_it_has_not() {
     let stage = stage("comes-back").await;
     stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let follow = |last: &str| served.get("/v1/sales/s/stream").header("last-event-id", last);
     let mut first = Events::of(served.get("/v1/sales/s/stream")).await;
     first.next().await.expect("an event");

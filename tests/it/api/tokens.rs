@@ -66,7 +66,7 @@ pub async fn with_secret(what: &str) -> (Stage, Served) {
     })
     .await;
     stage.open(sale("s", 100)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     (stage, served)
 }
 
@@ -209,7 +209,7 @@ async fn a_server_with_a_public_key_takes_no_other_kind_of_token() {
     })
     .await;
     stage.open(sale("s", 100)).await;
-    let served = Served::up(&stage.scratch.app).await;
+    let served = Served::up(&stage.deployment.app).await;
     let with = |issuer: &str, audience: Value| {
         let mut claims = claims("u", "");
         claims["iss"] = issuer.into();

@@ -30,9 +30,9 @@ impl Served {
     }
 
     async fn start(app: &App, with_worker: bool) -> Self {
-        let parts = app.parts().await.expect("parts");
-        let worker = with_worker.then(|| Running::start(app.worker(&parts)));
-        let api = app.api(&parts).expect("API");
+        let adapters = app.adapters().await.expect("adapters");
+        let worker = with_worker.then(|| Running::start(app.worker(&adapters)));
+        let api = app.api(&adapters).expect("API");
         let listener = app.listener(&api).expect("listen");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let stop = CancellationToken::new();

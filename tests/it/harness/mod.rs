@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use floodgate::app::Records;
-use floodgate::app::scratch::Scratch;
+use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
@@ -71,7 +71,7 @@ pub fn unique(what: &str) -> String {
 
 /// A deployment of its own on the servers.
 pub struct Stage {
-    pub scratch: Scratch,
+    pub deployment: TempDeployment,
     pub broker: Arc<dyn Broker>,
     pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
@@ -88,12 +88,12 @@ impl Stage {
     pub async fn with(what: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
-        let scratch = Scratch::create(&settings, &unique(what)).await.expect("servers");
-        let broker = scratch.app.broker().await.expect("broker");
-        let inventory = scratch.app.inventory().expect("inventory").expect("Redis");
-        let Records { ledger, operator_log } = scratch.app.records().await.expect("ledger");
-        let events = scratch.events(5000).await.expect("events");
-        Self { scratch, broker, inventory, ledger, operator_log, events }
+        let deployment = TempDeployment::create(&settings, &unique(what)).await.expect("servers");
+        let broker = deployment.app.broker().await.expect("broker");
+        let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
+        let Records { ledger, operator_log } = deployment.app.records().await.expect("ledger");
+        let events = deployment.events(5000).await.expect("events");
+        Self { deployment, broker, inventory, ledger, operator_log, events }
     }
 
     pub async fn open(&self, sale: Sale) {
@@ -112,8 +112,8 @@ impl Stage {
 
     /// Starts a worker in this process.
     pub async fn worker(&self) -> Running {
-        let parts = self.scratch.app.parts().await.expect("parts");
-        Running::start(self.scratch.app.worker(&parts))
+        let adapters = self.deployment.app.adapters().await.expect("adapters");
+        Running::start(self.deployment.app.worker(&adapters))
     }
 
     /// The next event's data; fails when none comes.
@@ -145,7 +145,7 @@ impl Stage {
     pub async fn remove(self) {
         self.events.stop();
         drop(self.events);
-        self.scratch.remove().await.expect("clean up");
+        self.deployment.remove().await.expect("clean up");
     }
 }
 
@@ -263,7 +263,7 @@ pub async fn ask(stage: &Stage, order: &Order) -> serde_json::Value {
     let properties = lapin::BasicProperties::default()
         .with_reply_to(queue.name().clone())
         .with_correlation_id("question-1".into());
-    let exchange = Topology::new(&stage.scratch.app.settings().namespace).intents_exchange();
+    let exchange = Topology::new(&stage.deployment.app.settings().namespace).intents_exchange();
     let options = BasicPublishOptions::default();
     channel
         .basic_publish(exchange.into(), "s".into(), options, &body(order), properties)

@@ -73,8 +73,8 @@ impl Place {
     pub async fn worker(&self, verifier: Option<Arc<dyn Verifier>>) -> Running {
         let mut worker = match self {
             Self::Servers(stage) => {
-                let parts = stage.scratch.app.parts().await.expect("parts");
-                stage.scratch.app.worker(&parts)
+                let adapters = stage.deployment.app.adapters().await.expect("adapters");
+                stage.deployment.app.worker(&adapters)
             }
             Self::Embedded(embedded) => embedded.worker(),
         };

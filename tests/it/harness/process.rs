@@ -10,7 +10,7 @@ use super::{PATIENCE, Stage};
 
 /// The binary with the settings of `stage`.
 pub fn floodgate(stage: &Stage, arguments: &[&str]) -> Command {
-    let settings = stage.scratch.app.settings();
+    let settings = stage.deployment.app.settings();
     let mut command = Command::new(env!("CARGO_BIN_EXE_floodgate"));
     command
         .args(arguments)

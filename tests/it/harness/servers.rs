@@ -11,20 +11,20 @@ use super::Stage;
 
 /// A connection to Redis.
 pub async fn redis(stage: &Stage) -> redis::aio::MultiplexedConnection {
-    let url = stage.scratch.app.settings().redis_url.expose_secret();
+    let url = stage.deployment.app.settings().redis_url.expose_secret();
     let client = redis::Client::open(url).expect("a URL");
     client.get_multiplexed_async_connection().await.expect("Redis")
 }
 
 /// A connection to the ledger's database.
 pub async fn database(stage: &Stage) -> sqlx::PgConnection {
-    let url = stage.scratch.app.settings().database_url.expose_secret();
+    let url = stage.deployment.app.settings().database_url.expose_secret();
     <sqlx::PgConnection as sqlx::Connection>::connect(url).await.expect("PostgreSQL")
 }
 
 /// The keys of a sale in Redis.
 pub fn redis_keys(stage: &Stage, sale: &SaleId) -> [String; 3] {
-    let namespace = &stage.scratch.app.settings().namespace;
+    let namespace = &stage.deployment.app.settings().namespace;
     ["sale", "deducted", "buyers"].map(|key| format!("{namespace}:{{{sale}}}:{key}"))
 }
 
@@ -40,13 +40,13 @@ pub async fn forget(stage: &Stage, sales: &[Sale]) {
 
 /// A channel of a plain AMQP client.
 pub async fn channel(stage: &Stage) -> lapin::Channel {
-    let url = stage.scratch.app.settings().amqp_url.expose_secret();
+    let url = stage.deployment.app.settings().amqp_url.expose_secret();
     let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
     connection.await.expect("connect").create_channel().await.expect("channel")
 }
 
 pub async fn delete_queue(stage: &Stage, queue: Queue) {
-    let name = Topology::new(&stage.scratch.app.settings().namespace).queue(&queue);
+    let name = Topology::new(&stage.deployment.app.settings().namespace).queue(&queue);
     let options = lapin::options::QueueDeleteOptions::default();
     channel(stage).await.queue_delete(name.into(), options).await.expect("delete");
 }

@@ -73,8 +73,8 @@ pub fn checked_sale(id: &str, stock: u32) -> Sale {
 }
 
 pub async fn with_users(stage: &Stage, users: &Arc<Users>) -> Running {
-    let parts = stage.scratch.app.parts().await.expect("parts");
-    let mut worker = stage.scratch.app.worker(&parts);
+    let adapters = stage.deployment.app.adapters().await.expect("adapters");
+    let mut worker = stage.deployment.app.worker(&adapters);
     worker.verifier = Some(users.clone());
     Running::start(worker)
 }

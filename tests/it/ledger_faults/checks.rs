@@ -18,8 +18,8 @@ async fn complaint(url: &SecretString) -> String {
 #[tokio::test]
 async fn a_database_that_confirms_before_it_has_stored_is_refused() {
     let stage = Stage::new("synchronous").await;
-    let url = &stage.scratch.app.settings().database_url;
-    let name = &stage.scratch.app.settings().namespace;
+    let url = &stage.deployment.app.settings().database_url;
+    let name = &stage.deployment.app.settings().namespace;
     for whose in
         [format!("database \"{name}\""), format!("role current_user in database \"{name}\"")]
     {
@@ -58,9 +58,9 @@ async fn a_ledger_with_an_older_schema_is_refused() {
     let mut connection = database(&stage).await;
     let older = "drop table operator_log; delete from _sqlx_migrations where version = 2";
     sqlx::raw_sql(older).execute(&mut connection).await.expect("as it was before");
-    let url = &stage.scratch.app.settings().database_url;
+    let url = &stage.deployment.app.settings().database_url;
     assert!(complaint(url).await.contains("run: floodgate migrate"));
-    stage.scratch.app.migrate().await.expect("migrate");
+    stage.deployment.app.migrate().await.expect("migrate");
     let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
     ledger.check().await.expect("it is up to date");
     stage.remove().await;

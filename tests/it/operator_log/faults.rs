@@ -32,7 +32,7 @@ async fn an_act_that_cannot_be_recorded_stands_and_the_log_has_it_whole() {
     let stage = Stage::with("unrecorded", on_free_port).await;
     stage.open(sale("s", 1)).await;
     refuse_entries(&stage).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let restock = json!({ "adjustment_id": "r-1", "units": 2 });
     let (status, shown) = answer(served.post("/v1/sales/s/restock", &restock)).await;
     assert_eq!((status, &shown["stock"]), (200, &3.into()), "{shown}");
@@ -68,7 +68,7 @@ async fn an_act_that_may_be_done_is_recorded_as_such() {
     })
     .await;
     stage.open(sale("s", 1)).await;
-    let served = Served::without_worker(&stage.scratch.app).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
     let mut connection = database(&stage).await;
     let lock = "begin; select 1 from sales for update";
     sqlx::raw_sql(lock).execute(&mut connection).await.expect("locked");

@@ -76,7 +76,7 @@ impl Pairs {
 fn a_token_is_good_for_its_own_key_only_and_unchanged() {
     let pairs = Pairs::new();
     for Issuer { algorithm, keys } in pairs.issuers() {
-        let [own, other] = keys.each_ref().map(|key| Gate::new(key, None, None));
+        let [own, other] = keys.each_ref().map(|key| TokenVerifier::new(key, None, None));
         let header = json!({ "alg": algorithm, "typ": "JWT", "kid": "ignored with one key" });
         let token = pairs.signer(algorithm, 0).token(&header, &good_claims());
         assert_eq!(present_token(&own, &token), Ok(ada()), "{algorithm}");
@@ -109,7 +109,7 @@ fn a_token_is_good_for_its_own_key_only_and_unchanged() {
 fn no_key_takes_tokens_of_another_kind_whatever_they_call_themselves() {
     let pairs = Pairs::new();
     for Issuer { algorithm: accepted, keys } in pairs.issuers() {
-        let gate = Gate::new(&keys[0], None, None);
+        let token_verifier = TokenVerifier::new(&keys[0], None, None);
         for Issuer { algorithm, .. } in pairs.issuers() {
             let signer = pairs.signer(algorithm, 0);
             for alg in ["HS256", "RS256", "ES256", "EdDSA", "RS384", "RS512", "PS256", "ES384"] {
@@ -120,7 +120,7 @@ fn no_key_takes_tokens_of_another_kind_whatever_they_call_themselves() {
                     (false, _) => Err(Refusal::WrongAlgorithm { accepted }),
                 };
                 let case = format!("{algorithm} called {alg}, for a key of {accepted}");
-                assert_eq!(present_token(&gate, &token), expected, "{case}");
+                assert_eq!(present_token(&token_verifier, &token), expected, "{case}");
             }
         }
     }
@@ -132,20 +132,20 @@ fn no_form_of_a_public_key_is_a_secret_to_sign_with() {
     let PublicKeyComponents::<Vec<u8>> { n, .. } = rsa.public().into();
     let pem = include_bytes!("../../../../tests/keys/rsa-1.public.pem");
     let from_pem = Key::from_settings(&"".into(), std::str::from_utf8(pem).unwrap());
-    let rsa_gate = Gate::new(&from_pem.unwrap().unwrap(), None, None);
+    let rsa_verifier = TokenVerifier::new(&from_pem.unwrap().unwrap(), None, None);
     let good = Signer::Rsa(&rsa).token(&json!({ "alg": "RS256" }), &good_claims());
-    assert_eq!(present_token(&rsa_gate, &good), Ok(ada()));
-    let ec_gate = Gate::new(&ec_key(&ec), None, None);
+    assert_eq!(present_token(&rsa_verifier, &good), Ok(ada()));
+    let ec_verifier = TokenVerifier::new(&ec_key(&ec), None, None);
     let point = ec.public_key().as_ref();
-    for (gate, alg, forms) in [
-        (rsa_gate, "RS256", [&pem[..], pem.trim_ascii_end(), rsa.public().as_ref(), &n]),
-        (ec_gate, "ES256", [point, &point[1..], base64(point).as_bytes(), &point[1..33]]),
+    for (token_verifier, alg, forms) in [
+        (rsa_verifier, "RS256", [&pem[..], pem.trim_ascii_end(), rsa.public().as_ref(), &n]),
+        (ec_verifier, "ES256", [point, &point[1..], base64(point).as_bytes(), &point[1..33]]),
     ] {
         for secret in forms {
             let forge = |alg| Signer::Hmac(secret).token(&json!({ "alg": alg }), &good_claims());
             let refused = Err(Refusal::WrongAlgorithm { accepted: alg });
-            assert_eq!(present_token(&gate, &forge("HS256")), refused);
-            assert_eq!(present_token(&gate, &forge(alg)), Err(Refusal::BadSignature));
+            assert_eq!(present_token(&token_verifier, &forge("HS256")), refused);
+            assert_eq!(present_token(&token_verifier, &forge(alg)), Err(Refusal::BadSignature));
         }
     }
 }
@@ -159,10 +159,10 @@ fn an_ecdsa_signature_in_asn_1_is_refused() {
     let asn1 = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
     let fixed = &ECDSA_P256_SHA256_FIXED_SIGNING;
     let fixed = EcdsaKeyPair::from_pkcs8(fixed, document.as_ref(), &random).unwrap();
-    let gate = Gate::new(&ec_key(&fixed), None, None);
+    let token_verifier = TokenVerifier::new(&ec_key(&fixed), None, None);
     let token = |pair| Signer::Ec(pair).token(&json!({ "alg": "ES256" }), &good_claims());
-    assert_eq!(present_token(&gate, &token(&fixed)), Ok(ada()));
-    assert_eq!(present_token(&gate, &token(&asn1)), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&token_verifier, &token(&fixed)), Ok(ada()));
+    assert_eq!(present_token(&token_verifier, &token(&asn1)), Err(Refusal::BadSignature));
 }
 
 #[test]
@@ -190,7 +190,11 @@ fn a_private_key_in_pem_signs_what_its_public_half_verifies() {
         let signing = signing.unwrap_or_else(|error| panic!("{algorithm}: {error}"));
         assert_eq!(signing.algorithm(), algorithm);
         let token = signing.token(Some("k"), &good_claims()).unwrap();
-        assert_eq!(present_token(&Gate::new(&key, None, None), &token), Ok(ada()), "{algorithm}");
+        assert_eq!(
+            present_token(&TokenVerifier::new(&key, None, None), &token),
+            Ok(ada()),
+            "{algorithm}"
+        );
         let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
         let header: Value = serde_json::from_slice(&header).unwrap();
         assert_eq!(header, json!({ "alg": algorithm, "typ": "JWT", "kid": "k" }));
@@ -213,7 +217,7 @@ fn a_private_key_in_pem_signs_what_its_public_half_verifies() {
 fn the_secret_of_the_settings_signs_too() {
     let key = SigningKey::from_secret(&SECRET.into()).unwrap().unwrap();
     let token = key.token(None, &good_claims()).unwrap();
-    assert_eq!(present_token(&secret_gate(), &token), Ok(ada()));
+    assert_eq!(present_token(&secret_verifier(), &token), Ok(ada()));
     assert!(SigningKey::from_secret(&"".into()).unwrap().is_none());
     assert_eq!(SigningKey::from_secret(&"short".into()).err(), Some(InvalidKey::ShortSecret));
 }

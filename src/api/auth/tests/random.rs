@@ -1,4 +1,4 @@
-//! Random tokens, none of which may be accepted or bring the gate down.
+//! Random tokens, none of which may be accepted or bring the token_verifier down.
 
 use proptest::prelude::*;
 
@@ -8,11 +8,11 @@ proptest! {
     #[test]
     fn random_bytes_are_never_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let text = String::from_utf8_lossy(&bytes);
-        let ed25519 = Gate::new(&public_key(&pair(1)), None, None);
-        for gate in [secret_gate(), ed25519] {
-            prop_assert!(gate.verify(Some(&text), now()).is_err());
-            prop_assert!(present_token(&gate, &text).is_err());
-            prop_assert!(present_token(&gate, &base64(&bytes)).is_err());
+        let ed25519 = TokenVerifier::new(&public_key(&pair(1)), None, None);
+        for token_verifier in [secret_verifier(), ed25519] {
+            prop_assert!(token_verifier.verify(Some(&text), now()).is_err());
+            prop_assert!(present_token(&token_verifier, &text).is_err());
+            prop_assert!(present_token(&token_verifier, &base64(&bytes)).is_err());
         }
     }
 
@@ -23,8 +23,8 @@ proptest! {
         signature in proptest::collection::vec(any::<u8>(), 0..70),
     ) {
         let token = format!("{}.{}.{}", base64(header), base64(claims), base64(signature));
-        let ed25519 = Gate::new(&public_key(&pair(1)), None, None);
-        prop_assert!(present_token(&secret_gate(), &token).is_err());
+        let ed25519 = TokenVerifier::new(&public_key(&pair(1)), None, None);
+        prop_assert!(present_token(&secret_verifier(), &token).is_err());
         prop_assert!(present_token(&ed25519, &token).is_err());
     }
 
@@ -32,7 +32,7 @@ proptest! {
     fn random_claims_that_are_signed_never_panic(claims in "\\PC{0,80}|[\\{\\}\\[\\]\":,a-z0-9.e-]{0,80}") {
         let message = format!("{}.{}", base64("{\"alg\":\"HS256\"}"), base64(claims));
         let token = Signer::Hmac(SECRET.as_bytes()).sign(&message);
-        let _ = present_token(&secret_gate(), &token);
+        let _ = present_token(&secret_verifier(), &token);
     }
 
     #[test]
@@ -41,6 +41,6 @@ proptest! {
         let at = at.index(token.len());
         prop_assume!(token[at..=at] != to);
         token.replace_range(at..=at, &to);
-        prop_assert!(present_token(&secret_gate(), &token).is_err());
+        prop_assert!(present_token(&secret_verifier(), &token).is_err());
     }
 }

@@ -35,18 +35,18 @@ fn with(jwk: &Value, changes: &Value) -> Value {
     jwk
 }
 
-/// The gate of a server whose settings name a file with these keys.
-fn gate(keys: &[Value]) -> Result<Gate, NoGate> {
-    gate_of(&json!({ "keys": keys }).to_string())
+/// The token_verifier of a server whose settings name a file with these keys.
+fn token_verifier(keys: &[Value]) -> Result<TokenVerifier, InvalidTokenSettings> {
+    verifier_of(&json!({ "keys": keys }).to_string())
 }
 
-fn gate_of(text: &str) -> Result<Gate, NoGate> {
+fn verifier_of(text: &str) -> Result<TokenVerifier, InvalidTokenSettings> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, text).unwrap();
     let mut settings = crate::config::Settings::load(None).unwrap().api;
     settings.jwt_jwks = path.to_str().unwrap().to_owned();
-    Ok(Gate::from_settings(&settings)?.unwrap())
+    Ok(TokenVerifier::from_settings(&settings)?.unwrap())
 }
 
 fn token(signer: Signer<'_>, header: &Value) -> String {
@@ -56,23 +56,23 @@ fn token(signer: Signer<'_>, header: &Value) -> String {
 #[test]
 fn the_kid_chooses_the_key_and_the_key_the_algorithm() {
     let (rsa1, rsa2, ec, ed25519) = (rsa(0), rsa(1), ec(), pair(1));
-    let gate = gate(&[
+    let token_verifier = token_verifier(&[
         rsa_jwk("r1", &rsa1),
         rsa_jwk("r2", &rsa2),
         ec_jwk("e", &ec),
         ed25519_jwk("d", &ed25519),
     ]);
-    let gate = gate.unwrap();
+    let token_verifier = token_verifier.unwrap();
     let (r1, r2) = (Signer::Rsa(&rsa1), Signer::Rsa(&rsa2));
     let (e, d) = (Signer::Ec(&ec), Signer::Ed25519(&ed25519));
     for (signer, alg, kid) in
         [(r1, "RS256", "r1"), (r2, "RS256", "r2"), (e, "ES256", "e"), (d, "EdDSA", "d")]
     {
         let good = token(signer, &json!({ "alg": alg, "kid": kid }));
-        assert_eq!(present_token(&gate, &good), Ok(ada()), "{kid}");
+        assert_eq!(present_token(&token_verifier, &good), Ok(ada()), "{kid}");
         for unknown in ["", "R1", "r", "r1 ", "r11"] {
             let unknown = token(signer, &json!({ "alg": alg, "kid": unknown }));
-            assert_eq!(present_token(&gate, &unknown), Err(Refusal::UnknownKey));
+            assert_eq!(present_token(&token_verifier, &unknown), Err(Refusal::UnknownKey));
         }
     }
     for (signer, alg, kid, refusal) in [
@@ -87,49 +87,49 @@ fn the_kid_chooses_the_key_and_the_key_the_algorithm() {
         (Signer::Hmac(ec.public_key().as_ref()), "ES256", "e", Refusal::BadSignature),
     ] {
         let bad = token(signer, &json!({ "alg": alg, "kid": kid }));
-        assert_eq!(present_token(&gate, &bad), Err(refusal), "{alg} {kid}");
+        assert_eq!(present_token(&token_verifier, &bad), Err(refusal), "{alg} {kid}");
     }
     let number = token(r1, &json!({ "alg": "RS256", "kid": 1 }));
-    assert!(malformed(&present_token(&gate, &number)));
+    assert!(malformed(&present_token(&token_verifier, &number)));
     // What a token brings along or points at is not looked at.
     let own = json!({ "alg": "RS256", "kid": "r2", "jwk": rsa_jwk("r2", &rsa1), "jku": "http://127.0.0.1/" });
-    assert_eq!(present_token(&gate, &token(r1, &own)), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&token_verifier, &token(r1, &own)), Err(Refusal::BadSignature));
 }
 
 #[test]
 fn a_token_without_kid_needs_exactly_one_key_of_its_algorithm() {
     let (rsa1, rsa2, ec, ed25519) = (rsa(0), rsa(1), ec(), pair(1));
     let anonymous = |signer, alg| token(signer, &json!({ "alg": alg }));
-    let one = gate(&[rsa_jwk("r1", &rsa1), ec_jwk("e", &ec)]).unwrap();
+    let one = token_verifier(&[rsa_jwk("r1", &rsa1), ec_jwk("e", &ec)]).unwrap();
     assert_eq!(present_token(&one, &anonymous(Signer::Rsa(&rsa1), "RS256")), Ok(ada()));
     assert_eq!(present_token(&one, &anonymous(Signer::Ec(&ec), "ES256")), Ok(ada()));
     for (signer, alg) in [(Signer::Ed25519(&ed25519), "EdDSA"), (Signer::Hmac(b"x"), "HS256")] {
         assert_eq!(present_token(&one, &anonymous(signer, alg)), Err(Refusal::NoKeyId));
     }
-    let two = gate(&[rsa_jwk("r1", &rsa1), rsa_jwk("r2", &rsa2)]).unwrap();
+    let two = token_verifier(&[rsa_jwk("r1", &rsa1), rsa_jwk("r2", &rsa2)]).unwrap();
     let refused = present_token(&two, &anonymous(Signer::Rsa(&rsa1), "RS256"));
     assert_eq!(refused, Err(Refusal::NoKeyId));
     // A key without an id is nobody's who names one.
-    let nameless = gate(&[with(&rsa_jwk("", &rsa1), &json!({ "kid": null }))]).unwrap();
+    let nameless = token_verifier(&[with(&rsa_jwk("", &rsa1), &json!({ "kid": null }))]).unwrap();
     assert_eq!(present_token(&nameless, &anonymous(Signer::Rsa(&rsa1), "RS256")), Ok(ada()));
     let named = token(Signer::Rsa(&rsa1), &json!({ "alg": "RS256", "kid": "r1" }));
     assert_eq!(present_token(&nameless, &named), Err(Refusal::UnknownKey));
 }
 
-/// RFC 7517 section 4.5 allows that for keys of different kinds.
+/// RFC 7517 section 4.5 allows that for keys of different problem_types.
 #[test]
 fn two_keys_of_one_kid_are_told_apart_by_their_algorithm() {
     let (rsa, ec) = (rsa(0), ec());
-    let gate = gate(&[rsa_jwk("k", &rsa), ec_jwk("k", &ec)]).unwrap();
+    let token_verifier = token_verifier(&[rsa_jwk("k", &rsa), ec_jwk("k", &ec)]).unwrap();
     for (signer, alg) in [(Signer::Rsa(&rsa), "RS256"), (Signer::Ec(&ec), "ES256")] {
         let good = token(signer, &json!({ "alg": alg, "kid": "k" }));
-        assert_eq!(present_token(&gate, &good), Ok(ada()), "{alg}");
+        assert_eq!(present_token(&token_verifier, &good), Ok(ada()), "{alg}");
     }
     let swapped = token(Signer::Rsa(&rsa), &json!({ "alg": "ES256", "kid": "k" }));
-    assert_eq!(present_token(&gate, &swapped), Err(Refusal::BadSignature));
+    assert_eq!(present_token(&token_verifier, &swapped), Err(Refusal::BadSignature));
     let refused = token(Signer::Ed25519(&pair(1)), &json!({ "alg": "EdDSA", "kid": "k" }));
     let accepted = "RS256";
-    assert_eq!(present_token(&gate, &refused), Err(Refusal::WrongAlgorithm { accepted }));
+    assert_eq!(present_token(&token_verifier, &refused), Err(Refusal::WrongAlgorithm { accepted }));
 }
 
 #[test]
@@ -168,16 +168,19 @@ fn keys_that_are_not_for_signatures_or_not_understood_are_left_out() {
         json!("key"),
     ];
     for key in &left_out {
-        match gate(std::slice::from_ref(key)) {
-            Err(NoGate::Keys(KeysUnavailable::Invalid(InvalidKeySet::NoneUsable(1)))) => {}
+        match token_verifier(std::slice::from_ref(key)) {
+            Err(InvalidTokenSettings::Keys(KeysUnavailable::Invalid(
+                InvalidKeySet::NoneUsable(1),
+            ))) => {}
             other => panic!("{key}: {other:?}"),
         }
     }
     let mut all = left_out.to_vec();
     all.extend([with(&r, &json!({ "kid": "good", "use": null, "key_ops": ["verify"] })), e, d]);
-    let gate = gate(&all).unwrap();
-    let by_name =
-        |signer, alg, kid| present_token(&gate, &token(signer, &json!({ "alg": alg, "kid": kid })));
+    let token_verifier = token_verifier(&all).unwrap();
+    let by_name = |signer, alg, kid| {
+        present_token(&token_verifier, &token(signer, &json!({ "alg": alg, "kid": kid })))
+    };
     assert_eq!(by_name(Signer::Rsa(&rsa), "RS256", "good"), Ok(ada()));
     assert_eq!(by_name(Signer::Ec(&ec), "ES256", "e"), Ok(ada()));
     assert_eq!(by_name(Signer::Ed25519(&ed25519), "EdDSA", "d"), Ok(ada()));
@@ -189,8 +192,8 @@ fn keys_that_are_not_for_signatures_or_not_understood_are_left_out() {
 
 #[test]
 fn what_is_no_set_is_an_error_that_says_what_to_do() {
-    let invalid = |text: &str| match gate_of(text) {
-        Err(NoGate::Keys(KeysUnavailable::Invalid(invalid))) => invalid,
+    let invalid = |text: &str| match verifier_of(text) {
+        Err(InvalidTokenSettings::Keys(KeysUnavailable::Invalid(invalid))) => invalid,
         other => panic!("{text}: {other:?}"),
     };
     for text in ["", "{}", "[]", "null", "{\"keys\":{}}", "{\"keys\":5}", "{\"keys\":[}", "\u{e9}"]
@@ -199,12 +202,12 @@ fn what_is_no_set_is_an_error_that_says_what_to_do() {
     }
     assert_eq!(invalid("{\"keys\":[]}"), InvalidKeySet::NoneUsable(0));
     let jwk = ed25519_jwk("k", &pair(1));
-    assert!(gate(&vec![jwk.clone(); MAX_KEYS]).is_ok());
+    assert!(token_verifier(&vec![jwk.clone(); MAX_KEYS]).is_ok());
     let many = json!({ "keys": vec![jwk; MAX_KEYS + 1] }).to_string();
     assert_eq!(invalid(&many), InvalidKeySet::TooMany(MAX_KEYS + 1));
     let mut settings = crate::config::Settings::load(None).unwrap().api;
     settings.jwt_jwks = "/nowhere/jwks.json".into();
-    let error = Gate::from_settings(&settings).unwrap_err().to_string();
+    let error = TokenVerifier::from_settings(&settings).unwrap_err().to_string();
     for part in ["/nowhere/jwks.json can't be read", "FLOODGATE_API__JWT_JWKS", "RFC 7517"] {
         assert!(error.contains(part), "{error}");
     }
@@ -214,30 +217,33 @@ fn what_is_no_set_is_an_error_that_says_what_to_do() {
 fn one_of_the_three_is_set() {
     let mut settings = crate::config::Settings::load(None).unwrap().api;
     settings.jwt_jwks = "http://127.0.0.1:1/jwks".into();
-    let gate = Gate::from_settings(&settings).unwrap().unwrap();
-    assert!(!gate.has_keys(), "nothing is asked yet");
+    let token_verifier = TokenVerifier::from_settings(&settings).unwrap().unwrap();
+    assert!(!token_verifier.has_keys(), "nothing is asked yet");
     let token = Signer::Rsa(&rsa(0)).token(&json!({ "alg": "RS256", "kid": "k" }), &good_claims());
-    assert_eq!(present_token(&gate, &token), Err(Refusal::NoKeys));
-    assert!(malformed(&present_token(&gate, "x")), "what is no token needs no key");
+    assert_eq!(present_token(&token_verifier, &token), Err(Refusal::NoKeys));
+    assert!(malformed(&present_token(&token_verifier, "x")), "what is no token needs no key");
     for with_jwks in [true, false] {
         let mut both = settings.clone();
         both.jwt_secret = SECRET.into();
         if with_jwks {
-            let refused = Gate::from_settings(&both);
-            assert!(matches!(refused, Err(NoGate::Key(InvalidKey::Several))));
+            let refused = TokenVerifier::from_settings(&both);
+            assert!(matches!(refused, Err(InvalidTokenSettings::Key(InvalidKey::Several))));
         } else {
             both.jwt_jwks = String::new();
         }
         both.jwt_public_key = base64(pair(1).public_key());
-        assert!(matches!(Gate::from_settings(&both), Err(NoGate::Key(InvalidKey::Several))));
+        assert!(matches!(
+            TokenVerifier::from_settings(&both),
+            Err(InvalidTokenSettings::Key(InvalidKey::Several))
+        ));
         both.jwt_secret = "".into();
-        assert_eq!(Gate::from_settings(&both).is_err(), with_jwks);
+        assert_eq!(TokenVerifier::from_settings(&both).is_err(), with_jwks);
     }
 }
 
 proptest! {
     #[test]
     fn no_text_as_a_set_panics(text in "\\PC{0,80}|\\{\"keys\":\\[\\{(\"(kty|crv|n|e|x|y|use|kid)\":\"?[A-Za-z0-9-]{0,9}\"?,?){0,6}\\}\\]\\}") {
-        prop_assert!(gate_of(&text).is_err());
+        prop_assert!(verifier_of(&text).is_err());
     }
 }

@@ -53,7 +53,7 @@ struct Latency {
 }
 
 /// Counts decisions while somebody looks.
-pub(super) struct Pulse {
+pub(super) struct DecisionStats {
     broker: Arc<dyn Broker>,
     totals: watch::Sender<Totals>,
     looked_at: tokio::sync::Notify,
@@ -61,7 +61,7 @@ pub(super) struct Pulse {
     timed: Mutex<HashMap<OrderKey, Instant>>,
 }
 
-impl Pulse {
+impl DecisionStats {
     pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
         let totals = watch::Sender::new(Totals { since: Uuid::now_v7(), ..Totals::default() });
         let looked_at = tokio::sync::Notify::new();
@@ -92,7 +92,7 @@ impl Pulse {
             if self.totals.receiver_count() == 0 {
                 continue;
             }
-            let queue = Queue::Private(format!("pulse.{}", Uuid::now_v7()));
+            let queue = Queue::Private(format!("stats.{}", Uuid::now_v7()));
             match self.broker.subscribe(queue, &["order.#"], PREFETCH).await {
                 Ok(events) => self.count(events).await,
                 Err(error) => {

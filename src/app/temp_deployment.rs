@@ -14,11 +14,11 @@ use crate::domain::order::SaleId;
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
 
-/// The queue of [`Scratch::events`].
-const SUBSCRIBER: &str = "scratch";
+/// The queue of [`TempDeployment::events`].
+const SUBSCRIBER: &str = "deployment";
 
 /// A place apart.
-pub struct Scratch {
+pub struct TempDeployment {
     /// Builds parts that work in that place.
     pub app: App,
     place: Place,
@@ -37,7 +37,7 @@ struct Servers {
     ledger: PostgresLedger,
 }
 
-impl Scratch {
+impl TempDeployment {
     /// Makes a place called `name`, with the ledger's schema: on the servers of `settings`, or in
     /// the folder for temporary files if there are none.
     pub async fn create(settings: &Settings, name: &str) -> Result<Self> {

@@ -9,20 +9,20 @@ const MAX_BATCH: usize = 512;
 
 /// Gathers single questions into batches: whatever waits when a place becomes free, without waiting
 /// for more. A server that answers hundreds of questions as fast as one is then asked so.
-pub(super) struct Gather<Q, A, E> {
-    questions: mpsc::Sender<(Q, Answerer<A, E>)>,
+pub(super) struct RequestCoalescer<Q, A, E> {
+    questions: mpsc::Sender<(Q, Responder<A, E>)>,
 }
 
 /// The answer to one question; an error is shared by all questions of its batch.
 type Answer<A, E> = Result<A, Arc<E>>;
-type Answerer<A, E> = oneshot::Sender<Answer<A, E>>;
+type Responder<A, E> = oneshot::Sender<Answer<A, E>>;
 
 /// The one who was to answer has panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer")]
 pub(super) struct NoAnswer;
 
-impl<Q, A, E> Gather<Q, A, E>
+impl<Q, A, E> RequestCoalescer<Q, A, E>
 where
     Q: Send + 'static,
     A: Send + 'static,
@@ -35,7 +35,7 @@ where
         F: Fn(Vec<Q>) -> R + Send + 'static,
         R: Future<Output = Result<Vec<A>, E>> + Send + 'static,
     {
-        let (questions, mut waiting) = mpsc::channel::<(Q, Answerer<A, E>)>(MAX_BATCH);
+        let (questions, mut waiting) = mpsc::channel::<(Q, Responder<A, E>)>(MAX_BATCH);
         tokio::spawn(async move {
             let places = Arc::new(Semaphore::new(at_once));
             let mut batch = Vec::new();
@@ -44,10 +44,10 @@ where
                 if waiting.recv_many(&mut batch, MAX_BATCH).await == 0 {
                     return;
                 }
-                let (questions, askers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+                let (questions, requesters): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
                 let answers = ask(questions);
                 tokio::spawn(async move {
-                    hand_out(answers.await, askers);
+                    respond(answers.await, requesters);
                     drop(place);
                 });
             }
@@ -57,24 +57,24 @@ where
 
     /// Asks one question.
     pub(super) async fn ask(&self, question: Q) -> Result<Answer<A, E>, NoAnswer> {
-        let (answerer, answer) = oneshot::channel();
-        self.questions.send((question, answerer)).await.map_err(|_| NoAnswer)?;
+        let (responder, answer) = oneshot::channel();
+        self.questions.send((question, responder)).await.map_err(|_| NoAnswer)?;
         answer.await.map_err(|_| NoAnswer)
     }
 }
 
-/// Gives each asker its answer. Those who have left miss theirs.
-fn hand_out<A, E>(answers: Result<Vec<A>, E>, askers: Vec<Answerer<A, E>>) {
+/// Gives each requester its answer. Those who have left miss theirs.
+fn respond<A, E>(answers: Result<Vec<A>, E>, requesters: Vec<Responder<A, E>>) {
     match answers {
         Ok(answers) => {
-            for (asker, answer) in askers.into_iter().zip(answers) {
-                let _ = asker.send(Ok(answer));
+            for (requester, answer) in requesters.into_iter().zip(answers) {
+                let _ = requester.send(Ok(answer));
             }
         }
         Err(error) => {
             let error = Arc::new(error);
-            for asker in askers {
-                let _ = asker.send(Err(error.clone()));
+            for requester in requesters {
+                let _ = requester.send(Err(error.clone()));
             }
         }
     }
@@ -90,7 +90,7 @@ mod tests {
     async fn what_waits_is_asked_together_and_answered_apart() {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
-        let gather = Gather::<u32, u32, ()>::new(1, move |questions| {
+        let coalescer = RequestCoalescer::<u32, u32, ()>::new(1, move |questions| {
             counted.fetch_add(1, Ordering::Relaxed);
             async move {
                 tokio::task::yield_now().await;
@@ -98,7 +98,7 @@ mod tests {
             }
         });
         let answers =
-            futures_util::future::join_all((0..100).map(|question| gather.ask(question))).await;
+            futures_util::future::join_all((0..100).map(|question| coalescer.ask(question))).await;
         for (question, answer) in (0..100).zip(answers) {
             assert_eq!(answer.unwrap(), Ok(question * 2));
         }
@@ -107,10 +107,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_is_shared_and_the_next_batch_is_asked_again() {
-        let gather = Gather::<bool, (), &str>::new(2, |questions| async move {
+        let coalescer = RequestCoalescer::<bool, (), &str>::new(2, |questions| async move {
             if questions.contains(&false) { Err("no") } else { Ok(vec![(); questions.len()]) }
         });
-        assert_eq!(gather.ask(false).await.unwrap(), Err(Arc::new("no")));
-        assert_eq!(gather.ask(true).await.unwrap(), Ok(()));
+        assert_eq!(coalescer.ask(false).await.unwrap(), Err(Arc::new("no")));
+        assert_eq!(coalescer.ask(true).await.unwrap(), Ok(()));
     }
 }

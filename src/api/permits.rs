@@ -5,18 +5,18 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts what is held by each key. Keys that hold nothing take no memory.
-pub(super) struct Shares<K> {
+pub(super) struct Permits<K> {
     limit: usize,
     held: Mutex<HashMap<K, usize>>,
 }
 
 /// One of the things that its key holds. Dropped, it is given back.
-pub(super) struct Share<K: Hash + Eq> {
-    shares: Arc<Shares<K>>,
+pub(super) struct Permit<K: Hash + Eq> {
+    permits: Arc<Permits<K>>,
     key: K,
 }
 
-impl<K: Hash + Eq + Clone> Shares<K> {
+impl<K: Hash + Eq + Clone> Permits<K> {
     /// Up to `limit` for each key.
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, held: Mutex::default() })
@@ -28,21 +28,21 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     }
 
     /// One more for `key`, unless it holds all it may.
-    pub(super) fn take(self: &Arc<Self>, key: &K) -> Option<Share<K>> {
+    pub(super) fn take(self: &Arc<Self>, key: &K) -> Option<Permit<K>> {
         let mut held = lock(&self.held);
         let count = held.entry(key.clone()).or_default();
         if *count >= self.limit {
             return None;
         }
         *count += 1;
-        Some(Share { shares: self.clone(), key: key.clone() })
+        Some(Permit { permits: self.clone(), key: key.clone() })
     }
 }
 
-impl<K: Hash + Eq> Drop for Share<K> {
+impl<K: Hash + Eq> Drop for Permit<K> {
     fn drop(&mut self) {
-        let mut held = lock(&self.shares.held);
-        // The key moves out with its last share, so that the table holds those only who hold something.
+        let mut held = lock(&self.permits.held);
+        // The key moves out with its last permit, so that the table holds those only who hold something.
         if let Some(count) = held.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
@@ -62,15 +62,15 @@ mod tests {
 
     #[test]
     fn each_key_has_its_own_limit_and_what_is_dropped_is_free_again() {
-        let shares = Shares::new(2);
-        let first = shares.take(&"a");
-        let second = shares.take(&"a");
+        let permits = Permits::new(2);
+        let first = permits.take(&"a");
+        let second = permits.take(&"a");
         assert!(first.is_some() && second.is_some());
-        assert!(shares.take(&"a").is_none());
-        assert!(shares.take(&"b").is_some(), "another key");
+        assert!(permits.take(&"a").is_none());
+        assert!(permits.take(&"b").is_some(), "another key");
         drop(first);
-        assert!(shares.take(&"a").is_some());
+        assert!(permits.take(&"a").is_some());
         drop(second);
-        assert!(lock(&shares.held).is_empty());
+        assert!(lock(&permits.held).is_empty());
     }
 }
