@@ -1,4 +1,4 @@
-//! The time, as something to be handed in, so that tests and simulations can set it.
+//! The clock, as an argument, so that tests and simulations can set it.
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use backoff::backoff::Backoff as _;
 pub struct Backoff(ExponentialBackoff);
 
 impl Backoff {
-    /// For a server that is away: 100 ms at first, 5 s at most, for as long as it takes.
+    /// For a server that is unavailable: 100 ms at first, 5 s at most, for as long as it takes.
     pub fn reconnect() -> Self {
         Self::within(Duration::from_millis(100), Duration::from_secs(5))
     }

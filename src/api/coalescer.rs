@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 /// The most calls made as one.
 const MAX_BATCH: usize = 512;
 
-/// Gathers single questions into batches: whatever waits when a place becomes free, without waiting
+/// Coalesces single questions into batches: all that wait when a call ends, without waiting
 /// for more. A server that answers hundreds of questions as fast as one is then asked so.
 pub(super) struct RequestCoalescer<Q, A, E> {
     questions: mpsc::Sender<(Q, Responder<A, E>)>,
@@ -17,7 +17,7 @@ pub(super) struct RequestCoalescer<Q, A, E> {
 type Answer<A, E> = Result<A, Arc<E>>;
 type Responder<A, E> = oneshot::Sender<Answer<A, E>>;
 
-/// The one who was to answer has panicked.
+/// The task that was to answer has panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer")]
 pub(super) struct NoAnswer;
@@ -37,10 +37,10 @@ where
     {
         let (questions, mut waiting) = mpsc::channel::<(Q, Responder<A, E>)>(MAX_BATCH);
         tokio::spawn(async move {
-            let places = Arc::new(Semaphore::new(at_once));
+            let permits = Arc::new(Semaphore::new(at_once));
             let mut batch = Vec::new();
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let Ok(permit) = permits.clone().acquire_owned().await else { return };
                 if waiting.recv_many(&mut batch, MAX_BATCH).await == 0 {
                     return;
                 }
@@ -48,7 +48,7 @@ where
                 let answers = ask(questions);
                 tokio::spawn(async move {
                     respond(answers.await, requesters);
-                    drop(place);
+                    drop(permit);
                 });
             }
         });
@@ -63,7 +63,7 @@ where
     }
 }
 
-/// Gives each requester its answer. Those who have left miss theirs.
+/// Gives each requester its answer. Those that have left get none.
 fn respond<A, E>(answers: Result<Vec<A>, E>, requesters: Vec<Responder<A, E>>) {
     match answers {
         Ok(answers) => {

@@ -13,8 +13,8 @@ use crate::broker::{Broker, Queue};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A process that has not come round for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
-/// A server that has not answered for so long is away.
-const AWAY_AFTER: Duration = Duration::from_secs(5);
+/// A server that has not answered for so long is unavailable.
+const UNAVAILABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// When things were last seen to work. Nothing is known at the start.
 #[derive(Default)]
@@ -74,9 +74,9 @@ pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Prob
 pub(super) async fn ready(State(api): State<Shared>) -> Result<&'static str, Problem> {
     if api.stop.is_cancelled() {
         Err(ProblemType::Overloaded.because("the server is stopping"))
-    } else if !within(&api.health.broker_at, AWAY_AFTER) {
+    } else if !within(&api.health.broker_at, UNAVAILABLE_AFTER) {
         Err(ProblemType::BrokerUnavailable.because("the broker does not answer"))
-    } else if api.sale_cache.age() > AWAY_AFTER {
+    } else if api.sale_cache.age() > UNAVAILABLE_AFTER {
         Err(ProblemType::LedgerUnavailable.because("the ledger does not answer"))
     } else if api.token_verifier.as_ref().is_some_and(|token_verifier| !token_verifier.has_keys()) {
         Err(ProblemType::KeysUnavailable.because("the keys of tokens could not be read yet"))

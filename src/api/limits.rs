@@ -125,7 +125,7 @@ pub(super) async fn limited(
     }
     let client = client(&request);
     let _of_address = permit(&api.limits.requests, &client.key(), "requests in flight", "address")?;
-    let _place = api.limits.in_flight.try_acquire().map_err(|_| api.limits.overloaded())?;
+    let _permit = api.limits.in_flight.try_acquire().map_err(|_| api.limits.overloaded())?;
     in_time(&api, request, next).await
 }
 
@@ -137,8 +137,8 @@ pub(super) async fn limited_operators(
 ) -> Result<Response, Problem> {
     super::server::for_this_server(&api, &request)?;
     let limits = &api.limits;
-    let place = limits.in_flight.try_acquire().or_else(|_| limits.operators.try_acquire());
-    let _place = place.map_err(|_| limits.overloaded())?;
+    let permit = limits.in_flight.try_acquire().or_else(|_| limits.operators.try_acquire());
+    let _permit = permit.map_err(|_| limits.overloaded())?;
     in_time(&api, request, next).await
 }
 

@@ -95,7 +95,7 @@ struct State {
 type Shared = Arc<State>;
 
 impl Api {
-    /// Serves on `listener` until `stop`, then answers the requests in hand and leaves. Fails when
+    /// Serves on `listener` until `stop`, then answers the requests in flight and returns. Fails when
     /// the broker can't be reached at first.
     pub async fn serve(
         self,

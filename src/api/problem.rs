@@ -15,7 +15,7 @@ use crate::sales::operations::OperationError;
 /// Where the pages of problems are.
 pub(super) const PAGES: &str = "/problems/";
 const MEDIA_TYPE: &str = "application/problem+json";
-/// Seconds after which it makes sense to try again what failed because something is away or full.
+/// Seconds after which it makes sense to try again what failed because something is unavailable or full.
 const RETRY_AFTER_S: u32 = 1;
 
 macro_rules! problem_types {
@@ -103,7 +103,7 @@ problem_types! {
     TooManyAtOnce, "too-many-at-once", TOO_MANY_REQUESTS, "This client has too many requests at once",
         "Wait until some of them are answered, or end some streams. Nothing was queued. Behind a proxy that api.trusted_proxies does not name, all clients are one.";
     BrokerUnavailable, "broker-unavailable", SERVICE_UNAVAILABLE, "Orders can't be queued for now",
-        "The queue is away or takes no messages. Whether this order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
+        "The queue is unavailable or takes no messages. Whether this order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
     LedgerUnavailable, "ledger-unavailable", SERVICE_UNAVAILABLE, "The ledger can't be read for now",
         "Repeat the request after Retry-After.";
     KeysUnavailable, "keys-unavailable", SERVICE_UNAVAILABLE, "Tokens can't be verified for now",
@@ -258,7 +258,7 @@ impl From<&LedgerError> for Problem {
         match error {
             LedgerError::Transient(_) => {
                 tracing::debug!(%error, "a request could not be answered");
-                ProblemType::LedgerUnavailable.because("the ledger is away")
+                ProblemType::LedgerUnavailable.because("the ledger is unavailable")
             }
             LedgerError::Permanent(_) => {
                 tracing::error!(%error, "a request could not be answered");
@@ -279,7 +279,7 @@ impl From<&BrokerError> for Problem {
         tracing::debug!(%error, "an order could not be queued");
         ProblemType::BrokerUnavailable.because(match error {
             BrokerError::Full(_) => "the queue takes no more orders for now",
-            _ => "the queue is away",
+            _ => "the queue is unavailable",
         })
     }
 }

@@ -299,7 +299,7 @@ pub(super) struct VerificationRequest {
 
 /// Check the users of a sale, or sell without checks
 ///
-/// For the case that the user service is away, or back. Switched off, orders that wait for it are sold
+/// For the case that the user service is unavailable, or available again. Switched off, orders that wait for it are sold
 /// within seconds, those that have waited for a minute within half a minute. Repeating it changes
 /// nothing.
 #[utoipa::path(

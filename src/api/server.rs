@@ -111,7 +111,7 @@ impl Service<hyper::Request<Incoming>> for Addressed {
     }
 }
 
-/// Accepts connections until `stop`, then lets those that are open finish what they have in hand,
+/// Accepts connections until `stop`, then lets those that are open finish the requests in flight,
 /// for as long as the settings allow.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -129,15 +129,15 @@ pub(super) async fn serve(
         .max_headers(MAX_HEADERS)
         .max_buf_size(settings.max_header_bytes);
     let open = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(settings.max_connections + SPARE_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(settings.max_connections + SPARE_CONNECTIONS));
     let of_address = Permits::new(settings.max_connections_per_address);
     let trusted: Arc<[IpNet]> = settings.trusted_proxies.clone().into();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &permits) => accepted,
             () = stop.cancelled() => break,
         };
-        let Some((stream, peer, place)) = accepted else { continue };
+        let Some((stream, peer, permit)) = accepted else { continue };
         // A trusted proxy has connections for all its clients.
         let is_proxy = trusted.iter().any(|network| network.contains(&peer));
         let held = of_address.take(&Client(peer).key());
@@ -145,7 +145,7 @@ pub(super) async fn serve(
             tracing::debug!(%peer, "connection closed: too many from this address");
             continue;
         }
-        let spare = Spare(places.available_permits() < SPARE_CONNECTIONS);
+        let spare = Spare(permits.available_permits() < SPARE_CONNECTIONS);
         let (connection, late) = Connection::new(stream, problems.clone());
         let (routes, trusted) = (TowerToHyperService::new(routes.clone()), trusted.clone());
         let service = Addressed { routes, peer, trusted, spare };
@@ -156,7 +156,7 @@ pub(super) async fn serve(
             if connection.as_mut().await.is_err_and(|error| error.is_timeout()) {
                 late.tell();
             }
-            drop((held, place));
+            drop((held, permit));
         });
     }
     drop(listener);
@@ -167,14 +167,14 @@ pub(super) async fn serve(
 
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+    let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {
             // Answers are small, and each is waited for. Where it can't be set they only come later.
             let _ = stream.set_nodelay(true);
-            Some((stream, peer.ip().to_canonical(), place))
+            Some((stream, peer.ip().to_canonical(), permit))
         }
         Err(error) => {
             tracing::warn!(%error, "can't accept a connection");

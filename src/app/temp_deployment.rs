@@ -1,4 +1,4 @@
-//! A place apart for demo, benches and tests that leaves nothing behind: a namespace and a database
+//! A temporary deployment for demo, benches and tests that leaves nothing behind: a namespace and a database
 //! of its own on the configured servers, or, embedded, a file of its own.
 
 use std::path::PathBuf;
@@ -17,15 +17,15 @@ use crate::ledger::PostgresLedger;
 /// The queue of [`TempDeployment::events`].
 const SUBSCRIBER: &str = "deployment";
 
-/// A place apart.
+/// A deployment that is removed after use.
 pub struct TempDeployment {
-    /// Builds parts that work in that place.
+    /// Builds adapters that work in it.
     pub app: App,
-    place: Place,
+    location: Location,
 }
 
 /// Where it is.
-enum Place {
+enum Location {
     Servers(Box<Servers>),
     Folder(PathBuf),
 }
@@ -38,7 +38,7 @@ struct Servers {
 }
 
 impl TempDeployment {
-    /// Makes a place called `name`, with the ledger's schema: on the servers of `settings`, or in
+    /// Makes a deployment called `name`, with the ledger's schema: on the servers of `settings`, or in
     /// the folder for temporary files if there are none.
     pub async fn create(settings: &Settings, name: &str) -> Result<Self> {
         let mut inside = settings.clone();
@@ -47,7 +47,7 @@ impl TempDeployment {
             let folder = std::env::temp_dir().join(name);
             std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
             inside.embedded.file = folder.join("floodgate.db");
-            return Ok(Self { app: App::new(inside), place: Place::Folder(folder) });
+            return Ok(Self { app: App::new(inside), location: Location::Folder(folder) });
         }
         settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
         let created = PostgresLedger::create_database(&settings.database_url, name).await;
@@ -65,14 +65,14 @@ impl TempDeployment {
         let app = App::new(inside);
         app.migrate().await?;
         let servers = Servers { database_url, broker, inventory, ledger };
-        Ok(Self { app, place: Place::Servers(Box::new(servers)) })
+        Ok(Self { app, location: Location::Servers(Box::new(servers)) })
     }
 
     /// What it works on, in one word.
     pub fn mode(&self) -> &'static str {
-        match self.place {
-            Place::Servers(_) => "servers",
-            Place::Folder(_) => "embedded",
+        match self.location {
+            Location::Servers(_) => "servers",
+            Location::Folder(_) => "embedded",
         }
     }
 
@@ -85,7 +85,7 @@ impl TempDeployment {
     /// Bytes of Redis's memory for `sales`, and the orders that it has deducted for; nothing when there is
     /// no Redis.
     pub async fn redis_usage(&self, sales: &[SaleId]) -> Result<Option<(u64, u64)>> {
-        let Place::Servers(servers) = &self.place else { return Ok(None) };
+        let Location::Servers(servers) = &self.location else { return Ok(None) };
         let (mut bytes, mut orders) = (0, 0);
         for sale in sales {
             let used = servers.inventory.usage(sale).await?;
@@ -98,16 +98,16 @@ impl TempDeployment {
     /// Bytes on the ledger's disk for all decisions, and how many there are. Embedded, the queues
     /// are in the same file, and are counted with it.
     pub async fn ledger_bytes(&self) -> Result<(u64, u64)> {
-        match &self.place {
-            Place::Servers(servers) => Ok(servers.ledger.usage().await?),
-            Place::Folder(_) => Ok(self.app.embedded().await?.ledger.usage().await?),
+        match &self.location {
+            Location::Servers(servers) => Ok(servers.ledger.usage().await?),
+            Location::Folder(_) => Ok(self.app.embedded().await?.ledger.usage().await?),
         }
     }
 
     /// Removes everything. Tries all of it, and tells of the first failure.
     pub async fn remove(self) -> Result<()> {
-        match self.place {
-            Place::Servers(servers) => {
+        match self.location {
+            Location::Servers(servers) => {
                 let redis = servers.inventory.remove().await;
                 let queues = servers.broker.remove(&[SUBSCRIBER]).await;
                 let database = PostgresLedger::drop_database(&servers.database_url).await;
@@ -115,7 +115,7 @@ impl TempDeployment {
                 queues?;
                 Ok(database?)
             }
-            Place::Folder(folder) => {
+            Location::Folder(folder) => {
                 drop(self.app);
                 std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())
             }

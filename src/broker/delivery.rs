@@ -75,7 +75,7 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// What task `consumer` hands over, until `stop`. It sets `interrupted` before it hands over anything
+    /// What task `consumer` delivers, until `stop`. It sets `interrupted` before it delivers anything
     /// again.
     pub(crate) fn new(
         incoming: mpsc::UnboundedReceiver<Delivery>,
@@ -87,7 +87,7 @@ impl Deliveries {
     }
 
     /// The next delivery; waits for one. `None` after [`Deliveries::stop`], once all that had been
-    /// handed over is taken.
+    /// delivered is taken.
     pub async fn next(&mut self) -> Option<Delivery> {
         self.incoming.recv().await
     }
@@ -97,18 +97,18 @@ impl Deliveries {
         self.incoming.try_recv().ok()
     }
 
-    /// Whether the broker was lost meanwhile, and is there again: what was handed over before and not settled
+    /// Whether the broker was lost meanwhile, and is there again: what was delivered before and not settled
     /// comes again.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Takes no more from the queue. What was handed over still comes and can be settled.
+    /// Takes no more from the queue. What was delivered still comes and can be settled.
     pub fn stop(&self) {
         self.stop.token().cancel();
     }
 
-    /// Waits until all that was handed over is settled and the broker was told.
+    /// Waits until all that was delivered is settled and the broker was told.
     pub async fn finished(self) {
         drop(self.incoming);
         // A consumer that panicked has nothing left to tell the broker.

@@ -1,20 +1,20 @@
 //! The broker in a SQLite file: for one machine, with nothing else to install.
 //!
-//! Queues are rows in the order of their places. One process at a time consumes a queue, and knows
-//! in its memory what it has in hand; any process may publish. What is published is confirmed once
+//! Queues are rows in the order of their positions. One process at a time consumes a queue, and knows
+//! in its memory what is unsettled; any process may publish. What is published is confirmed once
 //! it is on the disk. What is settled is written soon after: a message whose settlement is lost
 //! comes again, as with any broker.
 
 mod consumer;
-mod desk;
+mod message_batch;
 mod open;
-mod parcel;
 mod private;
 mod queues;
 mod routing;
 mod store;
 mod stored;
 mod writer;
+mod writer_handle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,16 +32,16 @@ use crate::domain::event::Event;
 use crate::fault::crash_point;
 use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};
-use desk::Desk;
+use message_batch::MessageBatch;
 use open::OpenQueues;
-use parcel::Parcel;
 use private::PrivateQueue;
 use queues::{Binding, Queues};
 use store::Row;
 use writer::Writer;
+use writer_handle::WriterHandle;
 
 /// [`Broker`] in a file. Private queues are in the memory of this object, so a process has one
-/// broker for all its parts. Dropped, it ends at once, and what was in hand comes again.
+/// broker for all its parts. Dropped, it ends at once, and what was unsettled comes again.
 pub struct EmbeddedBroker {
     queues: Arc<Queues>,
     closed: CancellationToken,
@@ -56,10 +56,10 @@ impl EmbeddedBroker {
     /// Outside of a Tokio runtime: it starts the task that writes.
     pub fn new(file: SqliteFile, namespace: &str, bounds: Bounds) -> Self {
         let open = Arc::new(OpenQueues::default());
-        let (desk, jobs) = Desk::new();
-        // Ends with the last desk.
-        tokio::spawn(Writer::new(file.clone(), open.clone()).run(jobs));
-        let queues = Arc::new(Queues::new(file, namespace, bounds, desk, open));
+        let (writer, commands) = WriterHandle::new();
+        // Ends with the last writer.
+        tokio::spawn(Writer::new(file.clone(), open.clone()).run(commands));
+        let queues = Arc::new(Queues::new(file, namespace, bounds, writer, open));
         Self { queues, closed: CancellationToken::new(), dropped_replies: AtomicU64::new(0) }
     }
 
@@ -97,10 +97,10 @@ impl Broker for EmbeddedBroker {
         let bounds = &self.queues.bounds;
         let (window, largest) = (bounds.window(&queue, prefetch), bounds.largest(&queue));
         let source = self.source(queue, routing_keys).await?;
-        let (hand_over, incoming) = mpsc::unbounded_channel();
+        let (deliver, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let consumer = Consumer::new(self.queues.clone(), source, window, largest, stop.clone());
-        let consumer = tokio::spawn(consumer.run(hand_over, self.closed.clone()));
+        let consumer = tokio::spawn(consumer.run(deliver, self.closed.clone()));
         Ok(Deliveries::new(incoming, stop, consumer, Arc::default()))
     }
 
@@ -115,7 +115,7 @@ impl Broker for EmbeddedBroker {
         match self.queues.private.named(&to) {
             Some(queue) => {
                 let properties = stored::of_event(&event, &to, Some(&correlation_id));
-                queue.push(unplaced(&event, properties));
+                queue.push(new_row(&event, properties));
             }
             None => drop(self.dropped_replies.fetch_add(1, Ordering::Relaxed)),
         }
@@ -129,7 +129,7 @@ impl Broker for EmbeddedBroker {
         self.queues.names.queue(queue)
     }
 
-    /// Messages in the hands of another process are counted too; its consumers are not, because
+    /// Unsettled messages of another process are counted too; its consumers are not, because
     /// what one process consumes no other one can.
     async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
         let queues = &self.queues;
@@ -147,15 +147,15 @@ impl Broker for EmbeddedBroker {
             Some(queue) => queue.depth(&queues.file).await,
             None => store::count_after(queues.file.readers(), queue_id, 0).await,
         };
-        let messages = u32::try_from(messages.map_err(sorted)?).unwrap_or(u32::MAX);
+        let messages = u32::try_from(messages.map_err(classify_error)?).unwrap_or(u32::MAX);
         Ok(Depth { messages, consumers })
     }
 }
 
 /// Messages by where they go.
 #[derive(Default)]
-struct Sorted {
-    parcel: Parcel,
+struct Routed {
+    batch: MessageBatch,
     private: Vec<(Arc<PrivateQueue>, Row)>,
     /// Once it is stored.
     receipts: Vec<Receipt>,
@@ -163,9 +163,9 @@ struct Sorted {
 
 impl EmbeddedBroker {
     async fn try_publish(&self, messages: &[Message<'_>]) -> Result<Vec<Receipt>, BrokerError> {
-        let Sorted { parcel, private, receipts } = self.sort(messages).await?;
-        if !parcel.is_empty() {
-            let stored = self.queues.desk.publish(parcel).await;
+        let Routed { batch, private, receipts } = self.route(messages).await?;
+        if !batch.is_empty() {
+            let stored = self.queues.writer.publish(batch).await;
             crash_point("published");
             let gone = |_| BrokerError::Transient("the broker has ended".into());
             stored.await.map_err(gone)??;
@@ -176,7 +176,7 @@ impl EmbeddedBroker {
         Ok(receipts)
     }
 
-    async fn sort(&self, messages: &[Message<'_>]) -> Result<Sorted, BrokerError> {
+    async fn route(&self, messages: &[Message<'_>]) -> Result<Routed, BrokerError> {
         let own = self.queues.own().await?;
         let events = messages.iter().any(|message| matches!(message, Message::Event(_)));
         let (bindings, private) = if events {
@@ -184,7 +184,7 @@ impl EmbeddedBroker {
         } else {
             (Vec::new(), Vec::new())
         };
-        let mut sorted = Sorted::default();
+        let mut routed = Routed::default();
         for message in messages {
             match message {
                 Message::Intent { routing_key, body, properties, delay } => {
@@ -193,24 +193,24 @@ impl EmbeddedBroker {
                         Some(delay) => (own.returned, Some(due_ms(*delay))),
                         None => (own.intents, None),
                     };
-                    sorted.parcel.push(queue_id, due_ms, body, properties);
+                    routed.batch.push(queue_id, due_ms, body, properties);
                 }
                 Message::DeadLetter(letter) => {
                     let properties = stored::of_dead_letter(letter);
-                    sorted.parcel.push(own.dead_letters, None, &letter.body, properties);
+                    routed.batch.push(own.dead_letters, None, &letter.body, properties);
                 }
                 Message::Event(event) => {
-                    sorted.event(event, &bindings, &private);
+                    routed.event(event, &bindings, &private);
                     continue;
                 }
             }
-            sorted.receipts.push(Receipt::Confirmed);
+            routed.receipts.push(Receipt::Confirmed);
         }
-        Ok(sorted)
+        Ok(routed)
     }
 }
 
-impl Sorted {
+impl Routed {
     /// Gives every subscriber of `event` a copy.
     fn event(&mut self, event: &Event, bindings: &[Binding], private: &[Arc<PrivateQueue>]) {
         let properties = stored::of_event(event, &event.routing_key, None);
@@ -224,10 +224,10 @@ impl Sorted {
         taken_by.dedup();
         let mut copies = taken_by.len();
         for queue_id in taken_by {
-            self.parcel.push(queue_id, None, &event.data, properties.clone());
+            self.batch.push(queue_id, None, &event.data, properties.clone());
         }
         for queue in private.iter().filter(|queue| queue.takes(&event.routing_key)) {
-            self.private.push((queue.clone(), unplaced(event, properties.clone())));
+            self.private.push((queue.clone(), new_row(event, properties.clone())));
             copies += 1;
         }
         let receipt = if copies == 0 { Receipt::NoSubscriber } else { Receipt::Confirmed };
@@ -235,9 +235,9 @@ impl Sorted {
     }
 }
 
-/// A message that gets its place when it is put into a queue.
-fn unplaced(event: &Event, properties: Properties) -> Row {
-    Row { place: 0, body: event.data.clone(), properties, redelivered: false }
+/// A message that gets its position when it is put into a queue.
+fn new_row(event: &Event, properties: Properties) -> Row {
+    Row { position: 0, body: event.data.clone(), properties, redelivered: false }
 }
 
 fn due_ms(delay: Delay) -> i64 {
@@ -245,7 +245,7 @@ fn due_ms(delay: Delay) -> i64 {
 }
 
 /// Tells errors that pass from those that stay.
-fn sorted(error: impl Into<Arc<sqlx::Error>>) -> BrokerError {
+fn classify_error(error: impl Into<Arc<sqlx::Error>>) -> BrokerError {
     let error: Arc<sqlx::Error> = error.into();
     match Trouble::of(&error) {
         Trouble::Full => BrokerError::Full("there is no room on the disk"),

@@ -136,7 +136,7 @@ impl Delay {
 /// A look at a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Messages waiting, not counting those handed out.
+    /// Messages waiting, not counting unsettled ones.
     pub messages: u32,
     /// Consumers, of all processes.
     pub consumers: u32,

@@ -174,7 +174,7 @@ impl Link {
         answer: impl Future<Output = Result<T, lapin::Error>>,
     ) -> Result<T, BrokerError> {
         match tokio::time::timeout(self.timeout, answer).await {
-            Ok(result) => result.map_err(sorted),
+            Ok(result) => result.map_err(classify_error),
             Err(elapsed) => Err(BrokerError::Transient(Box::new(elapsed))),
         }
     }
@@ -295,7 +295,7 @@ fn text(arguments: &mut FieldTable, name: &'static str, value: &str) {
 
 /// Tells errors that pass from those that stay: a queue that exists with other arguments, and
 /// refused credentials or permissions (406 and 403 of AMQP 0-9-1).
-fn sorted(error: lapin::Error) -> BrokerError {
+fn classify_error(error: lapin::Error) -> BrokerError {
     match error.kind() {
         ErrorKind::ProtocolError(refusal) if matches!(refusal.get_id(), 403 | 406) => {
             BrokerError::Permanent(Box::new(error))
@@ -312,7 +312,7 @@ impl Broker for RabbitBroker {
         routing_keys: &[&str],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError> {
-        let (hand_over, incoming) = mpsc::unbounded_channel();
+        let (deliver, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let routing_keys = routing_keys.iter().map(|&key| key.to_owned()).collect();
         let prefetch = self.link.bounds.window(&queue, prefetch);
@@ -322,7 +322,7 @@ impl Broker for RabbitBroker {
         let interrupted = Arc::default();
         let consumer =
             Supervisor { source, stop: stop.clone(), interrupted: Arc::clone(&interrupted) };
-        let consumer = tokio::spawn(consumer.run(first, hand_over));
+        let consumer = tokio::spawn(consumer.run(first, deliver));
         Ok(Deliveries::new(incoming, stop, consumer, interrupted))
     }
 

@@ -63,7 +63,7 @@ pub(super) struct Bench {
     /// Workers that check users
     #[arg(long, default_value_t = 1, requires = "verification", value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
-    /// How long the user service is away, in seconds; orders expire after half as much again
+    /// How long the user service is unavailable, in seconds; orders expire after half as much again
     #[arg(long, default_value_t = 10, requires = "verification", value_parser = clap::value_parser!(u32).range(2..=3600))]
     outage_s: u32,
     /// Print JSON

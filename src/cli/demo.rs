@@ -202,7 +202,7 @@ impl Demo {
     }
 }
 
-/// One place at the counter: serves one buyer after the other.
+/// Serves one buyer after the other.
 async fn stand_in_line(
     address: SocketAddr,
     next: Arc<AtomicU32>,

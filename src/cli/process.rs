@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::app::temp_deployment::TempDeployment;
 
-/// This program, to be run in the place apart. Killed when dropped.
+/// This program, to be run in a temporary deployment. Killed when dropped.
 pub(super) fn floodgate(
     deployment: &TempDeployment,
     config: Option<&Path>,
@@ -30,7 +30,7 @@ pub(super) fn floodgate(
     Ok(command)
 }
 
-/// Has the process finish what it has in hand, and waits for its end.
+/// Has the process finish what is in flight, and waits for its end.
 pub(super) async fn drain(mut child: Child) -> anyhow::Result<()> {
     let id = child.id().context("the process has ended")?;
     // The standard library has no other signal than SIGKILL.

@@ -37,7 +37,7 @@ impl Up {
         let bound = bound(app, &adapters)?;
         let ending = CancellationToken::new();
         let mut worker = tokio::spawn(app.worker(&adapters).run(ending.clone()));
-        // First no more orders are taken, then those in hand are decided: whoever waits for a
+        // First no more orders are taken, then those in flight are decided: a client that waits for a
         // decision still gets it.
         let served = tokio::select! {
             served = serve(bound, stop) => served,

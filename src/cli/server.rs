@@ -85,7 +85,7 @@ impl Server {
         self.address
     }
 
-    /// As `kill -9`, and then a new process in its place.
+    /// As `kill -9`, and then a new process instead.
     pub(super) async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
         self.child.kill().await?;
         self.child = self.command.spawn().context("could not start the server again")?;

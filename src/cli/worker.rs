@@ -8,7 +8,7 @@ use crate::shutdown;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  eval \"$(scripts/services env)\" && floodgate worker\n\n\
     Start as many as you like; they share the queue. SIGTERM drains: the worker takes no more, \
-    finishes what it has in hand, and exits with 0.")]
+    finishes the orders in flight, and exits with 0.")]
 pub(super) struct Work {}
 
 impl Work {

@@ -232,8 +232,8 @@ async fn call_on(
     if !missed.is_empty() {
         script.load_async(connection).await?;
         let again = pipeline(connection, missed.iter().map(|&i| &calls[i])).await?;
-        for (place, result) in missed.into_iter().zip(again) {
-            results[place] = result;
+        for (index, result) in missed.into_iter().zip(again) {
+            results[index] = result;
         }
     }
     Ok(results)
@@ -295,13 +295,13 @@ fn deduct_call(
     script: &Script,
     keys: &Keys,
     orders: &[&Candidate],
-    places: &[usize],
+    indexes: &[usize],
     max_age: Duration,
 ) -> Cmd {
     let mut call = evalsha(script, keys);
     call.arg(u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX));
-    for &place in places {
-        let Candidate { order, submitted_at, eligibility } = orders[place];
+    for &index in indexes {
+        let Candidate { order, submitted_at, eligibility } = orders[index];
         let eligibility = match eligibility {
             Eligibility::Unchecked => "",
             Eligibility::Eligible => "+",
@@ -341,25 +341,25 @@ impl Inventory for RedisInventory {
         max_age: Duration,
     ) -> Result<Vec<Option<Hint>>, InventoryError> {
         let mut groups: BTreeMap<&SaleId, Vec<usize>> = BTreeMap::new();
-        for (place, candidate) in orders.iter().enumerate() {
-            groups.entry(&candidate.order.sale_id).or_default().push(place);
+        for (index, candidate) in orders.iter().enumerate() {
+            groups.entry(&candidate.order.sale_id).or_default().push(index);
         }
         let calls: Vec<Cmd> = groups
             .iter()
-            .map(|(sale, places)| {
-                deduct_call(&self.deduct, &self.keys(sale), orders, places, max_age)
+            .map(|(sale, indexes)| {
+                deduct_call(&self.deduct, &self.keys(sale), orders, indexes, max_age)
             })
             .collect();
         let results = self.call(&self.deduct, &calls).await?;
         let mut answers = vec![None; orders.len()];
         let mut damaged = Vec::new();
-        for ((sale, places), result) in groups.into_iter().zip(results) {
+        for ((sale, indexes), result) in groups.into_iter().zip(results) {
             match result {
                 Ok(answer) => {
-                    for (place, hint) in
-                        places.iter().zip(hints(answer, places.len())?.into_iter().flatten())
+                    for (index, hint) in
+                        indexes.iter().zip(hints(answer, indexes.len())?.into_iter().flatten())
                     {
-                        answers[*place] = Some(hint);
+                        answers[*index] = Some(hint);
                     }
                 }
                 Err(error) => {

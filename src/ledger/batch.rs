@@ -12,8 +12,8 @@ use crate::domain::sale::{Announcement, SaleState, SoldOut};
 pub(super) struct Batch<'a> {
     orders: &'a [Proposed<'a>],
     answers: Vec<Option<Answer>>,
-    /// The places of each sale's orders, in queue order.
-    places: BTreeMap<&'a SaleId, Vec<usize>>,
+    /// The indexes of each sale's orders, in queue order.
+    indexes: BTreeMap<&'a SaleId, Vec<usize>>,
     decided: Decided,
 }
 
@@ -31,23 +31,23 @@ pub(super) struct Changes<'a> {
 
 impl<'a> Batch<'a> {
     pub(super) fn new(orders: &'a [Proposed<'a>]) -> Self {
-        let mut places: BTreeMap<&SaleId, Vec<usize>> = BTreeMap::new();
-        for (place, proposed) in orders.iter().enumerate() {
-            places.entry(&proposed.candidate.order.sale_id).or_default().push(place);
+        let mut indexes: BTreeMap<&SaleId, Vec<usize>> = BTreeMap::new();
+        for (index, proposed) in orders.iter().enumerate() {
+            indexes.entry(&proposed.candidate.order.sale_id).or_default().push(index);
         }
         let answers = vec![None; orders.len()];
-        Self { orders, answers, places, decided: Decided::default() }
+        Self { orders, answers, indexes, decided: Decided::default() }
     }
 
     /// All its sales, by id.
     pub(super) fn sales(&self) -> Vec<&'a SaleId> {
-        self.places.keys().copied().collect()
+        self.indexes.keys().copied().collect()
     }
 
     /// Its sales with an order that is probably granted, and the others, both by id.
     pub(super) fn sales_by_hint(&self) -> (Vec<&'a SaleId>, Vec<&'a SaleId>) {
-        let is_granted = |place: &usize| self.orders[*place].hint == Some(Hint::Granted);
-        self.sales().into_iter().partition(|sale| self.places[sale].iter().any(is_granted))
+        let is_granted = |index: &usize| self.orders[*index].hint == Some(Hint::Granted);
+        self.sales().into_iter().partition(|sale| self.indexes[sale].iter().any(is_granted))
     }
 
     /// The orders of `sales`.
@@ -55,15 +55,15 @@ impl<'a> Batch<'a> {
         &'b self,
         sales: &'b [&'a SaleId],
     ) -> impl Iterator<Item = &'a Candidate> + 'b {
-        sales.iter().flat_map(|sale| &self.places[sale]).map(|place| self.orders[*place].candidate)
+        sales.iter().flat_map(|sale| &self.indexes[sale]).map(|index| self.orders[*index].candidate)
     }
 
     /// Decides the orders of `sales` by `state`, which has read all of them. May be done again with
     /// what a lock shows.
     pub(super) fn decide(&mut self, sales: &[&'a SaleId], mut state: State) {
         for sale in sales {
-            for place in &self.places[sale] {
-                self.answers[*place] = Some(state.decide(self.orders[*place].candidate));
+            for index in &self.indexes[sale] {
+                self.answers[*index] = Some(state.decide(self.orders[*index].candidate));
             }
         }
         self.decided.sales.extend(state.sales);
@@ -72,11 +72,11 @@ impl<'a> Batch<'a> {
 
     /// Those of `sales`, just decided, that would sell units, which takes a lock.
     pub(super) fn selling(&self, sales: &[&'a SaleId]) -> Vec<&'a SaleId> {
-        let sells = |place: &usize| {
-            let new = self.answers[*place].as_ref().and_then(Answer::new_decision);
+        let sells = |index: &usize| {
+            let new = self.answers[*index].as_ref().and_then(Answer::new_decision);
             new.is_some_and(|decision| decision.outcome == Outcome::Created)
         };
-        let selling = sales.iter().filter(|sale| self.places[*sale].iter().any(sells));
+        let selling = sales.iter().filter(|sale| self.indexes[*sale].iter().any(sells));
         selling.copied().collect()
     }
 

@@ -44,8 +44,8 @@ impl Behaviour {
             return Some("this user is on the list of those who may not buy");
         }
         // XXH3 is the same on every machine; the standard library's hasher may change.
-        let place = xxh3_64(user.as_str().as_bytes()) as f64 / u64::MAX as f64;
-        (place < self.denials).then_some("this user is among the share of those who may not buy")
+        let fraction = xxh3_64(user.as_str().as_bytes()) as f64 / u64::MAX as f64;
+        (fraction < self.denials).then_some("this user is among the share of those who may not buy")
     }
 }
 

@@ -21,8 +21,8 @@ pub use policy::{Limits, Outcomes, Verifiable, Verification, Wait};
 pub const NO_USER_SERVICE: &str = "verification.url is empty in these settings; orders wait until \
      they expire, unless workers have FLOODGATE_VERIFICATION__URL set";
 
-/// Somebody who knows the users. Slow, and at times away; never asked while anything is held that
-/// others wait for.
+/// The service that knows the users. It is slow, and at times unavailable; it is never asked while a lock or a
+/// transaction is open.
 #[async_trait]
 pub trait Verifier: Send + Sync {
     /// Whether the user of `order` may have it.

@@ -37,7 +37,7 @@ pub(super) struct Intake<F> {
 
 impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
     /// Waits until the ledger has seen a batch, or, if there is room for one more, until there is one to
-    /// propose. After `stop` the deliveries that were handed over still come, and the orders whose check
+    /// propose. After `stop` the deliveries in the prefetch window still come, and the orders whose check
     /// is under way. Dropping the future loses nothing.
     pub(super) async fn next(&mut self, has_room: bool, stop: &CancellationToken) -> Next {
         if self.exhausted && self.unseen == 0 && !self.verification.is_working() {

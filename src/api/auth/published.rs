@@ -19,7 +19,7 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// such tokens.
 const SOONEST: Duration = Duration::from_secs(10);
 
-/// The keys at one place, as they were when it was last read.
+/// The keys at one location, as they were when it was last read.
 #[derive(Debug)]
 pub(super) struct PublishedKeys {
     location: Location,
@@ -31,7 +31,7 @@ pub(super) struct PublishedKeys {
 /// Why no keys can be had.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysUnavailable {
-    /// The place can't be read.
+    /// The location can't be read.
     #[error("the keys of jwt_jwks: {0}")]
     Unreadable(#[from] Unreadable),
     /// What is there is no set of keys.

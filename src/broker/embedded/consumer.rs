@@ -30,11 +30,11 @@ pub(super) struct Consumer {
     queues: Arc<Queues>,
     source: Source,
     stop: CancellationToken,
-    /// Deliveries that may be handed over yet.
+    /// Deliveries for which there is room.
     room: Semaphore,
     /// Larger bodies are cut.
     largest: usize,
-    /// Places handed over and not settled.
+    /// Positions delivered and not settled.
     unsettled: Mutex<BTreeSet<i64>>,
 }
 
@@ -53,12 +53,12 @@ impl Consumer {
     }
 
     /// Runs until it is stopped or nobody takes deliveries any more, and then until everything
-    /// handed over is settled or dropped. Ends at once when the broker is `closed`.
-    pub(super) async fn run(self, hand_over: UnboundedSender<Delivery>, closed: CancellationToken) {
+    /// delivered is settled or dropped. Ends at once when the broker is `closed`.
+    pub(super) async fn run(self, deliver: UnboundedSender<Delivery>, closed: CancellationToken) {
         let (settle, settled) = unbounded_channel();
         let working = async {
             // The first ends with its senders; then the second does with those in deliveries.
-            tokio::join!(self.hand_over(hand_over, settle), self.settle(settled));
+            tokio::join!(self.deliver(deliver, settle), self.settle(settled));
             self.leave().await;
         };
         tokio::select! {
@@ -67,29 +67,25 @@ impl Consumer {
         }
     }
 
-    async fn hand_over(
-        &self,
-        hand_over: UnboundedSender<Delivery>,
-        settle: UnboundedSender<Settled>,
-    ) {
+    async fn deliver(&self, deliver: UnboundedSender<Delivery>, settle: UnboundedSender<Settled>) {
         loop {
             let rows = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = hand_over.closed() => return,
+                () = deliver.closed() => return,
                 rows = self.next() => rows,
             };
             self.room.forget_permits(rows.len());
-            for Row { place, mut body, mut properties, redelivered } in rows {
+            for Row { position, mut body, mut properties, redelivered } in rows {
                 cut(&mut body, &mut properties, self.largest);
-                self.unsettled().insert(place);
+                self.unsettled().insert(position);
                 let settle = settle.clone();
                 let settler = Box::new(move |settlement| {
                     // Without a receiver the broker is gone, and the message will come again.
-                    let _ = settle.send((place, settlement));
+                    let _ = settle.send((position, settlement));
                 });
                 // Without a receiver it stays unsettled, and goes back.
-                let _ = hand_over.send(Delivery::new(body, properties, redelivered, settler));
+                let _ = deliver.send(Delivery::new(body, properties, redelivered, settler));
             }
         }
     }
@@ -106,7 +102,9 @@ impl Consumer {
             }
             let most = self.room.available_permits().min(CHUNK);
             let taken = match &self.source {
-                Source::File(queue) => queue.take(&self.queues.file, &self.queues.desk, most).await,
+                Source::File(queue) => {
+                    queue.take(&self.queues.file, &self.queues.writer, most).await
+                }
                 Source::Memory(queue) => Ok(queue.take(most).await),
             };
             match taken {
@@ -131,15 +129,15 @@ impl Consumer {
         }
     }
 
-    /// The places of what is done, and of what goes back.
+    /// The positions of what is acknowledged, and of what goes back.
     fn sort(&self, batch: &mut Vec<Settled>) -> (Vec<i64>, Vec<i64>) {
         let (mut acked, mut returned) = (Vec::new(), Vec::new());
         let mut unsettled = self.unsettled();
-        for (place, settlement) in batch.drain(..) {
-            unsettled.remove(&place);
+        for (position, settlement) in batch.drain(..) {
+            unsettled.remove(&position);
             match settlement {
-                Settlement::Ack => acked.push(place),
-                Settlement::Requeue | Settlement::Reject => returned.push(place),
+                Settlement::Ack => acked.push(position),
+                Settlement::Requeue | Settlement::Reject => returned.push(position),
             }
         }
         (acked, returned)
@@ -152,11 +150,11 @@ impl Consumer {
     async fn tell(&self, acked: Vec<i64>, returned: Vec<i64>) {
         match &self.source {
             Source::File(queue) => {
-                let (desk, came_back) = (&self.queues.desk, !returned.is_empty());
-                desk.settle(queue.queue_id, acked, returned).await;
+                let (writer, came_back) = (&self.queues.writer, !returned.is_empty());
+                writer.settle(queue.queue_id, acked, returned).await;
                 if came_back {
-                    // It is to be at its place again before there is room for the one behind it.
-                    desk.flush().await;
+                    // It must be at its position again before there is room for the next one.
+                    writer.flush().await;
                 }
             }
             Source::Memory(queue) => queue.settle(&acked, &returned),

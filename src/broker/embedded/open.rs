@@ -1,4 +1,4 @@
-//! A queue in the file that this process consumes: what was handed out of it, and what comes next.
+//! A queue in the file that this process consumes: what was delivered from it, and what comes next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::desk::Desk;
 use super::store::{self, ReturnLimit, Row};
+use super::writer_handle::WriterHandle;
 use crate::sqlite::{Lock, SqliteFile};
 
 /// How long a message of another process may wait before it is seen. Those of this one are seen at
@@ -27,11 +27,11 @@ pub(super) struct OpenQueue {
     pub consumers: AtomicUsize,
     /// Keeps other processes from consuming the queue.
     lock: Mutex<Option<Lock>>,
-    /// Whoever waits for messages has the turn.
+    /// Held by the consumer that waits for messages.
     turn: tokio::sync::Mutex<()>,
-    /// The greatest place handed out.
+    /// The greatest position delivered.
     reached: AtomicI64,
-    /// Places at or before it of messages that came back.
+    /// Positions at or before it of messages that came back.
     returned: Mutex<BTreeSet<i64>>,
     news: Notify,
 }
@@ -90,9 +90,9 @@ impl OpenQueue {
         locked(&self.lock).take();
     }
 
-    /// Messages that came back wait at their places again.
-    pub(super) fn put_back(&self, places: impl IntoIterator<Item = i64>) {
-        locked(&self.returned).extend(places);
+    /// Messages that came back wait at their positions again.
+    pub(super) fn put_back(&self, positions: impl IntoIterator<Item = i64>) {
+        locked(&self.returned).extend(positions);
         self.news.notify_one();
     }
 
@@ -107,7 +107,7 @@ impl OpenQueue {
     pub(super) async fn take(
         &self,
         file: &SqliteFile,
-        desk: &Desk,
+        writer: &WriterHandle,
         most: usize,
     ) -> Result<Vec<Row>, sqlx::Error> {
         let _turn = self.turn.lock().await;
@@ -116,17 +116,17 @@ impl OpenQueue {
             if !returned.is_empty() {
                 let rows = store::at(file.readers(), self.queue_id, &returned).await?;
                 let mut waiting = locked(&self.returned);
-                for place in &returned {
-                    waiting.remove(place);
+                for position in &returned {
+                    waiting.remove(position);
                 }
                 return Ok(rows);
             }
             let reached = self.reached.load(Ordering::Acquire);
             let rows = store::after(file.readers(), self.queue_id, reached, most).await?;
             if let Some(last) = rows.last() {
-                // Before anybody has them: should they be what ends the process, it is known.
-                desk.handed_out(self.queue_id, last.place).await;
-                self.reached.store(last.place, Ordering::Release);
+                // Before they are delivered: if one of them ends the process, that is known.
+                writer.delivered(self.queue_id, last.position).await;
+                self.reached.store(last.position, Ordering::Release);
                 return Ok(rows);
             }
             // Without news there may be some of another process.

@@ -27,9 +27,9 @@ pub(super) struct PrivateQueue {
 struct Content {
     routing_keys: Vec<String>,
     consumers: usize,
-    last_place: i64,
+    last_position: i64,
     waiting: BTreeMap<i64, Row>,
-    in_hand: BTreeMap<i64, Row>,
+    unsettled: BTreeMap<i64, Row>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,15 +77,15 @@ impl PrivateQueue {
         content.routing_keys.iter().any(|pattern| routing::matches(pattern, routing_key))
     }
 
-    /// Puts a message at the end. Its place is given here.
+    /// Puts a message at the end. Its position is given here.
     pub(super) fn push(&self, row: Row) {
         let mut content = locked(&self.content);
         if content.waiting.len() == MAX_LENGTH {
             content.waiting.pop_first();
         }
-        content.last_place += 1;
-        let place = content.last_place;
-        content.waiting.insert(place, Row { place, ..row });
+        content.last_position += 1;
+        let position = content.last_position;
+        content.waiting.insert(position, Row { position, ..row });
         self.news.notify_one();
     }
 
@@ -109,9 +109,9 @@ impl PrivateQueue {
         let mut content = locked(&self.content);
         let mut taken = Vec::new();
         while taken.len() < most
-            && let Some((place, row)) = content.waiting.pop_first()
+            && let Some((position, row)) = content.waiting.pop_first()
         {
-            content.in_hand.insert(place, row.clone());
+            content.unsettled.insert(position, row.clone());
             taken.push(row);
         }
         if !content.waiting.is_empty() {
@@ -123,12 +123,12 @@ impl PrivateQueue {
 
     pub(super) fn settle(&self, acked: &[i64], returned: &[i64]) {
         let mut content = locked(&self.content);
-        for place in acked {
-            content.in_hand.remove(place);
+        for position in acked {
+            content.unsettled.remove(position);
         }
-        for place in returned {
-            if let Some(row) = content.in_hand.remove(place) {
-                content.waiting.insert(*place, Row { redelivered: true, ..row });
+        for position in returned {
+            if let Some(row) = content.unsettled.remove(position) {
+                content.waiting.insert(*position, Row { redelivered: true, ..row });
                 self.news.notify_one();
             }
         }
@@ -142,7 +142,7 @@ mod tests {
 
     fn row(n: usize) -> Row {
         let (body, properties) = (n.to_string().into_bytes(), Properties::default());
-        Row { place: 0, body, properties, redelivered: false }
+        Row { position: 0, body, properties, redelivered: false }
     }
 
     #[tokio::test]
@@ -156,7 +156,7 @@ mod tests {
         let taken = queue.take(2).await;
         assert_eq!([&taken[0].body, &taken[1].body], [b"2", b"3"]);
         assert!(!taken[0].redelivered);
-        queue.settle(&[taken[1].place], &[taken[0].place]);
+        queue.settle(&[taken[1].position], &[taken[0].position]);
         let again = queue.take(1).await.remove(0);
         assert_eq!((again.body.as_slice(), again.redelivered), (b"2".as_slice(), true));
         assert!(queue.takes("order.created") && !queue.takes("sale.created"));

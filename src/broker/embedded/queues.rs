@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::{Mutex, OnceCell};
 
-use super::desk::Desk;
+use super::classify_error;
 use super::open::{OpenQueue, OpenQueues};
 use super::private::PrivateQueues;
-use super::sorted;
 use super::store::{self, ReturnLimit};
+use super::writer_handle::WriterHandle;
 use crate::broker::topology::Topology;
 use crate::broker::{Bounds, BrokerError, Queue};
 use crate::sqlite::{Lock, SqliteFile, Survives};
@@ -18,14 +18,14 @@ use crate::sqlite::{Lock, SqliteFile, Survives};
 pub(super) struct Queues {
     pub file: SqliteFile,
     pub names: Topology,
-    pub desk: Desk,
+    pub writer: WriterHandle,
     pub private: PrivateQueues,
     /// Those that this process consumes.
     pub open: Arc<OpenQueues>,
     pub bounds: Bounds,
     own: OnceCell<Own>,
     /// Held while a queue is opened or closed.
-    door: Mutex<()>,
+    open_lock: Mutex<()>,
 }
 
 /// Numbers of the queues that are always there.
@@ -47,18 +47,18 @@ impl Queues {
         file: SqliteFile,
         namespace: &str,
         bounds: Bounds,
-        desk: Desk,
+        writer: WriterHandle,
         open: Arc<OpenQueues>,
     ) -> Self {
         Self {
             file,
             names: Topology::new(namespace),
-            desk,
+            writer,
             private: PrivateQueues::default(),
             open,
             bounds,
             own: OnceCell::new(),
-            door: Mutex::default(),
+            open_lock: Mutex::default(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Queues {
             .get_or_try_init(|| making)
             .await
             .copied()
-            .map_err(|error: sqlx::Error| sorted(error))
+            .map_err(|error: sqlx::Error| classify_error(error))
     }
 
     /// The number of the queue called `name`; makes it unless it is there.
@@ -91,7 +91,7 @@ impl Queues {
     /// The number of `queue` in the file, if it is there.
     pub(super) async fn find(&self, queue: &Queue) -> Result<Option<i64>, BrokerError> {
         let name = self.names.queue(queue);
-        store::queue_id(self.file.readers(), &name).await.map_err(sorted)
+        store::queue_id(self.file.readers(), &name).await.map_err(classify_error)
     }
 
     /// Makes a queue in the file, bound to `routing_keys` besides those it has, and returns its
@@ -113,26 +113,26 @@ impl Queues {
             }
             Ok(queue_id)
         };
-        binding.await.map_err(|error: sqlx::Error| sorted(error))
+        binding.await.map_err(|error: sqlx::Error| classify_error(error))
     }
 
     /// Who gets events, by what the file says now: subscribers of other processes count too.
     pub(super) async fn bindings(&self) -> Result<Vec<Binding>, BrokerError> {
         let ours = self.names.queue(&Queue::Subscriber(String::new()));
-        let bindings = store::bindings(self.file.readers()).await.map_err(sorted)?;
+        let bindings = store::bindings(self.file.readers()).await.map_err(classify_error)?;
         let bindings = bindings.into_iter().filter(|(_, name, _)| name.starts_with(&ours));
         Ok(bindings.map(|(queue_id, _, routing_key)| Binding { queue_id, routing_key }).collect())
     }
 
     /// Opens a queue for one more consumer. The first one takes over what the last process has left
-    /// in hand.
+    /// unsettled.
     pub(super) async fn join(
         &self,
         queue_id: i64,
         name: &str,
     ) -> Result<Arc<OpenQueue>, BrokerError> {
         let own = self.own().await?;
-        let _door = self.door.lock().await;
+        let _open_lock = self.open_lock.lock().await;
         let queue = if let Some(queue) = self.open.get(queue_id) {
             queue
         } else {
@@ -142,7 +142,7 @@ impl Queues {
                 returns: self.bounds.delivery_limit,
                 dead_letters: own.dead_letters,
             });
-            self.take_over(queue_id, limit).await.map_err(sorted)?;
+            self.take_over(queue_id, limit).await.map_err(classify_error)?;
             let queue = Arc::new(OpenQueue::new(queue_id, limit, lock));
             self.open.insert(queue.clone());
             queue
@@ -162,7 +162,7 @@ impl Queues {
         })
     }
 
-    /// Counts that messages came back that were in hand when their process ended.
+    /// Counts that messages came back that were unsettled when their process ended.
     async fn take_over(
         &self,
         queue_id: i64,
@@ -170,22 +170,22 @@ impl Queues {
     ) -> Result<(), sqlx::Error> {
         let mut writing = self.file.begin(Survives::Kill).await?;
         let connection = writing.connection();
-        let places = store::left_in_hand(connection, queue_id).await?;
-        if !places.is_empty() {
-            tracing::info!(messages = places.len(), "taking over what was in hand at a sudden end");
-            store::came_back(connection, queue_id, &places, limit).await?;
+        let positions = store::left_unsettled(connection, queue_id).await?;
+        if !positions.is_empty() {
+            tracing::info!(messages = positions.len(), "taking over what a process left unsettled");
+            store::came_back(connection, queue_id, &positions, limit).await?;
         }
-        store::set_handed_out(connection, queue_id, 0).await?;
+        store::set_delivered(connection, queue_id, 0).await?;
         writing.commit().await
     }
 
     /// Ends a consumer of an open queue that has settled or given back all it had.
     pub(super) async fn leave(&self, queue: &OpenQueue) {
-        let _door = self.door.lock().await;
+        let _open_lock = self.open_lock.lock().await;
         if queue.consumers.fetch_sub(1, Ordering::Relaxed) > 1 {
-            self.desk.flush().await;
+            self.writer.flush().await;
         } else {
-            self.desk.handed_out(queue.queue_id, 0).await;
+            self.writer.delivered(queue.queue_id, 0).await;
             self.open.remove(queue.queue_id);
         }
     }

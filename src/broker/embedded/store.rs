@@ -14,7 +14,7 @@ const DELIVERY_LIMIT: &str = "delivery_limit";
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     /// Where it stands.
-    pub place: i64,
+    pub position: i64,
     pub body: Vec<u8>,
     pub properties: Properties,
     /// It came back before.
@@ -77,14 +77,14 @@ pub(super) async fn bindings(
         .await
 }
 
-/// Reserves the next `count` places of a queue; returns the one before the first.
+/// Reserves the next `count` positions of a queue; returns the one before the first.
 pub(super) async fn reserve(
     connection: &mut SqliteConnection,
     queue_id: i64,
     count: i64,
 ) -> Result<i64, sqlx::Error> {
     let last: i64 = sqlx::query_scalar(
-        "update queues set last_place = last_place + ?2 where queue_id = ?1 returning last_place",
+        "update queues set last_position = last_position + ?2 where queue_id = ?1 returning last_position",
     )
     .bind(queue_id)
     .bind(count)
@@ -112,16 +112,16 @@ pub(super) async fn move_due(
     .fetch_all(&mut *connection)
     .await?;
     for &(queue_id, count) in &due {
-        let place = reserve(&mut *connection, queue_id, count).await?;
+        let position = reserve(&mut *connection, queue_id, count).await?;
         sqlx::query(
-            "insert into messages (queue_id, place, routing_key, body, properties)
-             select queue_id, ?3 + row_number() over (order by due_ms, place), routing_key, body,
+            "insert into messages (queue_id, position, routing_key, body, properties)
+             select queue_id, ?3 + row_number() over (order by due_ms, position), routing_key, body,
                     properties
              from delayed where queue_id = ?1 and due_ms <= ?2",
         )
         .bind(queue_id)
         .bind(now_ms)
-        .bind(place)
+        .bind(position)
         .execute(&mut *connection)
         .await?;
         sqlx::query("delete from delayed where queue_id = ?1 and due_ms <= ?2")
@@ -133,37 +133,37 @@ pub(super) async fn move_due(
     Ok(due.into_iter().map(|(queue_id, _)| queue_id).collect())
 }
 
-/// The first `most` messages of a queue after a place.
+/// The first `most` messages of a queue after a position.
 pub(super) async fn after(
     executor: impl SqliteExecutor<'_>,
     queue_id: i64,
-    place: i64,
+    position: i64,
     most: usize,
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query(
-        "select place, routing_key, body, properties, returns > 0 from messages
-         where queue_id = ?1 and place > ?2 order by place limit ?3",
+        "select position, routing_key, body, properties, returns > 0 from messages
+         where queue_id = ?1 and position > ?2 order by position limit ?3",
     )
     .bind(queue_id)
-    .bind(place)
+    .bind(position)
     .bind(i64::try_from(most).unwrap_or(i64::MAX))
     .fetch_all(executor)
     .await?;
     rows.iter().map(row).collect()
 }
 
-/// The messages of a queue at `places`, in order.
+/// The messages of a queue at `positions`, in order.
 pub(super) async fn at(
     executor: impl SqliteExecutor<'_>,
     queue_id: i64,
-    places: &[i64],
+    positions: &[i64],
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query(
-        "select place, routing_key, body, properties, returns > 0 from messages
-         where queue_id = ?1 and place in (select value from json_each(?2)) order by place",
+        "select position, routing_key, body, properties, returns > 0 from messages
+         where queue_id = ?1 and position in (select value from json_each(?2)) order by position",
     )
     .bind(queue_id)
-    .bind(json(&places))
+    .bind(json(&positions))
     .fetch_all(executor)
     .await?;
     rows.iter().map(row).collect()
@@ -173,19 +173,19 @@ fn row(row: &SqliteRow) -> Result<Row, sqlx::Error> {
     let properties: Option<&str> = row.try_get(3)?;
     let properties = stored::from_json(row.try_get(1)?, properties);
     let properties = properties.map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let (place, body, redelivered) = (row.try_get(0)?, row.try_get(2)?, row.try_get(4)?);
-    Ok(Row { place, body, properties, redelivered })
+    let (position, body, redelivered) = (row.try_get(0)?, row.try_get(2)?, row.try_get(4)?);
+    Ok(Row { position, body, properties, redelivered })
 }
 
-/// Messages of a queue after a place.
+/// Messages of a queue after a position.
 pub(super) async fn count_after(
     executor: impl SqliteExecutor<'_>,
     queue_id: i64,
-    place: i64,
+    position: i64,
 ) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select count(*) from messages where queue_id = ?1 and place > ?2")
+    sqlx::query_scalar("select count(*) from messages where queue_id = ?1 and position > ?2")
         .bind(queue_id)
-        .bind(place)
+        .bind(position)
         .fetch_one(executor)
         .await
 }
@@ -194,14 +194,14 @@ pub(super) async fn count_after(
 pub(super) async fn delete(
     connection: &mut SqliteConnection,
     queue_id: i64,
-    places: &[i64],
+    positions: &[i64],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "delete from messages
-         where queue_id = ?1 and place in (select value from json_each(?2))",
+         where queue_id = ?1 and position in (select value from json_each(?2))",
     )
     .bind(queue_id)
-    .bind(json(&places))
+    .bind(json(&positions))
     .execute(connection)
     .await
     .map(drop)
@@ -214,30 +214,30 @@ pub(super) struct ReturnLimit {
     pub dead_letters: i64,
 }
 
-/// Counts that messages came back unsettled. Returns the places of those that went to the dead
+/// Counts that messages came back unsettled. Returns the positions of those that went to the dead
 /// letters for it.
 pub(super) async fn came_back(
     connection: &mut SqliteConnection,
     queue_id: i64,
-    places: &[i64],
+    positions: &[i64],
     limit: Option<ReturnLimit>,
 ) -> Result<Vec<i64>, sqlx::Error> {
-    let places = json(&places);
+    let positions = json(&positions);
     sqlx::query(
         "update messages set returns = returns + 1
-         where queue_id = ?1 and place in (select value from json_each(?2))",
+         where queue_id = ?1 and position in (select value from json_each(?2))",
     )
     .bind(queue_id)
-    .bind(&places)
+    .bind(&positions)
     .execute(&mut *connection)
     .await?;
     let Some(ReturnLimit { returns, dead_letters }) = limit else { return Ok(Vec::new()) };
     let dead: Vec<i64> = sqlx::query_scalar(
-        "select place from messages
-         where queue_id = ?1 and place in (select value from json_each(?2)) and returns > ?3",
+        "select position from messages
+         where queue_id = ?1 and position in (select value from json_each(?2)) and returns > ?3",
     )
     .bind(queue_id)
-    .bind(&places)
+    .bind(&positions)
     .bind(returns)
     .fetch_all(&mut *connection)
     .await?;
@@ -253,23 +253,23 @@ pub(super) async fn came_back(
 async fn dead_letter(
     connection: &mut SqliteConnection,
     queue_id: i64,
-    places: &[i64],
+    positions: &[i64],
     dead_letters: i64,
     detail: &str,
 ) -> Result<(), sqlx::Error> {
-    let count = i64::try_from(places.len()).unwrap_or(i64::MAX);
-    let place = reserve(&mut *connection, dead_letters, count).await?;
+    let count = i64::try_from(positions.len()).unwrap_or(i64::MAX);
+    let position = reserve(&mut *connection, dead_letters, count).await?;
     sqlx::query(
-        "insert into messages (queue_id, place, routing_key, body, properties)
-         select ?3, ?4 + row_number() over (order by place), routing_key, body,
+        "insert into messages (queue_id, position, routing_key, body, properties)
+         select ?3, ?4 + row_number() over (order by position), routing_key, body,
                 json_set(coalesce(properties, '{}'), '$.dead',
                          json_object('reason', ?5, 'detail', ?6, 'at', ?7))
-         from messages where queue_id = ?1 and place in (select value from json_each(?2))",
+         from messages where queue_id = ?1 and position in (select value from json_each(?2))",
     )
     .bind(queue_id)
-    .bind(json(&places))
+    .bind(json(&positions))
     .bind(dead_letters)
-    .bind(place)
+    .bind(position)
     .bind(DELIVERY_LIMIT)
     .bind(detail)
     .bind(crate::domain::event::rfc3339(chrono::Utc::now()))
@@ -278,28 +278,28 @@ async fn dead_letter(
     .map(drop)
 }
 
-/// Notes the greatest place that was handed out, or 0 when nobody has any in hand.
-pub(super) async fn set_handed_out(
+/// Records the greatest position that was delivered, or 0 when no message is unsettled.
+pub(super) async fn set_delivered(
     connection: &mut SqliteConnection,
     queue_id: i64,
-    place: i64,
+    position: i64,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("update queues set handed_out = ?2 where queue_id = ?1")
+    sqlx::query("update queues set delivered = ?2 where queue_id = ?1")
         .bind(queue_id)
-        .bind(place)
+        .bind(position)
         .execute(connection)
         .await
         .map(drop)
 }
 
-/// The messages that were in hand when their holder ended.
-pub(super) async fn left_in_hand(
+/// The messages that were unsettled when their process ended.
+pub(super) async fn left_unsettled(
     connection: &mut SqliteConnection,
     queue_id: i64,
 ) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar(
-        "select place from messages
-         where queue_id = ?1 and place <= (select handed_out from queues where queue_id = ?1)",
+        "select position from messages
+         where queue_id = ?1 and position <= (select delivered from queues where queue_id = ?1)",
     )
     .bind(queue_id)
     .fetch_all(connection)

@@ -9,26 +9,26 @@ use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::desk::{Job, MAX_JOBS};
+use super::classify_error;
+use super::message_batch::{self, MessageBatch};
 use super::open::OpenQueues;
-use super::parcel::{self, Parcel};
-use super::sorted;
 use super::store;
+use super::writer_handle::{MAX_COMMANDS, WriteCommand};
 use crate::broker::BrokerError;
 use crate::retry::Backoff;
 use crate::sqlite::{SqliteFile, Survives};
 
 /// How long settlements may wait for others to be written with.
-const GATHER: Duration = Duration::from_millis(20);
+const SETTLEMENT_DELAY: Duration = Duration::from_millis(20);
 /// How long to sleep at most while messages are deferred: the clock may be set.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
-/// Writes jobs.
+/// Executes the commands of its handles, many in one transaction.
 pub(super) struct Writer {
     file: SqliteFile,
     open: Arc<OpenQueues>,
-    round: Round,
-    /// When `round` is to be written, if nothing in it is urgent.
+    pending: PendingWrites,
+    /// When `pending` is to be written, if nothing in it is urgent.
     write_at: Option<Instant>,
     /// The last try failed, and nothing but a publish is urgent until the next one.
     failing: bool,
@@ -39,8 +39,8 @@ pub(super) struct Writer {
 
 /// What goes into the next transaction.
 #[derive(Default)]
-struct Round {
-    parcel: Parcel,
+struct PendingWrites {
+    batch: MessageBatch,
     publishers: Vec<oneshot::Sender<Result<(), BrokerError>>>,
     changes: Changes,
 }
@@ -50,7 +50,7 @@ struct Round {
 struct Changes {
     acked: BTreeMap<i64, Vec<i64>>,
     returned: BTreeMap<i64, Vec<i64>>,
-    handed_out: BTreeMap<i64, i64>,
+    delivered: BTreeMap<i64, i64>,
     to_tell: Vec<oneshot::Sender<()>>,
 }
 
@@ -58,7 +58,7 @@ struct Changes {
 struct Written {
     /// Queues that got messages.
     news: HashSet<i64>,
-    /// Messages that came back too often: queue and place.
+    /// Messages that came back too often: queue and position.
     dead: HashSet<(i64, i64)>,
     next_due_ms: Option<i64>,
 }
@@ -68,7 +68,7 @@ impl Writer {
         Self {
             file,
             open,
-            round: Round::default(),
+            pending: PendingWrites::default(),
             write_at: None,
             failing: false,
             backoff: Backoff::step(),
@@ -76,8 +76,8 @@ impl Writer {
         }
     }
 
-    /// Writes `jobs` until nobody can hand in any more.
-    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    /// Writes `commands` until every handle is dropped.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<WriteCommand>) {
         // Messages may have been deferred before. When that can't be read, the first try to move
         // them finds out.
         self.next_due_ms = store::next_due_ms(self.file.readers()).await.unwrap_or(Some(0));
@@ -85,23 +85,23 @@ impl Writer {
         loop {
             let wake = [self.write_at, self.look_at()].into_iter().flatten().min();
             tokio::select! {
-                taken = jobs.recv_many(&mut inbox, MAX_JOBS) => if taken == 0 { break },
+                taken = commands.recv_many(&mut inbox, MAX_COMMANDS) => if taken == 0 { break },
                 () = at(wake) => {}
             }
-            for job in inbox.drain(..) {
-                self.round.take(job);
+            for command in inbox.drain(..) {
+                self.pending.take(command);
             }
             let now = Instant::now();
-            if self.round.is_urgent(self.failing)
+            if self.pending.is_urgent(self.failing)
                 || self.write_at.is_some_and(|time| time <= now)
                 || !self.failing && self.is_due()
             {
                 self.write().await;
-            } else if !self.round.changes.is_empty() {
-                self.write_at.get_or_insert(now + GATHER);
+            } else if !self.pending.changes.is_empty() {
+                self.write_at.get_or_insert(now + SETTLEMENT_DELAY);
             }
         }
-        if !self.round.changes.is_empty() {
+        if !self.pending.changes.is_empty() {
             // What can't be written now comes again.
             self.write().await;
         }
@@ -122,16 +122,16 @@ impl Writer {
     /// Writes all that waits. Messages that can't be stored are refused; changes that can't be
     /// written are kept.
     async fn write(&mut self) {
-        let Round { parcel, publishers, changes } = std::mem::take(&mut self.round);
-        let mut written = self.transact(&parcel, &changes).await.map_err(Arc::new);
+        let PendingWrites { batch, publishers, changes } = std::mem::take(&mut self.pending);
+        let mut written = self.transact(&batch, &changes).await.map_err(Arc::new);
         for publisher in publishers {
-            // Nobody may be waiting any more.
-            let _ =
-                publisher.send(written.as_ref().map(drop).map_err(|error| sorted(error.clone())));
+            // The publisher may have given up.
+            let _ = publisher
+                .send(written.as_ref().map(drop).map_err(|error| classify_error(error.clone())));
         }
-        if written.is_err() && !parcel.is_empty() && !changes.is_empty() {
+        if written.is_err() && !batch.is_empty() && !changes.is_empty() {
             // Perhaps there was no room for the messages, but there is for the changes.
-            written = self.transact(&Parcel::default(), &changes).await.map_err(Arc::new);
+            written = self.transact(&MessageBatch::default(), &changes).await.map_err(Arc::new);
         }
         match written {
             Ok(written) => {
@@ -144,38 +144,42 @@ impl Writer {
                 let delay = self.backoff.next_delay();
                 tracing::warn!(%error, ?delay, file = %self.file.path().display(), "can't write");
                 (self.failing, self.write_at) = (true, Some(Instant::now() + delay));
-                self.round.changes = changes;
+                self.pending.changes = changes;
             }
         }
     }
 
-    async fn transact(&self, parcel: &Parcel, changes: &Changes) -> Result<Written, sqlx::Error> {
+    async fn transact(
+        &self,
+        batch: &MessageBatch,
+        changes: &Changes,
+    ) -> Result<Written, sqlx::Error> {
         // What is lost of the changes only makes messages come again.
-        let survives = if parcel.is_empty() { Survives::Kill } else { Survives::PowerLoss };
+        let survives = if batch.is_empty() { Survives::Kill } else { Survives::PowerLoss };
         let mut writing = self.file.begin(survives).await?;
         let connection = writing.connection();
         let (mut news, mut dead) = (HashSet::new(), HashSet::new());
-        for (&queue_id, places) in &changes.acked {
-            store::delete(connection, queue_id, places).await?;
+        for (&queue_id, positions) in &changes.acked {
+            store::delete(connection, queue_id, positions).await?;
         }
-        for (&queue_id, places) in &changes.returned {
+        for (&queue_id, positions) in &changes.returned {
             let limit = self.open.get(queue_id).and_then(|queue| queue.limit);
-            let too_often = store::came_back(connection, queue_id, places, limit).await?;
+            let too_often = store::came_back(connection, queue_id, positions, limit).await?;
             news.extend(limit.filter(|_| !too_often.is_empty()).map(|limit| limit.dead_letters));
-            dead.extend(too_often.into_iter().map(|place| (queue_id, place)));
+            dead.extend(too_often.into_iter().map(|position| (queue_id, position)));
         }
-        for (&queue_id, &place) in &changes.handed_out {
-            store::set_handed_out(connection, queue_id, place).await?;
+        for (&queue_id, &position) in &changes.delivered {
+            store::set_delivered(connection, queue_id, position).await?;
         }
-        if !parcel.is_empty() {
-            parcel::insert(connection, parcel).await?;
-            news.extend(parcel.queues());
+        if !batch.is_empty() {
+            message_batch::insert(connection, batch).await?;
+            news.extend(batch.queues());
         }
         let mut next_due_ms = self.next_due_ms;
         if self.is_due() {
             news.extend(store::move_due(connection, Utc::now().timestamp_millis()).await?);
             next_due_ms = store::next_due_ms(connection).await?;
-        } else if let Some(due) = parcel.next_due_ms() {
+        } else if let Some(due) = batch.next_due_ms() {
             next_due_ms = Some(next_due_ms.map_or(due, |earlier| earlier.min(due)));
         }
         writing.commit().await?;
@@ -183,10 +187,10 @@ impl Writer {
     }
 
     fn tell(&self, changes: Changes, written: &Written) {
-        for (queue_id, places) in changes.returned {
+        for (queue_id, positions) in changes.returned {
             if let Some(queue) = self.open.get(queue_id) {
-                let lives = |place: &i64| !written.dead.contains(&(queue_id, *place));
-                queue.put_back(places.into_iter().filter(lives));
+                let lives = |position: &i64| !written.dead.contains(&(queue_id, *position));
+                queue.put_back(positions.into_iter().filter(lives));
             }
         }
         for &queue_id in &written.news {
@@ -198,15 +202,15 @@ impl Writer {
     }
 }
 
-impl Round {
-    fn take(&mut self, job: Job) {
+impl PendingWrites {
+    fn take(&mut self, command: WriteCommand) {
         let changes = &mut self.changes;
-        match job {
-            Job::Publish(parcel, publisher) => {
-                self.parcel.append(parcel);
+        match command {
+            WriteCommand::Publish(batch, publisher) => {
+                self.batch.append(batch);
                 self.publishers.push(publisher);
             }
-            Job::Settle { queue_id, acked, returned } => {
+            WriteCommand::Settle { queue_id, acked, returned } => {
                 if !acked.is_empty() {
                     changes.acked.entry(queue_id).or_default().extend(acked);
                 }
@@ -214,15 +218,15 @@ impl Round {
                     changes.returned.entry(queue_id).or_default().extend(returned);
                 }
             }
-            Job::HandedOut(queue_id, place, waiting) => {
-                changes.handed_out.insert(queue_id, place);
+            WriteCommand::Delivered(queue_id, position, waiting) => {
+                changes.delivered.insert(queue_id, position);
                 changes.to_tell.push(waiting);
             }
-            Job::Flush(waiting) => changes.to_tell.push(waiting),
+            WriteCommand::Flush(waiting) => changes.to_tell.push(waiting),
         }
     }
 
-    /// Whether somebody waits for it.
+    /// Whether a task waits for it.
     fn is_urgent(&self, failing: bool) -> bool {
         let Changes { returned, to_tell, .. } = &self.changes;
         let awaited = !(to_tell.is_empty() && returned.is_empty());
@@ -232,8 +236,8 @@ impl Round {
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        let Self { acked, returned, handed_out, to_tell } = self;
-        acked.is_empty() && returned.is_empty() && handed_out.is_empty() && to_tell.is_empty()
+        let Self { acked, returned, delivered, to_tell } = self;
+        acked.is_empty() && returned.is_empty() && delivered.is_empty() && to_tell.is_empty()
     }
 }
 

@@ -16,12 +16,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, sorted, wire};
+use super::{Link, classify_error, wire};
 use crate::broker::{BrokerError, Delivery, Queue, Settlement};
 
 /// How long a settled delivery may wait for the ones before it, so that one acknowledgement can
 /// serve all of them: a quorum queue takes each acknowledgement as an entry of its log.
-const GATHER: Duration = Duration::from_millis(20);
+const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// What is consumed, and how.
 pub(super) struct Source {
@@ -57,7 +57,7 @@ pub(super) struct Session {
     isolating: bool,
     /// Messages that are suspect yet.
     careful: usize,
-    /// Delivery tags handed over and not settled.
+    /// Delivery tags delivered and not settled.
     unsettled: BTreeSet<u64>,
     /// Delivery tags settled with an ack that the broker was not told of yet.
     acked: BTreeSet<u64>,
@@ -70,8 +70,8 @@ type Received = Option<Result<lapin::message::Delivery, lapin::Error>>;
 
 /// Where deliveries go, and how their settlements come back.
 #[derive(Clone)]
-struct Desk {
-    hand_over: UnboundedSender<Delivery>,
+struct DeliverySink {
+    deliver: UnboundedSender<Delivery>,
     settle: UnboundedSender<Settled>,
 }
 
@@ -140,57 +140,57 @@ impl Session {
         }
     }
 
-    /// Runs until `stop`, and then until everything handed over is settled. An error means that
+    /// Runs until `stop`, and then until everything delivered is settled. An error means that
     /// the session is lost.
     pub(super) async fn run(
         &mut self,
-        hand_over: &mut Option<UnboundedSender<Delivery>>,
+        deliver: &mut Option<UnboundedSender<Delivery>>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
-        let Some(taker) = hand_over.clone() else { return Ok(()) };
+        let Some(taker) = deliver.clone() else { return Ok(()) };
         let (settle, mut settled) = unbounded_channel::<Settled>();
-        let desk = Desk { hand_over: taker, settle };
+        let sink = DeliverySink { deliver: taker, settle };
         let mut batch = Vec::new();
-        let mut gathered_by = None;
+        let mut ack_by = None;
         loop {
             tokio::select! {
                 _ = settled.recv_many(&mut batch, 4096) => self.settle(&mut batch).await?,
-                next = self.consumer.next() => self.hand_over(next, &desk)?,
-                () = at(gathered_by) => self.tell_all().await?,
+                next = self.consumer.next() => self.deliver(next, &sink)?,
+                () = at(ack_by) => self.ack_all().await?,
                 () = stop.cancelled() => break,
             }
             if self.is_trusted_again() {
                 break;
             }
-            gathered_by = match (self.acked.is_empty(), gathered_by) {
+            ack_by = match (self.acked.is_empty(), ack_by) {
                 (true, _) => None,
-                (false, None) => Some(Instant::now() + GATHER),
+                (false, None) => Some(Instant::now() + ACK_DELAY),
                 (false, earlier) => earlier,
             };
         }
         if stop.is_cancelled() {
             // From here on the session alone holds the sender, so that the taker sees the end of it.
-            *hand_over = None;
+            *deliver = None;
         }
-        self.drain(desk, settled).await
+        self.drain(sink, settled).await
     }
 
     /// Hands over what has come, and all that is ready after it.
-    fn hand_over(&mut self, first: Received, desk: &Desk) -> Result<(), BrokerError> {
+    fn deliver(&mut self, first: Received, sink: &DeliverySink) -> Result<(), BrokerError> {
         let mut received = Some(first);
         while let Some(delivery) = received {
             let Some(delivery) = delivery else {
                 return Err(BrokerError::Transient("the broker ended the consumer".into()));
             };
-            self.hand_over_one(delivery.map_err(sorted)?, desk);
+            self.deliver_one(delivery.map_err(classify_error)?, sink);
             received = self.consumer.next().now_or_never();
         }
         Ok(())
     }
 
-    fn hand_over_one(&mut self, delivery: lapin::message::Delivery, desk: &Desk) {
+    fn deliver_one(&mut self, delivery: lapin::message::Delivery, sink: &DeliverySink) {
         let tag = delivery.delivery_tag;
-        let settle = desk.settle.clone();
+        let settle = sink.settle.clone();
         let settler = Box::new(move |settlement| {
             // Without a receiver the session is over, and the message will come again.
             let _ = settle.send((tag, settlement));
@@ -201,7 +201,7 @@ impl Session {
             wire::received(routing_key.to_string(), properties, data, &self.queue, self.largest);
         self.unsettled.insert(tag);
         // Without a receiver nobody takes deliveries any more; this one stays unsettled.
-        let _ = desk.hand_over.send(Delivery::new(body, properties, redelivered, settler));
+        let _ = sink.deliver.send(Delivery::new(body, properties, redelivered, settler));
     }
 
     /// Whether every suspect is settled and no delivery is unsettled that another session would get again.
@@ -221,11 +221,11 @@ impl Session {
                 }
                 Settlement::Requeue => {
                     let options = BasicNackOptions { requeue: true, multiple: false };
-                    self.channel.basic_nack(tag, options).await.map_err(sorted)?;
+                    self.channel.basic_nack(tag, options).await.map_err(classify_error)?;
                 }
                 Settlement::Reject => {
                     let options = BasicRejectOptions { requeue: true };
-                    self.channel.basic_reject(tag, options).await.map_err(sorted)?;
+                    self.channel.basic_reject(tag, options).await.map_err(classify_error)?;
                 }
             }
         }
@@ -236,23 +236,23 @@ impl Session {
         let ready = std::mem::replace(&mut self.acked, later);
         if let Some(last) = ready.last() {
             let options = BasicAckOptions { multiple: true };
-            self.channel.basic_ack(*last, options).await.map_err(sorted)?;
+            self.channel.basic_ack(*last, options).await.map_err(classify_error)?;
         }
         Ok(())
     }
 
     /// Tells the broker of every acknowledgement, one by one.
-    async fn tell_all(&mut self) -> Result<(), BrokerError> {
+    async fn ack_all(&mut self) -> Result<(), BrokerError> {
         let acked = std::mem::take(&mut self.acked);
         let single = BasicAckOptions { multiple: false };
         let telling = acked.into_iter().map(|tag| self.channel.basic_ack(tag, single));
-        try_join_all(telling).await.map(drop).map_err(sorted)
+        try_join_all(telling).await.map(drop).map_err(classify_error)
     }
 
-    /// Takes no more, waits for the settlements of what was handed over, and leaves.
+    /// Takes no more, waits for the settlements of what was delivered, and ends.
     async fn drain(
         &mut self,
-        desk: Desk,
+        sink: DeliverySink,
         mut settled: UnboundedReceiver<Settled>,
     ) -> Result<(), BrokerError> {
         let tag = self.consumer.tag();
@@ -260,14 +260,14 @@ impl Session {
         self.link.within(cancelling).await?;
         // What the broker had sent before it heard of it is still here.
         while let Some(delivery) = self.consumer.next().await {
-            self.hand_over_one(delivery.map_err(sorted)?, &desk);
+            self.deliver_one(delivery.map_err(classify_error)?, &sink);
         }
-        drop(desk);
+        drop(sink);
         let mut batch = Vec::new();
         while !self.unsettled.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {
             self.settle(&mut batch).await?;
         }
-        self.tell_all().await?;
+        self.ack_all().await?;
         // The acknowledgements are on their way; closing in order makes sure that they arrive.
         self.link.within(self.channel.close(200, "drained".into())).await?;
         self.link.within(self.connection.close(200, "drained".into())).await

@@ -10,7 +10,7 @@ use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::Mutex;
 
 use super::wire::{self, Publication};
-use super::{Link, sorted};
+use super::{Link, classify_error};
 use crate::broker::{BrokerError, Message, Published, Receipt};
 use crate::fault::crash_point;
 
@@ -167,7 +167,8 @@ impl Publisher {
         tokio::spawn(async move {
             // Best effort: a connection that is gone needs no closing.
             let closing = connection.close(200, "given up".into());
-            let _ = tokio::time::timeout(timeout, async { closing.await.map_err(sorted) }).await;
+            let _ = tokio::time::timeout(timeout, async { closing.await.map_err(classify_error) })
+                .await;
         });
     }
 }

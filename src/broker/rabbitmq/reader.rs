@@ -56,7 +56,7 @@ pub(super) struct Taken {
 
 impl Reader {
     pub(super) async fn connect(link: &Link) -> Result<Self, BrokerError> {
-        let runtime = lapin::runtime::default_runtime().map_err(super::sorted)?;
+        let runtime = lapin::runtime::default_runtime().map_err(super::classify_error)?;
         let connecting = tokio::time::timeout(
             link.timeout,
             link.uri.connect_with_config_async(link.tls.as_ref(), &runtime),

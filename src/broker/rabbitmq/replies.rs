@@ -18,7 +18,7 @@ const MAX_WAITING: usize = 4096;
 /// Replies sent together.
 const CHUNK: usize = 64;
 
-/// Where replies are handed in.
+/// Sends replies.
 pub(super) struct Replies {
     link: Arc<Link>,
     /// Starts with the first reply.

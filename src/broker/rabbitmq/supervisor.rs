@@ -33,15 +33,15 @@ struct Suspicion {
 }
 
 impl Supervisor {
-    pub(super) async fn run(self, first: Session, hand_over: UnboundedSender<Delivery>) {
-        let mut hand_over = Some(hand_over);
+    pub(super) async fn run(self, first: Session, deliver: UnboundedSender<Delivery>) {
+        let mut deliver = Some(deliver);
         let mut backoff = Backoff::reconnect();
         let mut session = Some(first);
         let mut suspicion = Suspicion::default();
         loop {
             let ended = match session.take() {
                 Some(mut session) => {
-                    let ended = session.run(&mut hand_over, &self.stop).await;
+                    let ended = session.run(&mut deliver, &self.stop).await;
                     suspicion = ended.as_ref().map_or_else(
                         |error| Suspicion {
                             careful: session.suspects(error),
@@ -63,7 +63,7 @@ impl Supervisor {
                 },
             };
             let Err(error) = ended else {
-                if hand_over.is_none() {
+                if deliver.is_none() {
                     return;
                 }
                 continue;

@@ -43,7 +43,7 @@ pub(super) struct Latency {
     pub at_orders_per_s: f64,
 }
 
-/// Runs processes against one deployment place.
+/// Runs processes against one deployment.
 pub(super) struct Runner<'a> {
     deployment: &'a TempDeployment,
     broker: Arc<dyn Broker>,

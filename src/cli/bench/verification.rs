@@ -27,7 +27,7 @@ pub(super) const CHECK: Duration = Duration::from_millis(50);
 const RARE: u32 = 100;
 /// The share of buyers that are denied in the rush for them.
 const DENIED: f64 = 0.1;
-/// Orders a second while the user service goes away and comes back.
+/// Orders a second while the user service is unavailable and available again.
 const PACE: u32 = 500;
 
 /// What was measured.
@@ -75,7 +75,7 @@ pub(super) struct Size {
     pub rounds: u16,
     /// Workers on the queue.
     pub workers: u32,
-    /// How long the user service is away, in seconds. Orders expire after half as much again.
+    /// How long the user service is unavailable, in seconds. Orders expire after half as much again.
     pub outage_s: u32,
 }
 
@@ -146,7 +146,7 @@ impl Setup<'_> {
     /// Orders come at a steady pace; after a third of the time the user service hangs, then answers
     /// with failures, and after two thirds it is back.
     async fn outage(&mut self, name: &str, away_s: u32, max_age_s: u32) -> anyhow::Result<Outage> {
-        let away = Duration::from_secs(away_s.into());
+        let outage = Duration::from_secs(away_s.into());
         let orders = PACE * away_s * 3;
         let sale = self.open(name, orders / 2, true).await?;
         let latency = Latency::Fixed(CHECK);
@@ -155,12 +155,12 @@ impl Setup<'_> {
         let workers = self.start(&users, &[("FLOODGATE_INTENT__MAX_AGE_S", &max_age)])?;
         let service = users.service.clone();
         let failing = AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::time::sleep(away).await;
+            tokio::time::sleep(outage).await;
             service.hold();
-            tokio::time::sleep(away / 2).await;
+            tokio::time::sleep(outage / 2).await;
             service.set_failing(true);
             service.release();
-            tokio::time::sleep(away / 2).await;
+            tokio::time::sleep(outage / 2).await;
             service.set_failing(false);
         }));
         let (broker, ordered) = (self.broker.clone(), sale.clone());

@@ -10,7 +10,7 @@ use crate::broker::Properties;
 
 /// Messages to be stored.
 #[derive(Debug, Default)]
-pub(super) struct Parcel {
+pub(super) struct MessageBatch {
     entries: Vec<Entry>,
     /// All bodies, one after the other.
     bodies: Vec<u8>,
@@ -27,7 +27,7 @@ struct Entry {
     length: usize,
 }
 
-impl Parcel {
+impl MessageBatch {
     pub(super) fn push(
         &mut self,
         queue_id: i64,
@@ -69,48 +69,48 @@ impl Parcel {
 /// Stores messages at the ends of their queues.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
-    parcel: &Parcel,
+    batch: &MessageBatch,
 ) -> Result<(), sqlx::Error> {
     let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
-    for entry in &parcel.entries {
+    for entry in &batch.entries {
         *counts.entry(entry.queue_id).or_default() += 1;
     }
-    let mut places: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut positions: BTreeMap<i64, i64> = BTreeMap::new();
     for (queue_id, count) in counts {
-        places.insert(queue_id, reserve(connection, queue_id, count).await?);
+        positions.insert(queue_id, reserve(connection, queue_id, count).await?);
     }
     let (mut now, mut later) = (Vec::new(), Vec::new());
-    for Entry { queue_id, due_ms, routing_key, properties, start, length } in &parcel.entries {
-        let place = places.get_mut(queue_id).map_or(0, |place| {
-            *place += 1;
-            *place
+    for Entry { queue_id, due_ms, routing_key, properties, start, length } in &batch.entries {
+        let position = positions.get_mut(queue_id).map_or(0, |position| {
+            *position += 1;
+            *position
         });
         // Counted from 1 by SQLite.
-        let row = (queue_id, place, start + 1, length, routing_key, properties, due_ms);
+        let row = (queue_id, position, start + 1, length, routing_key, properties, due_ms);
         if due_ms.is_some() { later.push(row) } else { now.push(row) }
     }
     // No bytes at all are null to SQLite.
     if !now.is_empty() {
         sqlx::query(
-            "insert into messages (queue_id, place, body, routing_key, properties)
+            "insert into messages (queue_id, position, body, routing_key, properties)
              select value ->> 0, value ->> 1, coalesce(substr(?2, value ->> 2, value ->> 3), x''),
                     value ->> 4, value ->> 5
              from json_each(?1)",
         )
         .bind(json(&now))
-        .bind(&parcel.bodies[..])
+        .bind(&batch.bodies[..])
         .execute(&mut *connection)
         .await?;
     }
     if !later.is_empty() {
         sqlx::query(
-            "insert into delayed (queue_id, place, body, routing_key, properties, due_ms)
+            "insert into delayed (queue_id, position, body, routing_key, properties, due_ms)
              select value ->> 0, value ->> 1, coalesce(substr(?2, value ->> 2, value ->> 3), x''),
                     value ->> 4, value ->> 5, value ->> 6
              from json_each(?1)",
         )
         .bind(json(&later))
-        .bind(&parcel.bodies[..])
+        .bind(&batch.bodies[..])
         .execute(&mut *connection)
         .await?;
     }
