@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_type_of_its_own_that_can_stand_in_a_link() {
+    fn every_problem_type_has_a_name_that_can_stand_in_a_link() {
         let mut slugs: Vec<_> =
             ProblemType::ALL.iter().map(|problem_type| problem_type.slug()).collect();
         slugs.sort_unstable();

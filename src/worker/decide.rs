@@ -92,7 +92,7 @@ impl Decider {
         let left = result.sales.iter().map(|(id, state)| (id.clone(), state.remaining())).collect();
         let mut seen = Seen { left, ..Seen::default() };
         for (entry, answer) in entries.into_iter().zip(answers) {
-            self.sort(entry, answer, &mut decided, &mut seen);
+            self.apply(entry, answer, &mut decided, &mut seen);
         }
         seen.sold_out = decided.decided.iter().any(|Settled { decision, .. }| {
             let state = result.sales.get(&decision.order.sale_id);
@@ -101,8 +101,8 @@ impl Decider {
         (decided, seen)
     }
 
-    /// Puts an order where its answer sends it.
-    fn sort(
+    /// Puts an order where its answer says.
+    fn apply(
         &self,
         mut entry: Entry,
         answer: Result<Answer, String>,

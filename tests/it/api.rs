@@ -1,7 +1,7 @@
 //! The HTTP API, as its clients see it.
 
+mod admission;
 mod answers;
-mod doors;
 mod faults;
 mod identity;
 mod keys;

@@ -119,7 +119,7 @@ async fn verification_is_switched_and_a_missing_user_service_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_replayed_file_is_decided_and_its_bad_lines_are_parked() {
+async fn a_replayed_file_is_decided_and_its_bad_lines_are_dead_lettered() {
     let mut stage = Stage::new("replay").await;
     run(&stage, &["sale", "open", "--sale-id", "A", "--stock", "10"]);
     let folder = tempfile::tempdir().expect("folder");

@@ -1,4 +1,4 @@
-//! Bad input of every kind is parked with its bytes and its reason, and nothing else is.
+//! Bad input of every kind is dead-lettered with its bytes and its reason, and nothing else is.
 
 use floodgate::broker::{Message, Queue};
 
@@ -6,7 +6,7 @@ use crate::harness::process::run;
 use crate::harness::{Stage, body, order, orders, sale};
 
 #[tokio::test]
-async fn every_kind_of_bad_input_is_parked_and_its_neighbours_are_decided() {
+async fn every_kind_of_bad_input_is_dead_lettered_and_its_neighbours_are_decided() {
     let mut stage = Stage::new("bad").await;
     stage.open(sale("s", 10)).await;
     let element =

@@ -8,7 +8,7 @@ use floodgate::broker::{Deliveries, Delivery, Queue};
 use floodgate::domain::order::Order;
 
 use crate::harness::check::{self, Totals};
-use crate::harness::place::Place;
+use crate::harness::deployment::Deployment;
 use crate::harness::users::{Users, checked_sale, until_decided, with_users};
 use crate::harness::{PATIENCE, Stage, body, order, orders, sale, until};
 
@@ -49,8 +49,8 @@ async fn next(returned: &mut Deliveries) -> Delivery {
 
 /// The bodies of `count` orders that come back from their delay, by order id. They are given back to
 /// their queue.
-async fn bodies_that_come_back(place: &Place, count: usize) -> Vec<Vec<u8>> {
-    let mut returned = place.broker().consume(Queue::Returned, 100).await.expect("consume");
+async fn bodies_that_come_back(deployment: &Deployment, count: usize) -> Vec<Vec<u8>> {
+    let mut returned = deployment.broker().consume(Queue::Returned, 100).await.expect("consume");
     let mut deliveries = Vec::new();
     while deliveries.len() < count {
         let delivery = next(&mut returned).await;
@@ -72,8 +72,8 @@ fn time_in(body: &[u8]) -> DateTime<Utc> {
 
 #[tokio::test]
 async fn an_order_without_a_time_keeps_the_one_that_the_ledger_gave_it() {
-    for place in Place::both("carried").await {
-        place.open(&checked_sale("s", 10)).await;
+    for deployment in Deployment::both("carried").await {
+        deployment.open(&checked_sale("s", 10)).await;
         let [missing, later, told] =
             ["a", "b", "c"].map(|id| order(id, "s", &format!("u-{id}"), 1));
         let before = Utc::now().trunc_subsecs(3);
@@ -82,20 +82,20 @@ async fn an_order_without_a_time_keeps_the_one_that_the_ledger_gave_it() {
         let told = String::from_utf8(body(&told)).expect("UTF-8");
         let at = (before - TimeDelta::seconds(9)).to_rfc3339();
         let told = told.replace('}', &format!(" , \"submitted_at\":\"{at}\" }}")).into_bytes();
-        place.post(&[body(&missing), later, told.clone()]).await;
+        deployment.post(&[body(&missing), later, told.clone()]).await;
         // Without a user service they can only be deferred.
-        let worker = place.worker(None).await;
-        place.drain(worker).await;
+        let worker = deployment.worker(None).await;
+        deployment.drain(worker).await;
         let after = Utc::now();
 
-        let first = bodies_that_come_back(&place, 3).await;
+        let first = bodies_that_come_back(&deployment, 3).await;
         for body in &first[..2] {
             assert!((before..=after).contains(&time_in(body)), "{}", String::from_utf8_lossy(body));
         }
         assert_eq!(first[2], told);
-        let worker = place.worker(None).await;
-        place.drain(worker).await;
-        assert_eq!(bodies_that_come_back(&place, 3).await, first, "for good");
-        place.remove().await;
+        let worker = deployment.worker(None).await;
+        deployment.drain(worker).await;
+        assert_eq!(bodies_that_come_back(&deployment, 3).await, first, "for good");
+        deployment.remove().await;
     }
 }

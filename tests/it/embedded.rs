@@ -347,11 +347,11 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
     let running = Running::start(embedded.worker());
     let totals = check::settled_in(shop.ledger.as_ref(), &mut events, &orders, 0).await;
     let mut letters = consume(embedded.broker.as_ref(), Queue::DeadLetters).await;
-    let mut parked = std::collections::HashSet::new();
-    while parked.len() < conflicts {
+    let mut dead = std::collections::HashSet::new();
+    while dead.len() < conflicts {
         let letter = next(&mut letters).await;
         assert_eq!(letter.properties.dead.as_ref().expect("a reason").reason, "order_id_conflict");
-        parked.insert(letter.body.clone());
+        dead.insert(letter.body.clone());
         letter.ack();
     }
     running.stop().await;

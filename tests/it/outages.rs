@@ -24,7 +24,7 @@ async fn ended(process: &mut Child) -> ExitStatus {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_one_line_and_one_when_it_is_back() {
+async fn an_outage_is_one_line_and_one_when_the_server_is_back() {
     let servers = crate::harness::settings();
     let (_, database_address) = crate::harness::database_address(&servers);
     let (broker, broker_address) = crate::harness::broker_address(&servers);

@@ -126,7 +126,7 @@ async fn a_buyer_with_a_token_finds_the_order_by_the_id_in_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_sells_without_checks_while_the_user_service_is_away() {
+async fn an_operator_sells_without_checks_while_the_user_service_is_unavailable() {
     let stage = Stage::with("page-checks", on_free_port).await;
     // Nobody checks users here: verification.url is empty.
     let served = Served::up(&stage.deployment.app).await;

@@ -9,8 +9,8 @@ use floodgate::domain::order::Order;
 use floodgate::domain::sale::Sale;
 
 use crate::harness::check::{self, Totals};
+use crate::harness::deployment::Deployment;
 use crate::harness::embedded::Embedded;
-use crate::harness::place::Place;
 use crate::harness::process::{PrivateRedis, WorkerProcess};
 use crate::harness::proxy::Proxy;
 use crate::harness::{Stage, body, order, orders, redis, redis_keys, sale, sale_id, until};
@@ -23,25 +23,25 @@ fn from(who: &str, count: usize) -> Vec<Order> {
 
 #[tokio::test]
 async fn order_ids_that_another_sale_has_used_cost_no_unit() {
-    for mut place in Place::both("ids").await {
-        place.open(&sale("other", 100)).await;
-        place.open(&sale("s", 10)).await;
+    for mut deployment in Deployment::both("ids").await {
+        deployment.open(&sale("other", 100)).await;
+        deployment.open(&sale("s", 10)).await;
         let before = orders("other", 10);
-        place.post_orders(&before).await;
-        let worker = place.worker(None).await;
+        deployment.post_orders(&before).await;
+        let worker = deployment.worker(None).await;
         // The same ids, of other buyers; and then more than enough others.
         let same: Vec<Order> =
             (0..10).map(|n| order(&format!("o-{n}"), "s", &format!("v-{n}"), 1)).collect();
         let valid = from("w", 50);
-        place.post_orders(&same).await;
-        place.post_orders(&valid).await;
+        deployment.post_orders(&same).await;
+        deployment.post_orders(&valid).await;
         let all = [before, same.clone(), valid].concat();
-        let totals = place.settled(&all).await;
+        let totals = deployment.settled(&all).await;
         assert_eq!(totals, Totals { created: 20, sold_out: 50, rejected: 0 });
-        assert_eq!(place.state("s").await.sold, 10);
-        assert_eq!(place.outcomes(&same).await, [Outcome::Created; 10]);
-        place.drain(worker).await;
-        place.remove().await;
+        assert_eq!(deployment.state("s").await.sold, 10);
+        assert_eq!(deployment.outcomes(&same).await, [Outcome::Created; 10]);
+        deployment.drain(worker).await;
+        deployment.remove().await;
     }
 }
 
@@ -50,23 +50,23 @@ async fn conflicts_that_redis_knows_nothing_of_cost_no_unit() {
     let redis = PrivateRedis::start();
     let url = redis.url();
     let stage = Stage::with("conflicts", |settings| settings.redis_url = url.into()).await;
-    let mut place = Place::Servers(Box::new(stage));
-    place.open(&sale("s", 20)).await;
+    let mut deployment = Deployment::Servers(Box::new(stage));
+    deployment.open(&sale("s", 20)).await;
     let first = orders("s", 10);
-    place.post_orders(&first).await;
-    let worker = place.worker(None).await;
-    until(async || place.state("s").await.sold == 10).await;
+    deployment.post_orders(&first).await;
+    let worker = deployment.worker(None).await;
+    until(async || deployment.state("s").await.sold == 10).await;
     redis.command(&["FLUSHALL"]);
     let others: Vec<Vec<u8>> =
         (0..10).map(|n| body(&order(&format!("o-{n}"), "s", &format!("u-{n}"), 2))).collect();
-    place.post(&others).await;
+    deployment.post(&others).await;
     let valid = from("v", 50);
-    place.post_orders(&valid).await;
-    let totals = place.settled(&[first, valid].concat()).await;
+    deployment.post_orders(&valid).await;
+    let totals = deployment.settled(&[first, valid].concat()).await;
     assert_eq!(totals, Totals { created: 20, sold_out: 40, rejected: 0 });
-    place.are_dead(&others, "order_id_conflict").await;
-    place.drain(worker).await;
-    place.remove().await;
+    deployment.are_dead(&others, "order_id_conflict").await;
+    deployment.drain(worker).await;
+    deployment.remove().await;
 }
 
 #[tokio::test]
@@ -74,27 +74,27 @@ async fn buyers_at_their_limit_whom_redis_has_forgotten_cost_no_unit() {
     let redis = PrivateRedis::start();
     let url = redis.url();
     let stage = Stage::with("limit", |settings| settings.redis_url = url.into()).await;
-    let mut place = Place::Servers(Box::new(stage));
-    place.open(&Sale { per_user_limit: Some(1), ..sale("s", 50) }).await;
+    let mut deployment = Deployment::Servers(Box::new(stage));
+    deployment.open(&Sale { per_user_limit: Some(1), ..sale("s", 50) }).await;
     let first = orders("s", 25);
-    place.post_orders(&first).await;
-    let worker = place.worker(None).await;
-    until(async || place.state("s").await.sold == 25).await;
+    deployment.post_orders(&first).await;
+    let worker = deployment.worker(None).await;
+    until(async || deployment.state("s").await.sold == 25).await;
     redis.command(&["FLUSHALL"]);
     let again: Vec<Order> =
         (0..25).map(|n| order(&format!("again-{n}"), "s", &format!("u-{n}"), 1)).collect();
     let valid = from("v", 25);
-    place.post_orders(&again).await;
-    place.post_orders(&valid).await;
-    let totals = place.settled(&[first, again.clone(), valid].concat()).await;
+    deployment.post_orders(&again).await;
+    deployment.post_orders(&valid).await;
+    let totals = deployment.settled(&[first, again.clone(), valid].concat()).await;
     assert_eq!(totals, Totals { created: 50, sold_out: 0, rejected: 25 });
     assert_eq!(
-        place.outcomes(&again).await,
+        deployment.outcomes(&again).await,
         [Outcome::Rejected(Reason::PurchaseLimit); 25],
         "nobody is above the limit"
     );
-    place.drain(worker).await;
-    place.remove().await;
+    deployment.drain(worker).await;
+    deployment.remove().await;
 }
 
 #[tokio::test]

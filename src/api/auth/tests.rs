@@ -106,7 +106,7 @@ fn malformed(result: &Result<Principal, Refusal>) -> bool {
 }
 
 #[test]
-fn good_tokens_of_both_kinds_name_their_caller() {
+fn good_tokens_of_both_kinds_name_their_principal() {
     assert_eq!(present_token(&secret_verifier(), &good_token()), Ok(ada()));
     let pair = pair(1);
     let token_verifier = TokenVerifier::new(&public_key(&pair), None, None);
@@ -362,7 +362,7 @@ fn a_challenge_says_what_is_wrong_in_characters_that_are_allowed() {
 }
 
 #[test]
-fn a_gate_shows_no_secret() {
+fn a_verifier_shows_no_secret() {
     let shown = format!("{:?}", secret_verifier());
     assert!(!shown.contains("long enough"), "{shown}");
     assert!(!shown.contains(&format!("{:?}", SECRET.as_bytes())), "{shown}");

@@ -123,14 +123,14 @@ impl Consumer {
         let mut batch = Vec::new();
         while settled.recv_many(&mut batch, SETTLEMENTS).await > 0 {
             let count = batch.len();
-            let (acked, returned) = self.sort(&mut batch);
+            let (acked, returned) = self.split(&mut batch);
             self.tell(acked, returned).await;
             self.room.add_permits(count);
         }
     }
 
     /// The positions of what is acknowledged, and of what goes back.
-    fn sort(&self, batch: &mut Vec<Settled>) -> (Vec<i64>, Vec<i64>) {
+    fn split(&self, batch: &mut Vec<Settled>) -> (Vec<i64>, Vec<i64>) {
         let (mut acked, mut returned) = (Vec::new(), Vec::new());
         let mut unsettled = self.unsettled();
         for (position, settlement) in batch.drain(..) {

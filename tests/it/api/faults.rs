@@ -40,7 +40,7 @@ fn heal(proxy: &Proxy) {
 }
 
 #[tokio::test]
-async fn while_the_broker_is_away_orders_are_refused_and_none_that_was_accepted_is_lost() {
+async fn while_the_broker_is_unavailable_orders_are_refused_and_none_that_was_accepted_is_lost() {
     let mut stage = stage_with("broker", PATIENT).await;
     stage.open(sale("s", 30)).await;
     let (app, proxy) = through_broker_proxy(&stage).await;
@@ -103,7 +103,7 @@ async fn while_the_broker_is_away_orders_are_refused_and_none_that_was_accepted_
 }
 
 #[tokio::test]
-async fn replies_come_again_after_the_broker_was_away() {
+async fn replies_come_again_after_the_broker_was_unavailable() {
     let stage = stage_with("replies", PATIENT).await;
     stage.open(sale("s", 1000)).await;
     let (app, proxy) = through_broker_proxy(&stage).await;
@@ -123,7 +123,7 @@ async fn replies_come_again_after_the_broker_was_away() {
 }
 
 #[tokio::test]
-async fn while_the_ledger_is_away_orders_for_known_sales_are_accepted() {
+async fn while_the_ledger_is_unavailable_orders_for_known_sales_are_accepted() {
     let mut stage = stage_with("ledger", PATIENT).await;
     stage.open(sale("s", 30)).await;
     let direct = stage.deployment.app.settings().database_url.expose_secret().to_owned();

@@ -181,7 +181,7 @@ async fn every_answer_keeps_the_page_to_itself() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answers_what_it_has_in_hand() {
+async fn a_server_that_stops_answers_the_requests_in_flight() {
     let stage = stage("stop").await;
     stage.open(sale("s", 10)).await;
     let served = Served::without_worker(&stage.deployment.app).await;

@@ -18,12 +18,12 @@ on_every_adapter!(
     what_is_not_settled_comes_again,
     what_is_given_back_comes_again,
     what_is_acknowledged_out_of_order_is_gone,
-    no_more_than_the_prefetch_is_handed_over,
+    no_more_than_the_prefetch_is_delivered,
     a_stopped_consumer_hands_over_what_it_has_and_no_more,
     a_dead_letter_keeps_its_bytes_and_gets_a_reason,
     a_redriven_letter_starts_afresh,
     many_publishers_at_once_are_all_confirmed,
-    a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_away,
+    a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_disconnected,
     every_subscriber_gets_its_own_copy,
     a_private_queue_gets_events_and_replies,
 );
@@ -106,7 +106,7 @@ async fn what_is_acknowledged_out_of_order_is_gone(broker: B) {
     assert_eq!(broker.depth(Queue::Intents).await.expect("depth").messages, 0);
 }
 
-async fn no_more_than_the_prefetch_is_handed_over(broker: B) {
+async fn no_more_than_the_prefetch_is_delivered(broker: B) {
     publish(&broker, (0..10).map(|n| n.to_string())).await;
     let mut deliveries = broker.consume(Queue::Intents, 4).await.expect("consume");
     let mut held = Vec::new();
@@ -142,8 +142,8 @@ async fn a_stopped_consumer_hands_over_what_it_has_and_no_more(broker: B) {
     end(deliveries).await;
 }
 
-/// Parks one message, and takes it from the dead letters.
-async fn park(broker: &B, body: &str) -> (Deliveries, Delivery) {
+/// Dead-letters one message, and takes it from the dead letters.
+async fn dead_letter(broker: &B, body: &str) -> (Deliveries, Delivery) {
     publish(broker, [body.to_owned()]).await;
     let (deliveries, mut taken) = take(broker, 1).await;
     let delivery = taken.remove(0);
@@ -164,7 +164,7 @@ async fn park(broker: &B, body: &str) -> (Deliveries, Delivery) {
 }
 
 async fn a_dead_letter_keeps_its_bytes_and_gets_a_reason(broker: B) {
-    let (letters, letter) = park(&broker, "{ not json").await;
+    let (letters, letter) = dead_letter(&broker, "{ not json").await;
     assert_eq!(text(&letter), "{ not json");
     assert_eq!(letter.properties.routing_key, "s");
     let death_info = letter.properties.dead.clone().expect("a reason");
@@ -176,7 +176,7 @@ async fn a_dead_letter_keeps_its_bytes_and_gets_a_reason(broker: B) {
 }
 
 async fn a_redriven_letter_starts_afresh(broker: B) {
-    let (letters, letter) = park(&broker, "again").await;
+    let (letters, letter) = dead_letter(&broker, "again").await;
     let properties = Some(&letter.properties);
     let message = Message::Intent { routing_key: "s", body: &letter.body, properties, delay: None };
     broker.publish(&[message]).await.all().expect("publish");
@@ -237,7 +237,9 @@ pub(super) fn durable() -> Queue {
     Queue::Subscriber(super::SUBSCRIBER.into())
 }
 
-async fn a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_away(broker: B) {
+async fn a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_disconnected(
+    broker: B,
+) {
     let events = broker.subscribe(durable(), &["order.#"], 10).await.expect("subscribe");
     end(events).await;
     let one = Queue::Private("one".into());

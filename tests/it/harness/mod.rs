@@ -4,9 +4,9 @@
 pub mod api;
 pub mod browser;
 pub mod check;
+pub mod deployment;
 pub mod embedded;
 pub mod issuer;
-pub mod place;
 pub mod process;
 pub mod proxy;
 mod servers;

@@ -6,7 +6,7 @@ use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::Sale;
 
-use crate::harness::place::Place;
+use crate::harness::deployment::Deployment;
 use crate::harness::users::{Users, until_decided};
 use crate::harness::{body, order, orders, sale, until};
 
@@ -85,67 +85,72 @@ fn just_enough() -> Vec<Order> {
     again.chain(others).collect()
 }
 
-async fn every_unit_sells(mut place: Place, kind: Kind, fault: Fault) {
+async fn every_unit_sells(mut deployment: Deployment, kind: Kind, fault: Fault) {
     let sale = kind.sale();
     let users = Users::new();
-    place.open(&sale).await;
+    deployment.open(&sale).await;
     let first = orders("s", FEW as usize);
-    place.post_orders(&first).await;
-    let mut worker = place.worker(Some(users.clone())).await;
-    until_decided(place.ledger(), &first).await;
+    deployment.post_orders(&first).await;
+    let mut worker = deployment.worker(Some(users.clone())).await;
+    until_decided(deployment.ledger(), &first).await;
     if fault.emptied {
-        place.forget(&sale).await;
+        deployment.forget(&sale).await;
     }
     let (refused, valid) = (kind.refused(), just_enough());
     let refused_bodies: Vec<Vec<u8>> = refused.iter().map(|order| kind.body(order)).collect();
     let bodies = [refused_bodies.clone(), valid.iter().map(body).collect()].concat();
-    place.post(&bodies).await;
+    deployment.post(&bodies).await;
     if fault.killed {
-        until(async || place.state("s").await.sold > FEW).await;
-        place = place.crash(worker).await;
+        until(async || deployment.state("s").await.sold > FEW).await;
+        deployment = deployment.crash(worker).await;
         if fault.emptied {
-            place.forget(&sale).await;
+            deployment.forget(&sale).await;
         }
-        worker = place.worker(Some(users.clone())).await;
+        worker = deployment.worker(Some(users.clone())).await;
     }
 
     let mut decided = [first.clone(), valid.clone()].concat();
     if kind.outcome().is_some() {
         decided.extend(refused.iter().cloned());
     }
-    let totals = place.settled(&decided).await;
+    let totals = deployment.settled(&decided).await;
     let few = FEW as usize;
     let refusals = if kind.outcome().is_some() { few } else { 0 };
     let created = first.len() + valid.len();
     assert_eq!(totals.created, created, "{kind:?} {fault:?}");
     assert_eq!(totals.sold_out + totals.rejected, refusals, "{kind:?} {fault:?}");
-    assert_eq!(place.state("s").await.sold, STOCK, "{kind:?} {fault:?}");
+    assert_eq!(deployment.state("s").await.sold, STOCK, "{kind:?} {fault:?}");
     match kind.outcome() {
         Some(outcome) => {
             // Users are checked side by side: the last unit may go before a denial is decided.
             let sold_out = matches!(kind, Kind::Denial).then_some(Outcome::SoldOut);
-            for found in place.outcomes(&refused).await {
+            for found in deployment.outcomes(&refused).await {
                 assert!(
                     found == outcome || Some(found) == sold_out,
                     "{found:?} {kind:?} {fault:?}"
                 );
             }
-            let dead = place.broker().depth(Queue::DeadLetters).await.expect("depth");
+            let dead = deployment.broker().depth(Queue::DeadLetters).await.expect("depth");
             assert_eq!(dead.messages, 0, "{kind:?} {fault:?}");
         }
-        None => place.are_dead(&refused_bodies, "order_id_conflict").await,
+        None => deployment.are_dead(&refused_bodies, "order_id_conflict").await,
     }
-    place.drain(worker).await;
-    place.remove().await;
+    deployment.drain(worker).await;
+    deployment.remove().await;
 }
 
 async fn every_unit_sells_after(kind: Kind) {
     for killed in [false, true] {
         for emptied in [false, true] {
-            every_unit_sells(Place::servers("just-enough").await, kind, Fault { emptied, killed })
-                .await;
+            every_unit_sells(
+                Deployment::servers("just-enough").await,
+                kind,
+                Fault { emptied, killed },
+            )
+            .await;
         }
-        every_unit_sells(Place::embedded().await, kind, Fault { emptied: false, killed }).await;
+        every_unit_sells(Deployment::embedded().await, kind, Fault { emptied: false, killed })
+            .await;
     }
 }
 

@@ -18,12 +18,12 @@ use super::{PATIENCE, Running, Stage, body, forget, post, sale_id};
 const MAX_BATCH: usize = 4;
 
 /// On servers, or embedded.
-pub enum Place {
+pub enum Deployment {
     Servers(Box<Stage>),
     Embedded(Embedded),
 }
 
-impl Place {
+impl Deployment {
     pub async fn servers(what: &str) -> Self {
         Self::Servers(Box::new(Stage::new(what).await))
     }
