@@ -14,8 +14,9 @@
 //! Beside the path, [`sales`] has what a process knows of sales and what operators do to them, which
 //! [`operator_log`] keeps. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
 //! [`config`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
-//! deployment, [`user_service`] stands in for a shop's own, [`compare`] has other designs to measure against, [`fault`]
-//! is for tests.
+//! deployment, [`user_service`] stands in for a shop's own, and [`fault`] is for tests.
+//!
+//! Measurements, and other designs to compare with, are in the package in `lab/`.
 //!
 //! `ARCHITECTURE.md` has the map and the invariants.
 
@@ -24,7 +25,6 @@ pub mod app;
 pub mod broker;
 pub mod cli;
 pub mod clock;
-pub mod compare;
 pub mod config;
 pub mod domain;
 pub mod fault;

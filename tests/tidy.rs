@@ -41,10 +41,10 @@ fn a_library_is_named_only_where_it_belongs() {
     for (library, allowed) in [
         ("lapin", &["src/broker/rabbitmq"][..]),
         ("amq_protocol", &["src/broker/rabbitmq"][..]),
-        ("redis", &["src/inventory/redis.rs", "src/compare"]),
+        ("redis", &["src/inventory/redis.rs"]),
         ("deadpool_redis", &["src/inventory/redis.rs"]),
         ("sqlx", &["src/ledger", "src/broker/embedded", "src/sqlite.rs"]),
-        ("axum", &["src/api", "src/user_service", "src/compare/shop.rs"]),
+        ("axum", &["src/api", "src/user_service"]),
         ("utoipa", &["src/api"]),
         ("governor", &["src/api", "src/user_service"]),
         ("rand", &["src/user_service"]),
@@ -110,14 +110,8 @@ fn dependencies_point_one_way() {
                 assert!(own || !uses(module), "{name}: an adapter knows its port and the domain");
             }
         }
-        let above = [
-            "src/worker",
-            "src/api",
-            "src/compare",
-            "src/sales/cache.rs",
-            "src/sales/operations.rs",
-            "src/cli",
-        ];
+        let above =
+            ["src/worker", "src/api", "src/sales/cache.rs", "src/sales/operations.rs", "src/cli"];
         if above.iter().any(|room| name.starts_with(room)) {
             for adapter in [
                 "RabbitBroker",
@@ -131,7 +125,7 @@ fn dependencies_point_one_way() {
                 assert!(!text.contains(adapter), "{name} names {adapter}; only app.rs does");
             }
         }
-        let rooms = ["src/worker", "src/api", "src/compare"];
+        let rooms = ["src/worker", "src/api"];
         if rooms.iter().any(|room| name.starts_with(room)) {
             for module in ["app", "cli"] {
                 assert!(!uses(module), "{name} knows nothing of {module}");
@@ -141,8 +135,17 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
+fn the_product_does_not_know_its_laboratory() {
+    for (name, text) in files("src", &[".rs"]) {
+        assert!(!names(&text, "floodgate_lab"), "{name} uses the laboratory");
+    }
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    assert!(!manifest.contains("floodgate-lab"), "the product depends on its laboratory");
+}
+
+#[test]
 fn files_are_of_a_size_to_be_read() {
-    for folder in ["src", "tests"] {
+    for folder in ["src", "tests", "lab"] {
         for (name, text) in files(folder, &[".rs", ".lua"]) {
             let lines = text.lines().count();
             assert!(
@@ -177,6 +180,7 @@ fn what_the_documents_name_exists() {
                 "migrations/",
                 "config/",
                 "deploy/",
+                "lab/",
                 "benches/",
             ]
             .iter()

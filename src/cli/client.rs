@@ -24,17 +24,19 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// What a server answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub struct Answer {
+    /// The status.
     pub status: u16,
     /// `Retry-After` in seconds (RFC 9110 section 10.2.3). A date, which the section allows too
     /// but floodgate never sends, is not read.
     pub retry_after: Option<Duration>,
+    /// The body.
     pub body: Bytes,
 }
 
 /// A connection that is kept alive, opened with the first request and again whenever the server has
 /// closed it.
-pub(super) struct Connection {
+pub struct Connection {
     address: SocketAddr,
     host: HeaderValue,
     limit: Duration,
@@ -52,7 +54,7 @@ struct Link {
 impl Connection {
     /// A connection to `address`. A request may take `limit`, from its start, or from opening the
     /// connection, to the end of the answer.
-    pub(super) fn new(address: SocketAddr, limit: Duration) -> anyhow::Result<Self> {
+    pub fn new(address: SocketAddr, limit: Duration) -> anyhow::Result<Self> {
         let host = HeaderValue::try_from(address.to_string())?;
         Ok(Self { address, host, limit, idle: None })
     }
@@ -62,7 +64,7 @@ impl Connection {
     ///
     /// The order needs an id, as `key` or in `body`: when the server closes a connection that was
     /// kept, it can't be known whether the request was read, and it is sent once more.
-    pub(super) async fn post_order(
+    pub async fn post_order(
         &mut self,
         sale: &SaleId,
         body: &[u8],
@@ -82,7 +84,7 @@ impl Connection {
     }
 
     /// Gets `path`, which begins with a slash and may have a query.
-    pub(super) async fn get(&mut self, path: &str) -> anyhow::Result<Answer> {
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Answer> {
         let request = self.request(Method::GET, path, &[])?;
         self.send(request).await
     }

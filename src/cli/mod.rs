@@ -1,10 +1,8 @@
 //! The command line: one file for each command. Results go to standard output, everything else to
 //! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
 
-mod bench;
 mod check;
-mod client;
-mod compare;
+pub mod client;
 mod config;
 mod dead_letters;
 mod demo;
@@ -12,17 +10,17 @@ mod migrate;
 mod operator;
 mod operator_log;
 mod order;
-mod output;
-mod process;
+pub mod output;
+pub mod process;
 mod replay;
 mod sale;
 mod serve;
-mod server;
+pub mod server;
 mod token;
 mod user_service;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -74,16 +72,6 @@ enum Command {
     OperatorLog(operator_log::OperatorLogArgs),
     /// Stand in for the user service that is asked before a user may buy, to try floodgate against
     UserService(user_service::Serve),
-    /// Measure the whole path against a bare relay on the configured servers
-    Bench(bench::Bench),
-    /// The sender and receiver of the bare relay that `bench` compares with
-    #[command(hide = true)]
-    BenchRelay(bench::Relay),
-    /// Compare with other designs for selling limited stock, side by side
-    Compare(compare::Compare),
-    /// One process of a design that `compare` compares with
-    #[command(hide = true)]
-    CompareShop(compare::ShopArgs),
     /// Look whether every server can be reached and is set up
     Check(check::Check),
     /// Look at the settings that are in force
@@ -107,13 +95,7 @@ impl Cli {
 
     #[tokio::main]
     async fn try_run(self) -> anyhow::Result<ExitCode> {
-        let app = App::new(Settings::load(self.config.as_deref())?);
-        telemetry::init(&app.settings().log)?;
-        // Most systems give a process 1,024 open files at first and let it have many more. Each connection
-        // is one.
-        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-            tracing::debug!(%error, "the limit of open files stays as it is");
-        }
+        let app = start(self.config.as_deref())?;
         let _fail_points = fail::FailScenario::setup();
         let ended = Box::pin(self.run_command(&app)).await;
         app.close().await;
@@ -134,10 +116,6 @@ impl Cli {
             Command::Token(command) => command.run(app)?,
             Command::OperatorLog(command) => command.run(app).await?,
             Command::UserService(command) => command.run().await?,
-            Command::Bench(command) => command.run(app, self.config).await?,
-            Command::BenchRelay(command) => command.run(app).await?,
-            Command::Compare(command) => return Box::pin(command.run(app, self.config)).await,
-            Command::CompareShop(command) => command.run(app).await?,
             Command::Check(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,
@@ -146,9 +124,22 @@ impl Cli {
     }
 }
 
+/// What every command begins with: the settings, from `config` and the environment, the log, and as many open
+/// files as the system allows.
+pub fn start(config: Option<&Path>) -> anyhow::Result<App> {
+    let app = App::new(Settings::load(config)?);
+    telemetry::init(&app.settings().log)?;
+    // Most systems give a process 1,024 open files at first and let it have many more. Each connection
+    // is one.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    Ok(app)
+}
+
 /// An error and its causes in one line. Libraries differ in whether an error repeats its cause;
 /// what was said already isn't said again.
-fn explain(error: &anyhow::Error) -> String {
+pub fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {

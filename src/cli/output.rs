@@ -7,14 +7,14 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 /// Prints `value` as one JSON document.
-pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = escaped(&serde_json::to_string_pretty(value)?);
     text.push('\n');
     self::text(&text)
 }
 
 /// Prints rows under their headings.
-pub(super) fn table<const N: usize>(
+pub fn table<const N: usize>(
     headings: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> anyhow::Result<()> {
@@ -47,7 +47,7 @@ fn is_bidirectional(c: char) -> bool {
 }
 
 /// Prints `text` as it is.
-pub(super) fn text(text: &str) -> anyhow::Result<()> {
+pub fn text(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -9,11 +9,18 @@ use tokio::process::{Child, Command};
 
 use crate::app::temp_deployment::TempDeployment;
 
+/// A command of floodgate, to be run in a temporary deployment by this program. Killed when dropped.
+///
+/// It runs under the name `floodgate`, so that another program which is built on this library can tell that it
+/// is to act as floodgate.
+pub fn floodgate(deployment: &TempDeployment, config: Option<&Path>) -> anyhow::Result<Command> {
+    let mut command = this_program(deployment, config)?;
+    command.arg0("floodgate");
+    Ok(command)
+}
+
 /// This program, to be run in a temporary deployment. Killed when dropped.
-pub(super) fn floodgate(
-    deployment: &TempDeployment,
-    config: Option<&Path>,
-) -> anyhow::Result<Command> {
+pub fn this_program(deployment: &TempDeployment, config: Option<&Path>) -> anyhow::Result<Command> {
     let settings = deployment.app.settings();
     let mut command = Command::new(std::env::current_exe()?);
     if let Some(config) = config {
@@ -31,7 +38,7 @@ pub(super) fn floodgate(
 }
 
 /// Has the process finish what is in flight, and waits for its end.
-pub(super) async fn drain(mut child: Child) -> anyhow::Result<()> {
+pub async fn drain(mut child: Child) -> anyhow::Result<()> {
     let id = child.id().context("the process has ended")?;
     // The standard library has no other signal than SIGKILL.
     Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;

@@ -25,7 +25,7 @@ fn without_limits_by_address(command: &mut Command) {
 }
 
 /// A `floodgate up` or `floodgate api`. Killed when dropped.
-pub(super) struct Server {
+pub struct Server {
     command: Command,
     child: Child,
     address: SocketAddr,
@@ -33,7 +33,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts API and worker, which checks users at `users_url`; waits until it takes orders.
-    pub(super) async fn up(
+    pub async fn up(
         deployment: &TempDeployment,
         config: Option<PathBuf>,
         users_url: &str,
@@ -45,10 +45,7 @@ impl Server {
     }
 
     /// Starts the API alone, and waits until it takes orders.
-    pub(super) async fn api(
-        deployment: &TempDeployment,
-        config: Option<PathBuf>,
-    ) -> anyhow::Result<Self> {
+    pub async fn api(deployment: &TempDeployment, config: Option<PathBuf>) -> anyhow::Result<Self> {
         let mut command = process::floodgate(deployment, config.as_deref())?;
         command.arg("api");
         without_limits_by_address(&mut command);
@@ -56,7 +53,7 @@ impl Server {
     }
 
     /// Starts the API alone with the limits by address that are configured.
-    pub(super) async fn limited_api(
+    pub async fn limited_api(
         deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
@@ -81,19 +78,20 @@ impl Server {
         Ok(server)
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// As `kill -9`, and then a new process instead.
-    pub(super) async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
+    pub async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
         self.child.kill().await?;
         self.child = self.command.spawn().context("could not start the server again")?;
         self.wait_until_ready().await
     }
 
     /// Drains it.
-    pub(super) async fn stop(self) -> anyhow::Result<()> {
+    pub async fn stop(self) -> anyhow::Result<()> {
         process::drain(self.child).await
     }
 

@@ -169,21 +169,6 @@ async fn a_replayed_file_is_decided_and_its_bad_lines_are_dead_lettered() {
     stage.remove().await;
 }
 
-#[tokio::test]
-async fn the_bench_measures_and_leaves_nothing_behind() {
-    let stage = Stage::new("bench").await;
-    let bench =
-        run(&stage, &["bench", "--orders", "500", "--rounds", "1", "--batch", "4", "--json"]);
-    let report = json(&bench);
-    for figure in
-        ["ratio", "worker_peak_bytes", "redis_bytes_per_decision", "ledger_bytes_per_decision"]
-    {
-        assert!(report[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {report}");
-    }
-    assert!(error(&bench).contains("round 1 of 1"));
-    stage.remove().await;
-}
-
 fn bare(arguments: &[&str], variables: &[(&str, &str)]) -> std::process::Output {
     bare_floodgate(arguments).envs(variables.iter().copied()).output().expect("floodgate runs")
 }
@@ -197,7 +182,6 @@ fn bad_usage_exits_with_2_and_failures_with_1() {
         &["sale", "show", "a.b"],
         &["order", "show", "o-1"],
         &["order", "show", "a.b", "o-1"],
-        &["bench", "--orders", "1"],
     ] {
         assert_eq!(bare(bad, &[]).status.code(), Some(2), "{bad:?}");
     }
@@ -305,8 +289,6 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["operator-log"],
         &["token"],
         &["user-service"],
-        &["bench"],
-        &["compare"],
         &["settings"],
     ] {
         let mut arguments = command.to_vec();

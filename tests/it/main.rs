@@ -4,7 +4,6 @@
 mod announcements;
 mod api;
 mod commands;
-mod compare;
 mod contract;
 mod dead_letters;
 mod deferral;

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::load::Load;
 use super::run::{Process, Runner};
 use super::{median, rates};
-use crate::app::temp_deployment::TempDeployment;
-use crate::cli::output;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::cli::output;
 
 /// Sales that the orders are spread over.
 const SALES: u32 = 1000;

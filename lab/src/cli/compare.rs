@@ -1,4 +1,4 @@
-//! `floodgate compare`.
+//! `floodgate-lab compare`.
 
 mod intake;
 mod rush;
@@ -17,16 +17,16 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::ExposeSecret;
 
-use super::output;
-use crate::app::App;
 use crate::compare::Technique;
 use crate::compare::chart;
 use crate::compare::proxy::Proxy;
 use crate::compare::report::{Conditions, Report, Run, Scenario};
 use crate::compare::store::{self, Store};
 use crate::compare::tally;
-use crate::config::Server;
-use crate::shutdown;
+use floodgate::app::App;
+use floodgate::cli::output;
+use floodgate::config::Server;
+use floodgate::shutdown;
 use sale::Stage;
 use servers::RedisServer;
 pub(super) use shops::ShopArgs;
@@ -77,9 +77,9 @@ pub(super) struct Compare {
     json: bool,
 }
 
-const AFTER_HELP: &str = "Examples:\n  floodgate compare\n  \
-    floodgate compare --scenario incident --runs 20 --json > incident.json\n  \
-    floodgate compare --from incident.json --chart incident.svg\n\n\
+const AFTER_HELP: &str = "Examples:\n  floodgate-lab compare\n  \
+    floodgate-lab compare --scenario incident --runs 20 --json > incident.json\n  \
+    floodgate-lab compare --from incident.json --chart incident.svg\n\n\
     Sells the same stock to the same buyers by each design, on the configured Redis, with the same \
     user service. Each design runs in several processes, about a millisecond away from Redis; \
     floodgate with its API, queue, workers and ledger, in a namespace and a database of its own. The \

@@ -1,4 +1,4 @@
-//! `floodgate bench`.
+//! `floodgate-lab bench`.
 
 mod api;
 mod beside;
@@ -15,19 +15,19 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::output;
-use crate::app::App;
-use crate::app::temp_deployment::TempDeployment;
+use floodgate::app::App;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::cli::output;
 use load::Load;
 pub(super) use relay::Relay;
 use run::{Latency, Process, Runner};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  floodgate bench --orders 100000 --batch 32\n  \
-    floodgate bench --api --connections 64\n  \
-    floodgate bench --crowd\n  \
-    floodgate bench --hot\n  \
-    floodgate bench --verification --workers 4\n\n\
+#[command(after_help = "Examples:\n  floodgate-lab bench --orders 100000 --batch 32\n  \
+    floodgate-lab bench --api --connections 64\n  \
+    floodgate-lab bench --crowd\n  \
+    floodgate-lab bench --hot\n  \
+    floodgate-lab bench --verification --workers 4\n\n\
     In each round the queue is filled first, then a worker is started in a process of its own, and the \
     time from its first event to its last is taken. The bare relay does the same with one order a \
     message and an event of the same size for each, by the same code for consuming, publishing with \

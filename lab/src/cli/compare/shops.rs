@@ -14,12 +14,12 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::rush::{Gateway, SALE};
-use crate::app::{App, listen};
-use crate::cli::client::Connection;
 use crate::compare::shop::{self, Shop, Stats, Times};
 use crate::compare::store::Store;
 use crate::compare::{Technique, designs};
-use crate::domain::order::SaleId;
+use floodgate::app::{App, listen};
+use floodgate::cli::client::Connection;
+use floodgate::domain::order::SaleId;
 
 /// How long a shop may take to finish what it has in hand.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -58,7 +58,7 @@ impl ShopArgs {
         let longest_under_lock = AtomicU64::new(0);
         let shop = Shop { store: redis, others, users, sale_id, times, longest_under_lock };
         let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
-        crate::cli::output::text(&format!("{}\n", listener.local_addr()?))?;
+        floodgate::cli::output::text(&format!("{}\n", listener.local_addr()?))?;
         let closing = CancellationToken::new();
         let parent_left = closing.clone();
         // Ends with whoever started it, however that ends.

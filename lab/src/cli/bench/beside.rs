@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::buyers::{Users, order};
 use super::median;
 use super::verification::{CHECK, Setup, end};
-use crate::broker::{Delay, Queue};
-use crate::user_service::{Behaviour, Latency};
+use floodgate::broker::{Delay, Queue};
+use floodgate::user_service::{Behaviour, Latency};
 
 /// Orders of the sale that goes on while another one hangs: with a check for each, and without.
 pub(super) const CHECKED: u32 = 10_000;

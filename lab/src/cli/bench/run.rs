@@ -9,11 +9,11 @@ use serde::Serialize;
 use tokio::process::Child;
 
 use super::load::{CHUNK, Load};
-use crate::app::temp_deployment::TempDeployment;
-use crate::broker::{Broker, Deliveries, Message};
-use crate::cli::process;
-use crate::domain::event::order_key_of;
-use crate::domain::order::OrderKey;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::broker::{Broker, Deliveries, Message};
+use floodgate::cli::process;
+use floodgate::domain::event::order_key_of;
+use floodgate::domain::order::OrderKey;
 
 /// No event for so long means that something is wrong.
 pub(super) const STALLED: Duration = Duration::from_mins(1);
@@ -129,7 +129,11 @@ impl<'a> Runner<'a> {
     }
 
     fn start(&self, process: Process) -> anyhow::Result<Child> {
-        let mut command = process::floodgate(self.deployment, self.config.as_deref())?;
+        let (deployment, config) = (self.deployment, self.config.as_deref());
+        let mut command = match process {
+            Process::Relay => process::this_program(deployment, config)?,
+            Process::Worker | Process::WithoutRedis => process::floodgate(deployment, config)?,
+        };
         command.env("FLOODGATE_LOG__FILTER", "warn");
         match process {
             Process::Relay => command.arg("bench-relay"),

@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 
 use super::load::Load;
 use super::{api, median};
-use crate::app::temp_deployment::TempDeployment;
-use crate::cli::output;
-use crate::cli::server::Server;
-use crate::domain::order::SaleId;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::cli::output;
+use floodgate::cli::server::Server;
+use floodgate::domain::order::SaleId;
 
 /// Connections that post orders.
 const BUYERS: u32 = 50;

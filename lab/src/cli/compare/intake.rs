@@ -11,14 +11,14 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use super::rush::{Gateway, SALE};
-use crate::app::temp_deployment::TempDeployment;
-use crate::cli::client::Connection;
-use crate::cli::process;
-use crate::cli::server::Server;
-use crate::config::Settings;
-use crate::domain::decision::Outcome;
-use crate::domain::order::{OrderId, OrderKey, SaleId};
-use crate::domain::sale::Sale;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::cli::client::Connection;
+use floodgate::cli::process;
+use floodgate::cli::server::Server;
+use floodgate::config::Settings;
+use floodgate::domain::decision::Outcome;
+use floodgate::domain::order::{OrderId, OrderKey, SaleId};
+use floodgate::domain::sale::Sale;
 
 /// How long anything may take before the sale and after it.
 const PATIENCE: Duration = Duration::from_secs(30);

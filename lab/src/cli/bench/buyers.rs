@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::load::CHUNK;
-use crate::broker::{Broker, Message};
-use crate::domain::intent;
-use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
-use crate::user_service::{Behaviour, Counts, UserService};
+use floodgate::broker::{Broker, Message};
+use floodgate::domain::intent;
+use floodgate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::user_service::{Behaviour, Counts, UserService};
 
 /// A user service, and where it is.
 pub(super) struct Users {

@@ -15,14 +15,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::intake::{Intake, Users};
 use super::rush::{self, Crowd, Gateway, Rushed};
 use super::shops::{Shops, Surroundings};
-use crate::app::listen;
 use crate::compare::Technique;
 use crate::compare::report::{Conditions, HTTP, LOCK, Run, Scenario, lost};
 use crate::compare::shop::Times;
 use crate::compare::store::Store;
 use crate::compare::tally::{Sold, count};
-use crate::config::Settings;
-use crate::user_service::{Behaviour, Latency, UserService};
+use floodgate::app::listen;
+use floodgate::config::Settings;
+use floodgate::user_service::{Behaviour, Latency, UserService};
 
 /// Time of the user service when all is well, and when it is slow.
 const FAST: Duration = Duration::from_millis(2);

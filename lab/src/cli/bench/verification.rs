@@ -13,13 +13,13 @@ use tokio_util::task::AbortOnDropHandle;
 use super::beside::{CHECKED, Deferred, PLAIN, Rates};
 use super::buyers::{Users, order, publish};
 use super::run::{STALLED, SUBSCRIBER_PREFETCH};
-use crate::app::temp_deployment::TempDeployment;
-use crate::broker::{Broker, Deliveries, Queue};
-use crate::cli::{output, process};
-use crate::domain::event::order_key_of;
-use crate::domain::order::{Order, OrderKey, SaleId};
-use crate::domain::sale::Sale;
-use crate::user_service::{Behaviour, Latency};
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::broker::{Broker, Deliveries, Queue};
+use floodgate::cli::{output, process};
+use floodgate::domain::event::order_key_of;
+use floodgate::domain::order::{Order, OrderKey, SaleId};
+use floodgate::domain::sale::Sale;
+use floodgate::user_service::{Behaviour, Latency};
 
 /// How long a check takes.
 pub(super) const CHECK: Duration = Duration::from_millis(50);

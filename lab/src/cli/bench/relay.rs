@@ -7,9 +7,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::load::Load;
-use crate::app::App;
-use crate::broker::{Delivery, Message, Queue};
-use crate::shutdown;
+use floodgate::app::App;
+use floodgate::broker::{Delivery, Message, Queue};
+use floodgate::shutdown;
 
 /// What a worker would be without its stages: for each message one event, of the size that a
 /// decision's has. Takes batches like the worker does, and as many at once.

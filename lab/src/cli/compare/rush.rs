@@ -13,10 +13,10 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::cli::client::{Answer as HttpAnswer, Connection};
 use crate::compare::designs;
 use crate::compare::tally::{Answer, Final};
-use crate::domain::order::{OrderId, SaleId};
+use floodgate::cli::client::{Answer as HttpAnswer, Connection};
+use floodgate::domain::order::{OrderId, SaleId};
 
 /// What is sold.
 pub(super) const SALE: &str = "bottles";

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::cli::output;
 use crate::compare::report::{Conditions, Report, Scenario, Summary};
+use floodgate::cli::output;
 
 const LEGEND: &str = "
 sold   orders created, of one unit each; over: beyond the stock

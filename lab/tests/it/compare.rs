@@ -1,35 +1,17 @@
-//! `floodgate compare`, end to end. That a design loses a race is never required, only that those that
+//! `floodgate-lab compare`, end to end. That a design loses a race is never required, only that those that
 //! can't don't.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use crate::harness;
-use crate::harness::process::bare_floodgate;
+use super::{bare_lab, json, lab, settings};
 
 /// The command on the configured servers, and its process id.
 fn compare(arguments: &[&str]) -> (u32, Output) {
-    let settings = harness::settings();
-    let child = Command::new(env!("CARGO_BIN_EXE_floodgate"))
-        .arg("compare")
-        .args(arguments)
-        .env("FLOODGATE_AMQP_URL", settings.amqp_url.expose_secret())
-        .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
-        .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("floodgate runs");
-    (child.id(), child.wait_with_output().expect("floodgate ends"))
-}
-
-fn json(output: &Output) -> Value {
-    let error = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {error}"))
+    lab("compare", arguments)
 }
 
 fn run<'a>(report: &'a Value, scenario: &str, design: &str) -> &'a Value {
@@ -76,7 +58,7 @@ async fn every_design_sells_and_nothing_stays_behind() {
         assert_eq!(run["undersold"], 0, "{run}");
     }
     assert!(report["redis_round_trip_ms"].as_f64() > Some(0.8), "twice 0.4 ms: {report}");
-    let url = harness::settings().redis_url;
+    let url = settings().redis_url;
     let client = redis::Client::open(url.expose_secret()).expect("a URL");
     let mut redis = client.get_multiplexed_async_connection().await.expect("Redis");
     let pattern = format!("floodgate-compare-{id}*");
@@ -122,7 +104,7 @@ fn an_incident_is_saved_shown_and_drawn() {
     assert!(drawn.starts_with("<svg") && drawn.contains("floodgate: never in 2 runs"), "{drawn}");
 
     std::fs::write(&saved, &output.stdout).expect("write");
-    let shown = bare_floodgate(&["compare", "--from", &name(&saved)]).output().expect("runs");
+    let shown = bare_lab(&["compare", "--from", &name(&saved)]).output().expect("runs");
     let table = String::from_utf8(shown.stdout).expect("UTF-8");
     assert!(table.contains("floodgate             0 of 2"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
@@ -163,14 +145,14 @@ fn who_dies_in_the_middle_costs_floodgate_nothing() {
 
 #[test]
 fn it_says_what_it_needs() {
-    let output = bare_floodgate(&["compare"]).output().expect("runs");
+    let output = bare_lab(&["compare"]).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         error.contains("scripts/services up") && error.contains("FLOODGATE_REDIS_URL"),
         "{error}"
     );
-    let tls = bare_floodgate(&["compare"])
+    let tls = bare_lab(&["compare"])
         .env("FLOODGATE_AMQP_URL", "amqp://127.0.0.1:1/%2f")
         .env("FLOODGATE_DATABASE_URL", "postgres://127.0.0.1:1/none")
         .env("FLOODGATE_REDIS_URL", "rediss://:hush@127.0.0.1:1/")
@@ -191,14 +173,13 @@ fn bad_arguments_exit_with_2_and_say_what_is_accepted() {
         (&["--scenario", "kill", "--chart", "c.svg"], "--scenario incident, slow or all"),
         (&["--from", "r.json", "--runs", "2"], "cannot be used with"),
     ] {
-        let mut arguments = vec!["compare"];
-        arguments.extend(bad);
-        let output = bare_floodgate(&arguments).output().expect("runs");
+        let arguments = [&["compare"], bad].concat();
+        let output = bare_lab(&arguments).output().expect("runs");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{bad:?}: {error}");
         assert!(error.contains(says), "{bad:?}: {error}");
     }
-    let output = bare_floodgate(&["compare", "--from", "Cargo.toml"]).output().expect("runs");
+    let output = bare_lab(&["compare", "--from", "Cargo.toml"]).output().expect("runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("Cargo.toml is no report of compare --json"), "{error}");

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::app::temp_deployment::TempDeployment;
-use crate::broker::{Broker, Message};
-use crate::domain::decision::{Decision, Outcome};
-use crate::domain::event::Event;
-use crate::domain::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
-use crate::domain::sale::Sale;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::broker::{Broker, Message};
+use floodgate::domain::decision::{Decision, Outcome};
+use floodgate::domain::event::Event;
+use floodgate::domain::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
+use floodgate::domain::sale::Sale;
 
 /// Messages in one publish, for who wants no other number.
 pub(super) const CHUNK: usize = 1000;

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use super::designs::{Design, Told};
 use super::store::Store;
-use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
-use crate::verification::{Verdict, Verifier};
+use floodgate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
+use floodgate::verification::{Verdict, Verifier};
 
 /// The times of the articles, scaled or not.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +55,13 @@ pub enum ShopError {
     Redis(#[from] redis::RedisError),
     /// The user service gave no answer in time.
     #[error(transparent)]
-    Users(#[from] crate::verification::VerifierError),
+    Users(#[from] floodgate::verification::VerifierError),
     /// The user may not buy.
     #[error("this user may not buy")]
     Denied,
     /// The request names nobody who could buy.
     #[error("not a buyer: {0}")]
-    Buyer(#[from] crate::domain::order::InvalidId),
+    Buyer(#[from] floodgate::domain::order::InvalidId),
 }
 
 impl Shop {

@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 
 use super::load::{CHUNK, Load};
 use super::median;
-use crate::app::temp_deployment::TempDeployment;
-use crate::cli::client::Connection;
-use crate::cli::output;
-use crate::cli::server::Server;
+use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::cli::client::Connection;
+use floodgate::cli::output;
+use floodgate::cli::server::Server;
 
 /// A request that takes longer has failed.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);

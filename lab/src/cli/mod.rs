@@ -1,0 +1,70 @@
+//! The laboratory's command line, with floodgate's conventions.
+
+mod bench;
+mod compare;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use floodgate::app::App;
+use floodgate::cli::{explain, start};
+
+/// Measures floodgate, and compares it with other designs for selling limited stock.
+///
+/// Settings are floodgate's: from the environment (FLOODGATE_AMQP_URL, FLOODGATE_REDIS_URL,
+/// FLOODGATE_DATABASE_URL and others) or a file.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example:\n  floodgate-lab bench --orders 100000 --batch 32")]
+pub(crate) struct Cli {
+    /// A file with settings, in TOML
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure the whole path against a bare relay on the configured servers
+    Bench(bench::Bench),
+    /// The sender and receiver of the bare relay that `bench` compares with
+    #[command(hide = true)]
+    BenchRelay(bench::Relay),
+    /// Compare with other designs for selling limited stock, side by side
+    Compare(compare::Compare),
+    /// One process of a design that `compare` compares with
+    #[command(hide = true)]
+    CompareShop(compare::ShopArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) fn run(self) -> ExitCode {
+        match self.try_run() {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("floodgate-lab: {}", explain(&error));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    #[tokio::main]
+    async fn try_run(self) -> anyhow::Result<ExitCode> {
+        let app = start(self.config.as_deref())?;
+        let ended = Box::pin(self.run_command(&app)).await;
+        app.close().await;
+        ended
+    }
+
+    async fn run_command(self, app: &App) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Bench(command) => command.run(app, self.config).await?,
+            Command::BenchRelay(command) => command.run(app).await?,
+            Command::Compare(command) => return command.run(app, self.config).await,
+            Command::CompareShop(command) => command.run(app).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
