@@ -2,6 +2,7 @@
 
 mod cli;
 mod compare;
+mod disruption;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

@@ -17,7 +17,7 @@ mod sale;
 mod serve;
 pub mod server;
 mod token;
-mod user_service;
+pub mod user_service;
 mod worker;
 
 use std::path::{Path, PathBuf};

@@ -1,14 +1,12 @@
 //! What a user service is told to do.
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Latency;
-use crate::domain::order::{SaleId, UserId};
+use crate::domain::order::UserId;
 
 /// How a user service behaves. By default it answers at once and allows everybody.
 ///
@@ -23,16 +21,6 @@ pub struct Behaviour {
     pub denials: f64,
     /// Users that are denied besides.
     pub denied: HashSet<UserId>,
-    /// The share of calls that hang, spread evenly over those that don't fail.
-    pub hangs: f64,
-    /// Sales of which every call hangs.
-    pub hanging_sales: HashSet<SaleId>,
-    /// How long a call that hangs takes, instead of `latency`.
-    pub hang: Duration,
-    /// Times when nobody is answered.
-    pub stall: Option<Stall>,
-    /// Calls a second, and as many at once, beyond which calls are refused (429).
-    pub rate_limit: Option<NonZeroU32>,
     /// Of what is drawn at random: the same seed draws the same latencies, in the order of calls.
     pub seed: u64,
 }
@@ -49,57 +37,22 @@ impl Behaviour {
     }
 }
 
-/// From time to time, answers stop: who is to be answered then, and who asks then, gets the answer when
-/// they go on, all at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stall {
-    every: Duration,
-    length: Duration,
-}
-
-/// Why there can be no such stall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a stall of {length:?} every {every:?}; accepted: more than none, and shorter than the time between two of them"
-)]
-pub struct InvalidStall {
-    every: Duration,
-    length: Duration,
-}
-
-impl Stall {
-    /// Stalls of `length`, each ending a whole number of times `every` after the service's start.
-    pub fn new(every: Duration, length: Duration) -> Result<Self, InvalidStall> {
-        if length.is_zero() || length >= every {
-            return Err(InvalidStall { every, length });
-        }
-        Ok(Self { every, length })
-    }
-
-    /// The end of the stall that goes on at `at`, or `None` if there is none then. Both in time
-    /// from the service's start.
-    pub(super) fn end(&self, at: Duration) -> Option<Duration> {
-        let passed = Duration::from_nanos_u128(at.as_nanos() % self.every.as_nanos());
-        let left = self.every.saturating_sub(passed);
-        (left <= self.length).then(|| at.saturating_add(left))
-    }
-}
-
 /// Picks a share of calls, spread evenly.
 #[derive(Debug)]
-pub(super) struct EvenShare {
+pub struct EvenShare {
     share: f64,
     calls: AtomicU64,
 }
 
 impl EvenShare {
-    pub(super) fn new(share: f64) -> Self {
+    /// Picks `share` of the calls, from 0, none, to 1, all.
+    pub fn new(share: f64) -> Self {
         Self { share, calls: AtomicU64::new(0) }
     }
 
     /// Whether the next call is picked: the share of the calls so far reaches another whole one
     /// with it.
-    pub(super) fn next(&self) -> bool {
+    pub fn next(&self) -> bool {
         let before = self.calls.fetch_add(1, Ordering::Relaxed);
         let whole = |calls: u64| (calls as f64 * self.share).floor();
         whole(before + 1) > whole(before)
@@ -147,24 +100,5 @@ mod tests {
         let behaviour = Behaviour { denied, ..Behaviour::default() };
         assert!(behaviour.denies(&user(1)).is_some_and(|reason| reason.contains("list")));
         assert_eq!(behaviour.denies(&user(2)), None);
-    }
-
-    #[test]
-    fn a_stall_ends_with_its_period() {
-        let ms = Duration::from_millis;
-        let stall = Stall::new(ms(1000), ms(200)).unwrap();
-        for (at, end) in [
-            (0, None),
-            (799, None),
-            (800, Some(1000)),
-            (999, Some(1000)),
-            (1000, None),
-            (61_900, Some(62_000)),
-        ] {
-            assert_eq!(stall.end(ms(at)), end.map(ms), "{at}");
-        }
-        assert!(Stall::new(ms(1000), ms(0)).is_err());
-        let error = Stall::new(ms(200), ms(200)).unwrap_err().to_string();
-        assert!(error.starts_with("a stall of 200ms every 200ms; accepted"), "{error}");
     }
 }

@@ -12,8 +12,8 @@ use crate::domain::order::UserId;
 /// The most users that are told apart, to bound memory.
 const MAX_USERS: usize = 1_000_000;
 
-/// Counts since the start. Each of `calls` is one of `allowed`, `denied`, `failed`, `rate_limited`,
-/// `abandoned` and `in_flight`.
+/// Counts since the start. Each of `calls` is one of `allowed`, `denied`, `failed`, `abandoned`
+/// and `in_flight`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Well-formed calls, answered or not.
@@ -26,23 +26,19 @@ pub struct Counts {
     pub denied: u64,
     /// Failed (503).
     pub failed: u64,
-    /// Refused for being too many a second (429).
-    pub rate_limited: u64,
     /// Calls of which the caller went away before the answer.
     pub abandoned: u64,
     /// Calls that are not answered yet.
     pub in_flight: u64,
     /// The most calls that were in flight at once.
     pub most_in_flight: u64,
-    /// Calls that hang or did, whatever became of them.
-    pub hung: u64,
     /// Requests that were no question (400), not among `calls`.
     pub malformed: u64,
 }
 
-/// Keeps the counts.
+/// Counts calls.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<State>);
+pub(super) struct CallCounts(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -51,8 +47,8 @@ struct State {
     users: HashSet<u64>,
 }
 
-impl Tally {
-    pub(super) fn counts(&self) -> Counts {
+impl CallCounts {
+    pub(super) fn get(&self) -> Counts {
         self.lock().counts
     }
 
@@ -60,18 +56,13 @@ impl Tally {
         self.lock().counts.malformed += 1;
     }
 
-    pub(super) fn rate_limited(&self, user: &UserId) {
-        self.lock().call(user).rate_limited += 1;
-    }
-
     /// Counts a call as in flight, until it is answered or dropped.
-    pub(super) fn begin(&self, user: &UserId, hangs: bool) -> InFlight<'_> {
+    pub(super) fn begin(&self, user: &UserId) -> InFlight<'_> {
         let mut state = self.lock();
         let counts = state.call(user);
-        counts.hung += u64::from(hangs);
         counts.in_flight += 1;
         counts.most_in_flight = counts.most_in_flight.max(counts.in_flight);
-        InFlight { tally: self, answer: None }
+        InFlight { counts: self, answer: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -93,7 +84,7 @@ impl State {
 /// A call that is not answered yet. Dropped without an answer it was abandoned: the server drops a
 /// call when its connection is closed.
 pub(super) struct InFlight<'a> {
-    tally: &'a Tally,
+    counts: &'a CallCounts,
     answer: Option<Answer>,
 }
 
@@ -105,13 +96,12 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let counts = &mut self.tally.lock().counts;
+        let counts = &mut self.counts.lock().counts;
         counts.in_flight -= 1;
         *match self.answer {
             Some(Answer::Allowed) => &mut counts.allowed,
             Some(Answer::Denied(_)) => &mut counts.denied,
             Some(Answer::Failed) => &mut counts.failed,
-            Some(Answer::RateLimited(_)) => &mut counts.rate_limited,
             None => &mut counts.abandoned,
         } += 1;
     }

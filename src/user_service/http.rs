@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -49,7 +49,7 @@ async fn verify(
     let question = match read(body) {
         Ok(question) => question,
         Err((status, why)) => {
-            service.tally.malformed();
+            service.counts.malformed();
             return problem(status, &why);
         }
     };
@@ -59,13 +59,6 @@ async fn verify(
             Json(json!({ "allowed": false, "reason": reason })).into_response()
         }
         Answer::Failed => problem(StatusCode::SERVICE_UNAVAILABLE, "failed, as it was told to"),
-        Answer::RateLimited(wait) => {
-            let mut refusal = problem(StatusCode::TOO_MANY_REQUESTS, "too many calls a second");
-            // Whole seconds (RFC 9110 section 10.2.3): rounded up, it is not too early.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-            refusal
-        }
     }
 }
 

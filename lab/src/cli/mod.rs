@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod user_service;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     /// One process of a design that `compare` compares with
     #[command(hide = true)]
     CompareShop(compare::ShopArgs),
+    /// Stand in for the user service that is asked before a user may buy, with more that can go wrong
+    UserService(user_service::Disrupted),
 }
 
 impl Cli {
@@ -64,6 +67,7 @@ impl Cli {
             Command::BenchRelay(command) => command.run(app).await?,
             Command::Compare(command) => return command.run(app, self.config).await,
             Command::CompareShop(command) => command.run(app).await?,
+            Command::UserService(command) => command.run().await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod user_service;
 
 use std::process::{Command, Output, Stdio};
 
@@ -51,7 +52,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["bench", "compare"] {
+    for command in ["bench", "compare", "user-service"] {
         let help = bare_lab(&[command, "--help"]).output().expect("runs");
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         assert!(help.contains("Example"), "{command}");

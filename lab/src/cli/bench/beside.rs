@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::disruption::Disruption;
+
 use super::buyers::{Users, order};
 use super::median;
 use super::verification::{CHECK, Setup, end};
@@ -118,13 +120,13 @@ impl Setup<'_> {
         let sale = self.open(name, orders, verification).await?;
         let beside = self.open(&format!("{name}-other"), orders, true).await?;
         let hangs = matches!(other, Other::Hanging | Other::Deferred(_));
-        let users = Users::start(Behaviour {
-            latency: Latency::Fixed(CHECK),
+        let behaviour = Behaviour { latency: Latency::Fixed(CHECK), ..Behaviour::default() };
+        let disruption = Disruption {
             hanging_sales: hangs.then(|| beside.clone()).into_iter().collect(),
             hang: Duration::from_mins(5),
-            ..Behaviour::default()
-        })
-        .await?;
+            ..Disruption::default()
+        };
+        let users = Users::disrupted(behaviour, disruption).await?;
         if let Other::Deferred(deferred) = other {
             self.fill((0..deferred).map(|number| order(&beside, number))).await?;
             let workers = self.start(&users, &[])?;

@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::load::CHUNK;
+use crate::disruption::Disruption;
 use floodgate::broker::{Broker, Message};
 use floodgate::domain::intent;
 use floodgate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
-use floodgate::user_service::{Behaviour, Counts, UserService};
+use floodgate::user_service::{Behaviour, Counts, UserService, serve};
 
 /// A user service, and where it is.
 pub(super) struct Users {
@@ -20,12 +21,22 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// Starts one on a port of its own. It ends when it is dropped.
+    /// Starts one on a free port. It ends when it is dropped.
     pub(super) async fn start(behaviour: Behaviour) -> anyhow::Result<Self> {
+        Self::disrupted(behaviour, Disruption::default()).await
+    }
+
+    /// The same, with what goes wrong.
+    pub(super) async fn disrupted(
+        behaviour: Behaviour,
+        disruption: Disruption,
+    ) -> anyhow::Result<Self> {
         let service = Arc::new(UserService::new(behaviour));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let serving = tokio::spawn(service.clone().serve(listener, CancellationToken::new()));
+        let stop = CancellationToken::new();
+        let routes = disruption.around(service.clone().routes(stop.clone()), stop.clone());
+        let serving = tokio::spawn(serve(listener, routes, stop));
         Ok(Self { service, url, _serving: AbortOnDropHandle::new(serving) })
     }
 
@@ -56,11 +67,11 @@ pub(super) async fn publish(
 
 /// One unit for a user who orders nothing else.
 pub(super) fn order(sale: &SaleId, number: u32) -> Order {
-    let adapters = (
+    let fields = (
         OrderId::parse(format!("{sale}:{number:08}")),
         UserId::parse(format!("user-{number:08}")),
         Quantity::new(1),
     );
-    let (Ok(id), Ok(user_id), Some(quantity)) = adapters else { unreachable!("fixed form") };
+    let (Ok(id), Ok(user_id), Some(quantity)) = fields else { unreachable!("fixed form") };
     Order { id, sale_id: sale.clone(), user_id, quantity }
 }
