@@ -13,7 +13,7 @@
 //!
 //! Beside the path, [`sales`] has what a process knows of sales and what operators do to them, which
 //! [`operator_log`] keeps. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
-//! [`config`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
+//! [`config`], [`http`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
 //! deployment, [`user_service`] stands in for a shop's own, and [`fault`] is for tests.
 //!
 //! Measurements, and other designs to compare with, are in the package in `lab/`.
@@ -28,6 +28,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod fault;
+pub mod http;
 pub mod inventory;
 pub mod ledger;
 pub mod operator_log;

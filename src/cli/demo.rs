@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::client::Connection;
+use super::client::ApiClient;
 use super::output;
 use super::server::Server;
 use crate::app::App;
@@ -186,7 +186,7 @@ impl Demo {
         let next = Arc::new(AtomicU32::new(0));
         let mut queue = JoinSet::new();
         for _ in 0..self.at_once.min(self.buyers) {
-            queue.spawn(stand_in_line(server.address(), next.clone(), self.buyers, bar.clone()));
+            queue.spawn(buy_in_turn(server.address(), next.clone(), self.buyers, bar.clone()));
         }
         let mut crashes = 0;
         if !self.no_crash && seen.wait_for_created(self.stock.min(self.buyers).div_ceil(2)).await {
@@ -202,16 +202,15 @@ impl Demo {
     }
 }
 
-/// Serves one buyer after the other.
-async fn stand_in_line(
+/// Has one buyer after the other buy.
+async fn buy_in_turn(
     address: SocketAddr,
     next: Arc<AtomicU32>,
     buyers: u32,
     bar: ProgressBar,
 ) -> anyhow::Result<Vec<Bought>> {
     let sale = SaleId::parse(SALE)?;
-    let connection = || Connection::new(address, REQUEST_LIMIT);
-    let (mut first, mut second) = (connection()?, connection()?);
+    let client = ApiClient::new(address, REQUEST_LIMIT)?;
     let mut bought = Vec::new();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +218,7 @@ async fn stand_in_line(
             return Ok(bought);
         }
         let buyer = Buyer::new(&sale, number)?;
-        let result = buyer.buy(&mut first, &mut second).await;
+        let result = buyer.buy(&client).await;
         bought.extend(result.with_context(|| format!("buyer {number}"))?);
         bar.inc(1);
     }

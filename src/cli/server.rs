@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use super::client::Connection;
+use super::client::ApiClient;
 use super::process;
 use crate::app::temp_deployment::TempDeployment;
 
@@ -97,12 +97,12 @@ impl Server {
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        let mut connection = Connection::new(self.address, START_LIMIT)?;
+        let client = ApiClient::new(self.address, START_LIMIT)?;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server ended with {status}");
             }
-            if connection.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
+            if client.get("/readyz").await.is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
             tokio::time::sleep(LOOK_EVERY).await;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Verdict, Verifier, VerifierError};
 use crate::config::VerificationSettings;
 use crate::domain::order::Order;
+use crate::http;
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
@@ -47,13 +48,10 @@ impl HttpVerifier {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(unavailable("the URL must begin with http:// or https://"));
         }
-        // The library leaves the choice of cryptography open. Whoever has chosen first is right too.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let client = http::client()
             .timeout(settings.timeout())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(Duration::from_secs(30))
-            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(unavailable)?;
         Ok(Self { client, url })

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::ACCEPT;
-use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
+
+use crate::http;
 
 /// The largest set that is read, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
@@ -75,11 +76,8 @@ impl Location {
             "http" if url.host_str().is_some_and(is_loopback) => true,
             _ => return Err(InvalidLocation::Scheme),
         };
-        // The library leaves the choice of cryptography open. Whoever has chosen first is right too.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let client = http::client()
             .timeout(TIME_LIMIT)
-            .redirect(Policy::none())
             // Minutes pass between two questions; a connection would not last so long.
             .pool_max_idle_per_host(0);
         // In plain text nothing may leave this machine, and nobody has to be certified.

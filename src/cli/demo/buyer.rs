@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use serde::Deserialize;
 
-use crate::cli::client::{Answer, Connection};
+use crate::cli::client::{Answer, ApiClient};
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 
 /// How long a buyer waits for a decision in one request, in seconds.
@@ -63,17 +63,13 @@ impl Buyer {
     }
 
     /// Orders, in one way or another, until there is an answer to each order.
-    pub(super) async fn buy(
-        self,
-        first: &mut Connection,
-        second: &mut Connection,
-    ) -> anyhow::Result<Vec<Bought>> {
+    pub(super) async fn buy(self, client: &ApiClient) -> anyhow::Result<Vec<Bought>> {
         let clicks_twice = self.number % 20 == 7;
         let impatient = self.number % 10 == 3;
         let mut bought = if clicks_twice {
             let (one, other) = tokio::try_join!(
-                self.order(&self.order, first, false),
-                self.order(&self.order, second, false)
+                self.order(&self.order, client, false),
+                self.order(&self.order, client, false)
             )?;
             if one.told != other.told {
                 bail!("one order got two answers: {:?} and {:?}", one.told, other.told);
@@ -82,10 +78,10 @@ impl Buyer {
             let retries = one.retries + other.retries;
             vec![Bought { accepted, duplicates: 1, retries, ..one }]
         } else {
-            vec![self.order(&self.order, first, impatient).await?]
+            vec![self.order(&self.order, client, impatient).await?]
         };
         if let Some(more) = &self.greedy {
-            bought.push(self.order(more, first, false).await?);
+            bought.push(self.order(more, client, false).await?);
         }
         Ok(bought)
     }
@@ -93,7 +89,7 @@ impl Buyer {
     async fn order(
         &self,
         order: &OrderKey,
-        connection: &mut Connection,
+        client: &ApiClient,
         impatient: bool,
     ) -> anyhow::Result<Bought> {
         let user_id = format!("u-{}", self.number);
@@ -104,8 +100,7 @@ impl Buyer {
                 bail!("order {order} has no answer after {PATIENCE:?}");
             }
             let OrderKey { sale_id, order_id } = order;
-            let posting =
-                connection.post_order(sale_id, body.as_bytes(), Some(order_id), Some(WAIT_S));
+            let posting = client.post_order(sale_id, body.as_bytes(), Some(order_id), Some(WAIT_S));
             let patience = if impatient && retries == 0 { IMPATIENT } else { PATIENCE };
             // What the server does with a request that was given up is unknown; the order id makes
             // it safe to click again.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::load::{CHUNK, Load};
 use super::median;
 use floodgate::app::temp_deployment::TempDeployment;
-use floodgate::cli::client::Connection;
+use floodgate::cli::client::ApiClient;
 use floodgate::cli::output;
 use floodgate::cli::server::Server;
 
@@ -103,7 +103,7 @@ pub(super) async fn post(
     for _ in 0..connections {
         let (load, next) = (load.clone(), next.clone());
         posting.spawn(async move {
-            let mut connection = Connection::new(address, REQUEST_LIMIT)?;
+            let client = ApiClient::new(address, REQUEST_LIMIT)?;
             let (sale, mut waits) = (load.sale_id(), Vec::new());
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +112,7 @@ pub(super) async fn post(
                 }
                 let body = load.request(number, with_id);
                 let begun = Instant::now();
-                let answer = connection.post_order(&sale, &body, None, None).await?;
+                let answer = client.post_order(&sale, &body, None, None).await?;
                 waits.push(begun.elapsed());
                 if answer.status != 202 {
                     let text = String::from_utf8_lossy(&answer.body);

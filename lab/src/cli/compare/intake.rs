@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::rush::{Gateway, SALE};
 use floodgate::app::temp_deployment::TempDeployment;
-use floodgate::cli::client::Connection;
+use floodgate::cli::client::ApiClient;
 use floodgate::cli::process;
 use floodgate::cli::server::Server;
 use floodgate::config::Settings;
@@ -170,10 +170,10 @@ async fn warm_up(api: SocketAddr, orders: usize) -> anyhow::Result<()> {
     for number in 0..orders {
         let sale = sale.clone();
         ordering.spawn(async move {
-            let mut connection = Connection::new(api, PATIENCE)?;
+            let client = ApiClient::new(api, PATIENCE)?;
             let body = serde_json::json!({ "user_id": format!("w-{number}"), "quantity": 1 });
             let wait_s = u32::try_from(PATIENCE.as_secs())?;
-            connection.post_order(&sale, body.to_string().as_bytes(), None, Some(wait_s)).await
+            client.post_order(&sale, body.to_string().as_bytes(), None, Some(wait_s)).await
         });
     }
     while let Some(answer) = ordering.join_next().await {

@@ -1,7 +1,6 @@
 //! Buyers of a comparison, the same for every design: they post orders as to floodgate's API, and ask
 //! again until they know.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::compare::designs;
 use crate::compare::tally::{Answer, Final};
-use floodgate::cli::client::{Answer as HttpAnswer, Connection};
+use floodgate::cli::client::{Answer as HttpAnswer, ApiClient};
 use floodgate::domain::order::{OrderId, SaleId};
 
 /// What is sold.
@@ -146,14 +145,13 @@ impl Crowd {
 
 /// One place at the counter: serves one buyer after the other.
 async fn stand_in_line(shared: Arc<Shared>) -> anyhow::Result<()> {
-    let mut connections = HashMap::new();
     loop {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);
         if number >= shared.buyers {
             return Ok(());
         }
         let asked = shared.begun.elapsed();
-        let (buyer, told) = buy(&shared, number, &mut connections).await?;
+        let (buyer, told) = buy(&shared, number).await?;
         let answer = Answer { buyer, told, asked, answered: shared.begun.elapsed() };
         shared.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
         if told == Final::Bought {
@@ -164,25 +162,16 @@ async fn stand_in_line(shared: Arc<Shared>) -> anyhow::Result<()> {
 }
 
 /// Asks until there is an answer. Every try has the same order id; floodgate alone makes use of it.
-async fn buy(
-    shared: &Shared,
-    number: u32,
-    connections: &mut HashMap<SocketAddr, Connection>,
-) -> anyhow::Result<(String, Final)> {
+async fn buy(shared: &Shared, number: u32) -> anyhow::Result<(String, Final)> {
     let (sale, order) = (SaleId::parse(SALE)?, OrderId::parse(format!("o-{number}"))?);
     let buyer = format!("u-{number}");
     let body = serde_json::json!({ "user_id": buyer, "quantity": 1 }).to_string();
     let mut tries = 0;
     loop {
         if let Some(process) = shared.gateway.choose(&buyer) {
-            let connection = match connections.entry(process) {
-                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(Connection::new(process, shared.limit)?)
-                }
-            };
-            let posting = connection.post_order(&sale, body.as_bytes(), Some(&order), Some(WAIT_S));
-            // Whoever gets no answer doesn't know what became of the order.
+            let client = ApiClient::new(process, shared.limit)?;
+            let posting = client.post_order(&sale, body.as_bytes(), Some(&order), Some(WAIT_S));
+            // Without an answer it is unknown what became of the order.
             if let Ok(answer) = posting.await
                 && let Some(told) = told(&answer)
             {

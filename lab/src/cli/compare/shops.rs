@@ -18,7 +18,7 @@ use crate::compare::shop::{self, Shop, Stats, Times};
 use crate::compare::store::Store;
 use crate::compare::{Technique, designs};
 use floodgate::app::{App, listen};
-use floodgate::cli::client::Connection;
+use floodgate::cli::client::ApiClient;
 use floodgate::domain::order::SaleId;
 
 /// How long a shop may take to finish what it has in hand.
@@ -142,7 +142,7 @@ impl Shops {
     pub(super) async fn close(self) -> anyhow::Result<Stats> {
         let mut all = Stats { longest_under_lock_ms: 0.0, left: None };
         for process in self.running {
-            let answer = Connection::new(process.address, PATIENCE)?.get("/stats").await?;
+            let answer = ApiClient::new(process.address, PATIENCE)?.get("/stats").await?;
             let stats: Stats = serde_json::from_slice(&answer.body)?;
             all.longest_under_lock_ms = all.longest_under_lock_ms.max(stats.longest_under_lock_ms);
             // A process that has said "sold out" to many stands below zero: it has none left.
