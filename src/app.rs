@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use crate::api::Api;
 use crate::api::auth::TokenVerifier;
-use crate::broker::{Bounds, Broker, EmbeddedBroker, RabbitBroker};
+use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Inventory, RedisInventory};
@@ -62,7 +62,7 @@ impl App {
         let settings = &self.settings;
         let opening = async || {
             let file = SqliteFile::open(&settings.embedded.file).await?;
-            let bounds = Bounds::of(settings);
+            let bounds = settings.bounds();
             Ok(Embedded {
                 broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, bounds)),
                 ledger: Arc::new(SqliteLedger::new(file.clone(), clock::system())),
@@ -101,8 +101,7 @@ impl App {
             let ledger = self.embedded().await?.ledger.clone();
             return Ok(Records { ledger: ledger.clone(), operator_log: ledger });
         }
-        self.settings.require(&[Server::Database])?;
-        let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
+        let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         Ok(Records { ledger: ledger.clone(), operator_log: ledger })
@@ -114,8 +113,7 @@ impl App {
         let log: Arc<dyn OperatorLog> = if self.settings.is_embedded() {
             self.embedded().await?.ledger.clone()
         } else if self.settings.require(&[Server::Database]).is_ok() {
-            let settings = &self.settings;
-            Arc::new(PostgresLedger::new(&settings.database_url, &settings.ledger)?)
+            Arc::new(self.postgres()?)
         } else {
             return Ok(Journal::new(None));
         };
@@ -127,9 +125,7 @@ impl App {
         if self.settings.is_embedded() {
             return Ok(self.embedded().await?.broker.clone());
         }
-        self.settings.require(&[Server::Amqp])?;
-        let settings = &self.settings;
-        let broker = RabbitBroker::new(settings)?;
+        let broker = self.rabbitmq()?;
         of_server(Server::Amqp, broker.check().await)?;
         Ok(Arc::new(broker))
     }
@@ -139,18 +135,29 @@ impl App {
         if self.settings.is_embedded() {
             return Ok(None);
         }
-        self.settings.require(&[Server::Redis])?;
+        let connections = self.settings.worker.batches_in_flight + SPARE_REDIS_CONNECTIONS;
+        Ok(Some(Arc::new(of_server(Server::Redis, self.redis(connections))?)))
+    }
+
+    fn rabbitmq(&self) -> Result<RabbitBroker> {
         let settings = &self.settings;
-        let connections = settings.worker.batches_in_flight + SPARE_REDIS_CONNECTIONS;
-        let (url, namespace) = (&settings.redis_url, &settings.namespace);
-        let inventory = RedisInventory::new(
-            url,
-            namespace,
-            &settings.inventory,
-            connections,
-            settings.redis_tls()?,
-        );
-        Ok(Some(Arc::new(of_server(Server::Redis, inventory)?)))
+        settings.require(&[Server::Amqp])?;
+        let (url, tls, bounds) = (&settings.amqp_url, settings.amqp_tls()?, settings.bounds());
+        Ok(RabbitBroker::new(url, tls, &settings.namespace, &settings.broker, bounds)?)
+    }
+
+    /// With up to `connections`.
+    fn redis(&self, connections: usize) -> Result<RedisInventory> {
+        let settings = &self.settings;
+        settings.require(&[Server::Redis])?;
+        let (url, tls, namespace) =
+            (&settings.redis_url, settings.redis_tls()?, &settings.namespace);
+        Ok(RedisInventory::new(url, namespace, &settings.inventory, connections, tls)?)
+    }
+
+    fn postgres(&self) -> Result<PostgresLedger> {
+        self.settings.require(&[Server::Database])?;
+        Ok(PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?)
     }
 
     /// All servers, or none.
@@ -187,17 +194,33 @@ impl App {
     /// A worker.
     pub fn worker(&self, adapters: &Adapters) -> Worker {
         let Adapters { broker, inventory, records, verifier, sale_cache: _ } = adapters.clone();
-        let (ledger, settings) = (records.ledger, self.settings().clone());
-        Worker { broker, inventory, ledger, verifier, clock: clock::system(), settings }
+        let (ledger, clock) = (records.ledger, clock::system());
+        Worker {
+            broker,
+            inventory,
+            ledger,
+            verifier,
+            clock,
+            options: self.settings.worker_options(),
+        }
     }
 
     /// The HTTP API.
     pub fn api(&self, adapters: &Adapters) -> Result<Api> {
         let Adapters { broker, records, sale_cache, .. } = adapters.clone();
-        let (settings, token_verifier) = (self.settings().clone(), self.token_verifier()?);
+        let (settings, token_verifier) = (self.settings.api.clone(), self.token_verifier()?);
+        let has_user_service = !self.settings.verification.url.is_empty();
         let ledger = records.ledger.clone();
         let operations = records.operations(broker.clone());
-        Ok(Api { settings, token_verifier, broker, ledger, sale_cache, operations })
+        Ok(Api {
+            settings,
+            has_user_service,
+            token_verifier,
+            broker,
+            ledger,
+            sale_cache,
+            operations,
+        })
     }
 
     /// What tells who calls the API, if there is a key.

@@ -38,6 +38,7 @@ pub mod sales;
 pub mod shutdown;
 pub mod sqlite;
 pub mod telemetry;
+pub mod tls;
 pub mod user_service;
 pub mod verification;
 pub mod worker;

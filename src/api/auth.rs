@@ -24,7 +24,7 @@ pub use published::KeysUnavailable;
 pub(super) use published::RETRY_AFTER;
 pub use sign::{InvalidPrivateKey, NotSigned, SigningKey};
 
-use crate::config::ApiSettings;
+use crate::api::ApiSettings;
 use crate::domain::order::{InvalidId, UserId};
 use location::Location;
 use published::PublishedKeys;
@@ -165,7 +165,7 @@ impl TokenVerifier {
             (Some(key), true) => Keys::One(Arc::new(VerifyingKey::new(&key))),
             (None, false) => {
                 let location = Location::parse(location)?;
-                Keys::Published(Arc::new(PublishedKeys::new(location, settings.jwks_refresh())?))
+                Keys::Published(Arc::new(PublishedKeys::new(location, settings.jwt_jwks_refresh)?))
             }
         };
         let wanted = |claim: &String| (!claim.is_empty()).then(|| claim.clone());

@@ -15,7 +15,7 @@ use super::client::Client;
 use super::permits::{Permit, Permits};
 use super::problem::{Problem, ProblemType};
 use super::requests;
-use crate::config::ApiSettings;
+use crate::api::ApiSettings;
 use crate::domain::order::UserId;
 
 /// Requests of operators that are worked on when there is no room for others.
@@ -144,14 +144,11 @@ pub(super) async fn limited_operators(
 
 /// Gives a request up that takes too long.
 async fn in_time(api: &Shared, request: Request, next: Next) -> Result<Response, Problem> {
-    let settings = &api.settings.api;
-    let wait = requests::wait(request.headers()).unwrap_or_default().min(settings.max_wait());
-    tokio::time::timeout(
-        settings.request_timeout() + wait + super::server::SPARE,
-        next.run(request),
-    )
-    .await
-    .map_err(|_| ProblemType::NoAnswer.because("the server has given the request up"))
+    let settings = &api.settings;
+    let wait = requests::wait(request.headers()).unwrap_or_default().min(settings.max_wait);
+    tokio::time::timeout(settings.request_timeout + wait + super::server::SPARE, next.run(request))
+        .await
+        .map_err(|_| ProblemType::NoAnswer.because("the server has given the request up"))
 }
 
 fn is_spare(request: &Request) -> bool {

@@ -27,6 +27,7 @@ mod replies;
 mod requests;
 mod sales;
 mod server;
+mod settings;
 mod stream;
 
 use std::sync::Arc;
@@ -39,7 +40,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError};
-use crate::config::{ApiSettings, Settings};
 use crate::ledger::Ledger;
 use crate::operator_log::Refusals;
 use crate::sales::cache::SaleCache;
@@ -56,11 +56,14 @@ use replies::Replies;
 
 pub use docs::openapi;
 pub use sales::SaleView;
+pub use settings::ApiSettings;
 
 /// The API and what it works with.
 pub struct Api {
-    /// All settings.
-    pub settings: Settings,
+    /// Its settings.
+    pub settings: ApiSettings,
+    /// Whether users are checked by a service, as far as this process is configured.
+    pub has_user_service: bool,
     /// Who may do what; without it everybody may do everything.
     pub token_verifier: Option<TokenVerifier>,
     /// Where orders go.
@@ -75,7 +78,8 @@ pub struct Api {
 
 /// What every request may need.
 struct State {
-    settings: Settings,
+    settings: ApiSettings,
+    has_user_service: bool,
     token_verifier: Option<TokenVerifier>,
     ledger: Arc<dyn Ledger>,
     sale_cache: Arc<SaleCache>,
@@ -102,7 +106,15 @@ impl Api {
         listener: TcpListener,
         stop: CancellationToken,
     ) -> Result<(), BrokerError> {
-        let Self { settings, token_verifier, broker, ledger, sale_cache, operations } = self;
+        let Self {
+            settings,
+            has_user_service,
+            token_verifier,
+            broker,
+            ledger,
+            sale_cache,
+            operations,
+        } = self;
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
         let decision_stats = Arc::new(DecisionStats::new(broker.clone()));
@@ -110,9 +122,9 @@ impl Api {
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),
             lookup: orders::lookup(ledger.clone()),
-            rate: Rate::of(&settings.api),
+            rate: Rate::of(&settings),
             recent: Recent::default(),
-            limits: Limits::of(&settings.api),
+            limits: Limits::of(&settings),
             replies: replies.clone(),
             stats: decision_stats.clone(),
             refusals: refusals.clone(),
@@ -123,6 +135,7 @@ impl Api {
             operations,
             token_verifier,
             settings,
+            has_user_service,
         });
         let _keys = state
             .token_verifier
@@ -139,8 +152,8 @@ impl Api {
             let answered = answered.clone();
             async move { refusals.run(answered).await }
         });
-        let problems = Arc::new(Problems::of(&public_url(&state.settings.api, &listener)));
-        server::serve(listener, routes(state.clone()), &state.settings.api, problems, stop).await;
+        let problems = Arc::new(Problems::of(&public_url(&state.settings, &listener)));
+        server::serve(listener, routes(state.clone()), &state.settings, problems, stop).await;
         // Only now is nothing refused any more.
         answered.cancel();
         // They end with their tokens; one that panicked has nothing left to give.

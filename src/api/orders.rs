@@ -164,7 +164,7 @@ pub(super) async fn post(
             return Ok(response);
         }
     };
-    let wait = requests::wait(&headers).map(|wait| wait.min(api.settings.api.max_wait()));
+    let wait = requests::wait(&headers).map(|wait| wait.min(api.settings.max_wait));
     let mut response = take(&api, &order, wait).await?;
     left.add_to(response.headers_mut());
     if let Some(wait) = wait {

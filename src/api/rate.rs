@@ -12,7 +12,7 @@ use governor::{Quota, RateLimiter};
 
 use super::Shared;
 use super::problem::{Problem, ProblemType};
-use crate::config::ApiSettings;
+use crate::api::ApiSettings;
 use crate::domain::order::UserId;
 
 /// How often buyers who have not ordered lately are forgotten.

@@ -105,13 +105,13 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
             return Err(ProblemType::UnsupportedMediaType
                 .because("accepted: Content-Type: application/json, not compressed"));
         }
-        let settings = &api.settings.api;
+        let settings = &api.settings;
         let mut reading = std::pin::pin!(read(body, settings.max_body_bytes));
         if let Ok(bytes) = tokio::time::timeout(AT_ONCE, &mut reading).await {
             return parse(&bytes?).map(Self);
         }
         let _slow = api.limits.slow_body(client)?;
-        match tokio::time::timeout(settings.request_timeout(), reading).await {
+        match tokio::time::timeout(settings.request_timeout, reading).await {
             Ok(bytes) => parse(&bytes?).map(Self),
             Err(_) => Err(ProblemType::Timeout.because("the body did not arrive in time")),
         }

@@ -230,7 +230,7 @@ pub(super) async fn open(
 /// Tells the log when users are to be checked, and by these settings nobody does it. Workers may have
 /// others, so nothing is refused.
 fn warn_of_checks(api: &Shared, SaleState { sale, .. }: &SaleState) {
-    if sale.verification && api.settings.verification.url.is_empty() {
+    if sale.verification && !api.has_user_service {
         tracing::warn!(sale_id = %sale.id, "users are to be checked: {NO_USER_SERVICE}");
     }
 }

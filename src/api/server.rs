@@ -31,7 +31,7 @@ use super::connection::Connection;
 use super::limits::{self, SPARE_CONNECTIONS, Spare};
 use super::permits::Permits;
 use super::problem::{Problem, ProblemType, Problems};
-use crate::config::ApiSettings;
+use super::settings::ApiSettings;
 
 /// How long a client may take over the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,7 +160,7 @@ pub(super) async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(settings.drain_deadline(), open.shutdown()).await.is_err() {
+    if tokio::time::timeout(settings.drain_deadline, open.shutdown()).await.is_err() {
         tracing::warn!("some requests were not answered before the deadline");
     }
 }
@@ -192,7 +192,7 @@ pub(super) fn for_this_server(api: &Shared, request: &Request) -> Result<(), Pro
         return Err(ProblemType::BadHeader.because("Host is given more than once"));
     }
     if api.token_verifier.is_none() {
-        for_this_machine(request.uri(), request.headers(), &api.settings.api.cors_origins)?;
+        for_this_machine(request.uri(), request.headers(), &api.settings.cors_origins)?;
     }
     Ok(())
 }

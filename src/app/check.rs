@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 
 use super::App;
-use crate::broker::RabbitBroker;
 use crate::config::Server;
-use crate::inventory::RedisInventory;
-use crate::ledger::PostgresLedger;
 
 /// What was found of one thing.
 #[derive(Debug)]
@@ -92,27 +89,21 @@ impl App {
     }
 
     async fn check_broker(&self) -> Result<String> {
-        self.settings.require(&[Server::Amqp])?;
-        let broker = RabbitBroker::new(&self.settings)?;
+        let broker = self.rabbitmq()?;
         let version = broker.version().await?;
         broker.check().await.with_context(|| format!("RabbitMQ {version}"))?;
         Ok(format!("{version}; exchanges and queues are declared"))
     }
 
     async fn check_inventory(&self) -> Result<String> {
-        self.settings.require(&[Server::Redis])?;
-        let settings = &self.settings;
-        let (url, namespace) = (&settings.redis_url, &settings.namespace);
-        let inventory =
-            RedisInventory::new(url, namespace, &settings.inventory, 1, settings.redis_tls()?)?;
+        let inventory = self.redis(1)?;
         let version = inventory.version().await?;
         inventory.check().await.with_context(|| format!("Redis {version}"))?;
         Ok(format!("{version}; the script for hints runs"))
     }
 
     async fn check_ledger(&self) -> Result<String> {
-        self.settings.require(&[Server::Database])?;
-        let ledger = PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?;
+        let ledger = self.postgres()?;
         let version = ledger.version().await?;
         let missing = async {
             ledger.check().await?;

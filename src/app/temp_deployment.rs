@@ -52,17 +52,9 @@ impl TempDeployment {
         settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
         let created = PostgresLedger::create_database(&settings.database_url, name).await;
         inside.database_url = of_server(Server::Database, created)?;
-        let broker = RabbitBroker::new(&inside)?;
-        let inventory = RedisInventory::new(
-            &inside.redis_url,
-            name,
-            &inside.inventory,
-            2,
-            inside.redis_tls()?,
-        )?;
-        let ledger = PostgresLedger::new(&inside.database_url, &inside.ledger)?;
         let database_url = inside.database_url.clone();
         let app = App::new(inside);
+        let (broker, inventory, ledger) = (app.rabbitmq()?, app.redis(2)?, app.postgres()?);
         app.migrate().await?;
         let servers = Servers { database_url, broker, inventory, ledger };
         Ok(Self { app, location: Location::Servers(Box::new(servers)) })

@@ -6,9 +6,11 @@ mod message;
 mod rabbitmq;
 pub mod topology;
 
-use async_trait::async_trait;
+use std::time::Duration;
 
-use crate::config::Settings;
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_with::{DurationMilliSeconds, serde_as};
 
 pub use delivery::{Deliveries, Delivery, Settlement};
 pub use embedded::EmbeddedBroker;
@@ -54,6 +56,20 @@ pub trait Broker: Send + Sync {
     async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError>;
 }
 
+/// Section `broker` of the settings, described in `config/floodgate.toml`.
+#[serde_as]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct BrokerSettings {
+    pub prefetch: u16,
+    pub prefetch_bytes: u64,
+    #[serde(rename = "confirm_timeout_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub confirm_timeout: Duration,
+    pub heartbeat_s: u16,
+}
+
 /// Bounds on what is taken from queues.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -66,15 +82,6 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Those of `settings`.
-    pub fn of(settings: &Settings) -> Self {
-        Self {
-            delivery_limit: settings.intent.delivery_limit,
-            max_body_bytes: settings.intent.max_body_bytes,
-            prefetch_bytes: settings.broker.prefetch_bytes,
-        }
-    }
-
     /// The prefetch to use for `queue`: at most `prefetch`, and for intents at most as many messages as fit
     /// into [`Bounds::prefetch_bytes`] at the largest size. Other queues hold messages of floodgate's own,
     /// which are small.

@@ -24,7 +24,7 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +32,9 @@ use super::topology::Topology;
 use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply,
 };
-use crate::config::{Settings, Tls};
+use crate::broker::BrokerSettings;
 use crate::outage::Outage;
+use crate::tls::Tls;
 use consumer::Source;
 use publisher::Publisher;
 use reader::Reader;
@@ -73,11 +74,15 @@ struct Link {
 }
 
 impl RabbitBroker {
-    /// The broker that `settings` name. Connects when it is first used, and declares what it needs then.
-    pub fn new(settings: &Settings) -> Result<Self, BrokerError> {
-        let (url, bounds) = (&settings.amqp_url, Bounds::of(settings));
-        let tls = settings.amqp_tls().map_err(|error| BrokerError::Permanent(error.into()))?;
-        let Settings { namespace, broker: settings, .. } = settings;
+    /// A broker at `url`, whose exchanges and queues are named within `namespace`. Connects when it is first
+    /// used, and declares what it needs then.
+    pub fn new(
+        url: &SecretString,
+        tls: Tls,
+        namespace: &str,
+        settings: &BrokerSettings,
+        bounds: Bounds,
+    ) -> Result<Self, BrokerError> {
         // The parser's own message may repeat the URL with its password.
         let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| {
             BrokerError::Permanent(
@@ -85,7 +90,7 @@ impl RabbitBroker {
             )
         })?;
         uri.query.heartbeat.get_or_insert(settings.heartbeat_s);
-        let timeout = settings.confirm_timeout();
+        let timeout = settings.confirm_timeout;
         uri.query
             .connection_timeout
             .get_or_insert(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));

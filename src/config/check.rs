@@ -1,6 +1,7 @@
 //! What values are accepted.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::{Origin, Settings};
 use crate::domain::order::SaleId;
@@ -57,9 +58,9 @@ impl Settings {
             });
         }
         let positive = 1..=u64::MAX;
-        let ms = 1..=3_600_000;
+        let upto_hour = 1..=3_600_000;
         let hour = HOUR;
-        in_range("intent.max_age_s", self.intent.max_age_s.into(), positive, "1 or more")?;
+        in_range("intent.max_age_s", self.intent.max_age.as_secs(), positive, "1 or more")?;
         in_range(
             "intent.max_body_bytes",
             self.intent.max_body_bytes as u64,
@@ -82,16 +83,31 @@ impl Settings {
             1 << 20..=16 << 30,
             "1048576 (1 MiB) to 17179869184 (16 GiB)",
         )?;
-        in_range("broker.confirm_timeout_ms", self.broker.confirm_timeout_ms, ms.clone(), hour)?;
+        in_range(
+            "ms(broker.confirm_timeout)",
+            ms(self.broker.confirm_timeout),
+            upto_hour.clone(),
+            hour,
+        )?;
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
-        in_range("inventory.timeout_ms", self.inventory.timeout_ms, ms.clone(), hour)?;
-        in_range("inventory.retry_after_ms", self.inventory.retry_after_ms, ms.clone(), hour)?;
+        in_range("ms(inventory.timeout)", ms(self.inventory.timeout), upto_hour.clone(), hour)?;
+        in_range(
+            "ms(inventory.retry_after)",
+            ms(self.inventory.retry_after),
+            upto_hour.clone(),
+            hour,
+        )?;
         in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
-        in_range("ledger.timeout_ms", self.ledger.timeout_ms, ms, hour)?;
+        in_range("ms(ledger.timeout)", ms(self.ledger.timeout), upto_hour, hour)?;
         in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;
         let in_flight = self.worker.batches_in_flight as u64;
         in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
-        in_range("worker.drain_deadline_s", self.worker.drain_deadline_s, 1..=3600, "1 to 3600")?;
+        in_range(
+            "worker.drain_deadline_s",
+            self.worker.drain_deadline.as_secs(),
+            1..=3600,
+            "1 to 3600",
+        )?;
         self.check_verification()?;
         self.check_api()?;
         self.amqp_tls().and(self.redis_tls()).map(drop)
@@ -100,7 +116,7 @@ impl Settings {
     fn check_verification(&self) -> Result<(), InvalidSettings> {
         let hour = HOUR;
         let verification = &self.verification;
-        in_range("verification.timeout_ms", verification.timeout_ms, 1..=3_600_000, hour)?;
+        in_range("ms(verification.timeout)", ms(verification.timeout), 1..=3_600_000, hour)?;
         let checks = verification.max_in_flight as u64;
         in_range("verification.max_in_flight", checks, 1..=10_000, "1 to 10000")?;
         let checks = verification.max_in_flight_per_sale as u64;
@@ -108,11 +124,11 @@ impl Settings {
         in_range("verification.attempts", verification.attempts.into(), 1..=10, "1 to 10")?;
         let calls = verification.breaker_calls as u64;
         in_range("verification.breaker_calls", calls, 1..=10_000, "1 to 10000")?;
-        let pause = verification.breaker_pause_ms;
-        in_range("verification.breaker_pause_ms", pause, 1..=3_600_000, hour)?;
+        let pause = ms(verification.breaker_pause);
+        in_range("ms(verification.breaker_pause)", pause, 1..=3_600_000, hour)?;
         in_range(
             "verification.remember_s",
-            verification.remember_s,
+            verification.remember.as_secs(),
             0..=86_400,
             "0 to 86400 (a day)",
         )
@@ -121,14 +137,14 @@ impl Settings {
     fn check_api(&self) -> Result<(), InvalidSettings> {
         let hour = HOUR;
         let api = &self.api;
-        let refresh = api.jwt_jwks_refresh_s.into();
+        let refresh = api.jwt_jwks_refresh.as_secs();
         in_range("api.jwt_jwks_refresh_s", refresh, 1..=86_400, "1 to 86400 (a day)")?;
         let mib = "1024 to 1048576 (1 MiB)";
         in_range("api.max_body_bytes", api.max_body_bytes as u64, 1024..=1 << 20, mib)?;
         let mib = "8192 to 1048576 (1 MiB)";
         in_range("api.max_header_bytes", api.max_header_bytes as u64, 8192..=1 << 20, mib)?;
-        in_range("api.request_timeout_ms", api.request_timeout_ms, 1..=3_600_000, hour)?;
-        in_range("api.max_wait_s", api.max_wait_s, 0..=300, "0 to 300")?;
+        in_range("ms(api.request_timeout)", ms(api.request_timeout), 1..=3_600_000, hour)?;
+        in_range("api.max_wait_s", api.max_wait.as_secs(), 0..=300, "0 to 300")?;
         let million = "1 to 1000000";
         in_range("api.max_in_flight", api.max_in_flight as u64, 1..=1_000_000, million)?;
         for (name, limit) in [
@@ -158,12 +174,17 @@ impl Settings {
         if let Some(other) = api.cors_origins.iter().find(|url| !is_origin(url)) {
             return web("api.cors_origins", other, "origins such as https://shop.example, no path");
         }
-        in_range("api.drain_deadline_s", api.drain_deadline_s, 1..=3600, "1 to 3600")
+        in_range("api.drain_deadline_s", api.drain_deadline.as_secs(), 1..=3600, "1 to 3600")
     }
 }
 
 /// What is accepted of times in milliseconds.
 const HOUR: &str = "1 to 3600000 (an hour)";
+
+/// Whole milliseconds.
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 fn in_range(
     name: &'static str,

@@ -1,6 +1,7 @@
 //! Tests of reading and checking settings.
 
 use super::*;
+use crate::inventory::WhenUnavailable;
 
 fn with(variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
     let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));

@@ -5,6 +5,8 @@ mod redis;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
+use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
 
 use crate::domain::decision::Hint;
 use crate::domain::order::{Candidate, Order, UserId};
@@ -55,3 +57,31 @@ impl Amendment {
 #[derive(Debug, thiserror::Error)]
 #[error("inventory unavailable: {0}")]
 pub struct InventoryError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Section `inventory` of the settings, described in `config/floodgate.toml`.
+#[serde_as]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct InventorySettings {
+    pub when_unavailable: WhenUnavailable,
+    #[serde(rename = "timeout_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub timeout: Duration,
+    #[serde(rename = "retry_after_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub retry_after: Duration,
+    #[serde(rename = "keep_after_close_s")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub keep_after_close: Duration,
+}
+
+/// What a worker does while the inventory can't be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnavailable {
+    /// Go on without hints.
+    Ledger,
+    /// Pause.
+    Wait,
+}

@@ -18,11 +18,11 @@ use redis::{
 use secrecy::{ExposeSecret, SecretString};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Amendment, Inventory, InventoryError};
-use crate::config::{InventorySettings, Tls};
+use super::{Amendment, Inventory, InventoryError, InventorySettings};
 use crate::domain::decision::Hint;
 use crate::domain::order::{Candidate, Eligibility, Order, SaleId};
 use crate::domain::sale::SaleState;
+use crate::tls::Tls;
 
 /// [`Inventory`] on Redis 6.2 or newer. Redis must not evict keys (`maxmemory-policy noeviction`).
 pub struct RedisInventory {
@@ -60,7 +60,7 @@ impl RedisInventory {
         connections: usize,
         tls: Tls,
     ) -> Result<Self, InventoryError> {
-        let timeout = settings.timeout();
+        let timeout = settings.timeout;
         // Requests are small and each waits for its answer: Nagle's algorithm would hold them back.
         let tcp = TcpSettings::default().set_nodelay(true);
         let server = secured(url.expose_secret(), tls).map_err(unavailable)?.set_tcp_settings(tcp);
@@ -79,7 +79,7 @@ impl RedisInventory {
         Ok(Self {
             pool,
             namespace: namespace.to_owned(),
-            keep_after_close: settings.keep_after_close(),
+            keep_after_close: settings.keep_after_close,
             deduct: Script::new(include_str!("lua/deduct.lua")),
             amend: Script::new(include_str!("lua/amend.lua")),
         })

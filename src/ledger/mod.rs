@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_with::{DurationMilliSeconds, serde_as};
 
 use crate::domain::decision::{Decision, Hint};
 use crate::domain::order::{AdjustmentId, Candidate, OrderKey, Quantity, SaleId, UserId};
@@ -158,4 +160,16 @@ impl LedgerError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Transient(_))
     }
+}
+
+/// Section `ledger` of the settings, described in `config/floodgate.toml`.
+#[serde_as]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct LedgerSettings {
+    pub max_connections: u32,
+    #[serde(rename = "timeout_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub timeout: Duration,
 }

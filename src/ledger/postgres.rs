@@ -23,8 +23,9 @@ use url::Url;
 
 use super::changes::sorted;
 use super::statements;
-use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
-use crate::config::LedgerSettings;
+use super::{
+    Change, Changed, Decided, Ledger, LedgerError, LedgerSettings, Opening, Outbox, Proposed,
+};
 use crate::domain::decision::Decision;
 use crate::domain::order::{OrderKey, SaleId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
@@ -54,7 +55,7 @@ pub struct PostgresLedger {
 impl PostgresLedger {
     /// A ledger at `url`. Connects when it is first used.
     pub fn new(url: &SecretString, settings: &LedgerSettings) -> Result<Self, LedgerError> {
-        let timeout = settings.timeout();
+        let timeout = settings.timeout;
         let options = tls::options(url)
             .map_err(permanent)?
             .application_name("floodgate")

@@ -8,8 +8,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
-use super::{Verdict, Verifier, VerifierError};
-use crate::config::VerificationSettings;
+use super::{Verdict, VerificationSettings, Verifier, VerifierError};
 use crate::domain::order::Order;
 use crate::http;
 
@@ -49,7 +48,7 @@ impl HttpVerifier {
             return Err(unavailable("the URL must begin with http:// or https://"));
         }
         let client = http::client()
-            .timeout(settings.timeout())
+            .timeout(settings.timeout)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(Duration::from_secs(30))
             .build()

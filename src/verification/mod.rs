@@ -10,6 +10,8 @@ mod verdict_cache;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
+use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
 
 use crate::domain::order::Order;
 
@@ -53,4 +55,26 @@ pub enum VerifierError {
     /// It can't be reached, didn't answer in time, or gave an answer that is none.
     #[error("user service unavailable: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Section `verification` of the settings, described in `config/floodgate.toml`.
+#[serde_as]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct VerificationSettings {
+    pub url: String,
+    #[serde(rename = "timeout_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub timeout: Duration,
+    pub attempts: u32,
+    pub max_in_flight_per_sale: usize,
+    pub max_in_flight: usize,
+    pub breaker_calls: usize,
+    #[serde(rename = "breaker_pause_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub breaker_pause: Duration,
+    #[serde(rename = "remember_s")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub remember: Duration,
 }

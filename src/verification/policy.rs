@@ -23,8 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::check::{Answer, Check, Checked};
 use super::sale_queue::{NextAction, SaleQueue};
 use super::verdict_cache::VerdictCache;
-use super::{Breaker, Verdict, Verifier};
-use crate::config::VerificationSettings;
+use super::{Breaker, Verdict, VerificationSettings, Verifier};
 use crate::domain::order::{Order, SaleId, UserId};
 use crate::fault::crash_point;
 use crate::retry::Backoff;
@@ -124,7 +123,7 @@ impl<E: Verifiable> Verification<E> {
             queues: HashMap::new(),
             turns: VecDeque::new(),
             held: 0,
-            verdicts: VerdictCache::new(settings.remember()),
+            verdicts: VerdictCache::new(settings.remember),
             checking: JoinSet::new(),
             ending: CancellationToken::new(),
             pause_until: None,
@@ -225,7 +224,7 @@ impl<E: Verifiable> Verification<E> {
             self.queues.retain(|_, queue| !queue.is_idle());
         }
         let queue = self.queues.entry(sale.clone()).or_insert_with(|| {
-            let breaker = Breaker::new(self.settings.breaker_calls, self.settings.breaker_pause());
+            let breaker = Breaker::new(self.settings.breaker_calls, self.settings.breaker_pause);
             SaleQueue::new(breaker)
         });
         queue.left = left.unwrap_or(queue.left);

@@ -14,6 +14,7 @@ mod metrics;
 mod parse;
 mod propose;
 mod publish;
+mod settings;
 mod verify;
 mod wait;
 
@@ -29,7 +30,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError, Queue};
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::outage::Outage;
@@ -45,6 +45,8 @@ use metrics::WorkerMetrics;
 use propose::{ProposedBatch, Proposer};
 use publish::EventPublisher;
 use verify::Verify;
+
+pub use settings::{Options, WorkerSettings};
 
 pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
@@ -71,8 +73,8 @@ pub struct Worker {
     pub verifier: Option<Arc<dyn Verifier>>,
     /// The time, for delays only: orders are decided by the ledger's clock.
     pub clock: Clock,
-    /// All settings.
-    pub settings: Settings,
+    /// What it is told.
+    pub options: Options,
 }
 
 /// Why a worker ended other than by being stopped and drained.
@@ -95,7 +97,7 @@ struct Committer {
 impl Worker {
     /// Works until `stop`, then takes no more deliveries, finishes those in flight and leaves.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
-        let deadline = self.settings.worker.drain_deadline();
+        let deadline = self.options.worker.drain_deadline;
         let metrics = Arc::new(WorkerMetrics::default());
         let _reporter =
             AbortOnDropHandle::new(tokio::spawn(report(metrics.clone(), self.broker.clone())));
@@ -127,10 +129,10 @@ impl Worker {
         sold_out: Arc<Notify>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
-        let settings = &self.settings;
-        let limits = settings.intent.limits();
+        let options = &self.options;
+        let limits = options.limits;
         let parse = move |delivery| parse::parse(delivery, limits);
-        let (prefetch, max_batch) = (settings.broker.prefetch, settings.worker.max_batch);
+        let (prefetch, max_batch) = (options.prefetch, options.worker.max_batch);
         let batcher = Batcher::consume(self.broker.as_ref(), prefetch, max_batch, parse).await?;
         let (tell, seen) = mpsc::unbounded_channel();
         let mut intake = Intake {
@@ -187,7 +189,7 @@ impl Worker {
         mut batches: mpsc::Receiver<ProposedBatch>,
         tell: mpsc::UnboundedSender<Seen>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let max_age = self.settings.intent.max_age();
+        let max_age = self.options.max_age;
         let decider = Decider { ledger: self.ledger.clone(), max_age, metrics: metrics.clone() };
         let committer = Arc::new(Committer {
             inventory: self.inventory.clone(),
@@ -197,7 +199,7 @@ impl Worker {
                 blocked: Blocked::default(),
             },
         });
-        let permits = Arc::new(Semaphore::new(self.settings.worker.batches_in_flight));
+        let permits = Arc::new(Semaphore::new(self.options.worker.batches_in_flight));
         async move {
             let mut committing = JoinSet::new();
             while let Some(batch) = batches.recv().await {
@@ -222,14 +224,14 @@ impl Worker {
     }
 
     fn verify(&self, workers: Arc<AtomicU32>) -> Verify {
-        let settings = &self.settings;
+        let options = &self.options;
         let limits = Limits {
             // The other half is for the orders that need no check.
-            max_waiting: usize::from(settings.broker.prefetch / 2).max(1),
-            max_batch: settings.worker.max_batch,
+            max_waiting: usize::from(options.prefetch / 2).max(1),
+            max_batch: options.worker.max_batch,
         };
         let verifier = self.verifier.clone();
-        let verification = Verification::new(verifier, &settings.verification, limits, workers);
+        let verification = Verification::new(verifier, &options.verification, limits, workers);
         Verify { verification, clock: self.clock.clone() }
     }
 
@@ -237,9 +239,9 @@ impl Worker {
         Proposer {
             inventory: self.inventory.clone(),
             ledger: self.ledger.clone(),
-            when_unavailable: self.settings.inventory.when_unavailable,
-            retry_after: self.settings.inventory.retry_after(),
-            max_age: self.settings.intent.max_age(),
+            when_unavailable: self.options.inventory.when_unavailable,
+            retry_after: self.options.inventory.retry_after,
+            max_age: self.options.max_age,
             unavailable_until: None,
             outage: Outage::new("Redis"),
         }

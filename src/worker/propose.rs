@@ -7,11 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Entry};
-use crate::config::WhenUnavailable;
 use crate::domain::decision::Hint;
 use crate::domain::order::{Candidate, SaleId};
 use crate::fault::crash_point;
-use crate::inventory::{Inventory, InventoryError};
+use crate::inventory::{Inventory, InventoryError, WhenUnavailable};
 use crate::ledger::Ledger;
 use crate::outage::Outage;
 use crate::retry::Backoff;

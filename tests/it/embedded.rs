@@ -336,7 +336,7 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
     for enough in [100, 700] {
         let mut worker = embedded.worker();
         // Small batches, so that it is interrupted in the middle.
-        worker.settings.worker.max_batch = 32;
+        worker.options.worker.max_batch = 32;
         let running = Running::start(worker);
         while sold(&embedded).await < enough {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -150,7 +150,7 @@ async fn with_fault(
 async fn stage_with(
     redis: &PrivateRedis,
     what: &str,
-    mode: floodgate::config::WhenUnavailable,
+    mode: floodgate::inventory::WhenUnavailable,
 ) -> Stage {
     let url = redis.url();
     Stage::with(what, |settings| {
@@ -160,7 +160,7 @@ async fn stage_with(
     .await
 }
 
-use floodgate::config::WhenUnavailable::{Ledger, Wait};
+use floodgate::inventory::WhenUnavailable::{Ledger, Wait};
 
 #[tokio::test]
 async fn a_sale_goes_on_while_redis_hangs() {
@@ -269,7 +269,7 @@ async fn a_database_whose_replies_are_lost_or_whose_links_break_changes_nothing(
     let through = direct.replace(&address, &proxy.address.to_string());
     let mut stage = Stage::with("database", |settings| {
         settings.database_url = through.into();
-        settings.ledger.timeout_ms = 1000;
+        settings.ledger.timeout = Duration::from_secs(1);
     })
     .await;
     with_fault(

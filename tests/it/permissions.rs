@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use floodgate::app::App;
-use floodgate::broker::{Broker, Queue};
+use floodgate::broker::{Broker, Queue, RabbitBroker};
 use floodgate::ledger::PostgresLedger;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use secrecy::{ExposeSecret, SecretString};
@@ -86,7 +86,11 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
     rabbitmq_refuses_the_rest(&app.settings().amqp_url, &name).await;
     nothing_else_is_allowed(&database("worker"), &redis_url).await;
 
-    let broker = floodgate::broker::RabbitBroker::new(app.settings()).expect("a broker");
+    let settings = app.settings();
+    let tls = settings.amqp_tls().expect("no certificates");
+    let broker =
+        RabbitBroker::new(&settings.amqp_url, tls, &name, &settings.broker, settings.bounds());
+    let broker = broker.expect("a broker");
     broker.remove(&[]).await.expect("queues removed");
     shell(&format!("rabbitmqctl delete_user {name}"));
     let mut forget = redis::cmd("ACL");

@@ -145,7 +145,7 @@ async fn refused_orders_leave_no_trace_and_keys_expire_after_the_close() {
         let size: u32 = size.arg(key).query_async(&mut connection).await.expect("size");
         assert_eq!(size, 1, "{key}");
     }
-    let keep = stage.deployment.app.settings().inventory.keep_after_close().as_secs();
+    let keep = stage.deployment.app.settings().inventory.keep_after_close.as_secs();
     for key in [&sale, &deducted, &buyers] {
         let mut ttl = ::redis::cmd("TTL");
         let ttl: u64 = ttl.arg(key).query_async(&mut connection).await.expect("TTL");

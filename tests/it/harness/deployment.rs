@@ -78,7 +78,7 @@ impl Deployment {
             }
             Self::Embedded(embedded) => embedded.worker(),
         };
-        worker.settings.worker.max_batch = MAX_BATCH;
+        worker.options.worker.max_batch = MAX_BATCH;
         worker.verifier = verifier;
         Running::start(worker)
     }

@@ -72,7 +72,7 @@ impl Embedded {
             ledger: self.ledger.clone(),
             verifier: None,
             clock: clock::system(),
-            settings: Settings::load(None).expect("settings"),
+            options: Settings::load(None).expect("settings").worker_options(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Faults between an act and its entry.
 
+use std::time::Duration;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -64,7 +66,7 @@ async fn an_act_that_cannot_be_recorded_stands_and_the_log_has_it_whole() {
 async fn an_act_that_may_be_done_is_recorded_as_such() {
     let stage = Stage::with("unsure", |settings| {
         on_free_port(settings);
-        settings.ledger.timeout_ms = 1000;
+        settings.ledger.timeout = Duration::from_secs(1);
     })
     .await;
     stage.open(sale("s", 1)).await;

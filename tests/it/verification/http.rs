@@ -15,7 +15,7 @@ async fn asked(answer: &[u8]) -> Result<Verdict, VerifierError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let mut settings = Settings::load(None).expect("settings").verification;
     settings.url = format!("http://{}/base/", listener.local_addr().expect("an address"));
-    settings.timeout_ms = 200;
+    settings.timeout = Duration::from_millis(200);
     let answer = answer.to_vec();
     let serving = tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.expect("a client");

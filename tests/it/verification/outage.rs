@@ -1,5 +1,7 @@
 //! A user service that is away denies nobody, and holds up no other sale.
 
+use std::time::Duration;
+
 use std::sync::atomic::Ordering;
 
 use floodgate::broker::Queue;
@@ -49,7 +51,8 @@ async fn orders_wait_out_an_outage_and_other_sales_go_on() {
 
 #[tokio::test]
 async fn an_outage_that_lasts_too_long_ends_in_expired() {
-    let mut stage = Stage::with("expired", |settings| settings.intent.max_age_s = 2).await;
+    let mut stage =
+        Stage::with("expired", |settings| settings.intent.max_age = Duration::from_secs(2)).await;
     stage.open(checked_sale("away", 10)).await;
     // Whether or not the producer said when: it counts from the first time it was seen.
     let asked = away(6);
@@ -112,7 +115,9 @@ async fn an_order_with_a_reply_still_gets_it_after_an_outage() {
 
 #[tokio::test]
 async fn without_a_user_service_a_sale_that_wants_checks_sells_nothing() {
-    let mut stage = Stage::with("no-service", |settings| settings.intent.max_age_s = 1).await;
+    let mut stage =
+        Stage::with("no-service", |settings| settings.intent.max_age = Duration::from_secs(1))
+            .await;
     stage.open(checked_sale("s", 10)).await;
     let asked = orders("s", 3);
     stage.post_orders(&asked).await;
@@ -127,7 +132,7 @@ async fn without_a_user_service_a_sale_that_wants_checks_sells_nothing() {
 async fn a_service_that_goes_on_asking_for_patience_is_an_outage_like_another() {
     let mut stage = Stage::with("busy", |settings| {
         settings.broker.prefetch = 10;
-        settings.intent.max_age_s = 5;
+        settings.intent.max_age = Duration::from_secs(5);
     })
     .await;
     stage.open(checked_sale("busy", 100)).await;

@@ -1,0 +1,67 @@
+//! The settings of the API.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
+
+/// Section `api` of the settings, described in `config/floodgate.toml`.
+#[serde_as]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ApiSettings {
+    pub listen: SocketAddr,
+    pub public_url: String,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub cors_origins: Vec<String>,
+    pub jwt_secret: SecretString,
+    pub jwt_public_key: String,
+    pub jwt_jwks: String,
+    #[serde(rename = "jwt_jwks_refresh_s")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub jwt_jwks_refresh: Duration,
+    pub jwt_issuer: String,
+    pub jwt_audience: String,
+    pub max_body_bytes: usize,
+    pub max_header_bytes: usize,
+    #[serde(rename = "request_timeout_ms")]
+    #[serde_as(as = "DurationMilliSeconds<u64>")]
+    pub request_timeout: Duration,
+    #[serde(rename = "max_wait_s")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub max_wait: Duration,
+    pub max_in_flight: usize,
+    pub max_in_flight_per_address: usize,
+    pub max_in_flight_per_buyer: usize,
+    pub max_slow_bodies_per_address: usize,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub max_streams: usize,
+    pub max_streams_per_address: usize,
+    pub buyer_orders_per_s: NonZeroU32,
+    pub buyer_burst: NonZeroU32,
+    #[serde(rename = "drain_deadline_s")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub drain_deadline: Duration,
+}
+
+/// Networks, or addresses that stand for themselves.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(alone).ok_or_else(|| {
+            D::Error::custom(format!(
+                "{text} is no network; accepted: for example 10.0.0.0/8, 192.0.2.7 or fd00::/8"
+            ))
+        })
+    };
+    texts.iter().map(network).collect()
+}
