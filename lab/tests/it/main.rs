@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod docs;
 mod user_service;
 
 use std::process::{Command, Output, Stdio};
