@@ -169,9 +169,38 @@ fn scripts_say_what_they_take_and_return() {
 }
 
 #[test]
+fn the_readme_fits_one_screen() {
+    let text = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let words = text.split_whitespace().count();
+    assert!(words <= 700, "README.md has {words} words");
+}
+
+#[test]
+fn what_the_documents_link_to_exists() {
+    let mut documents = files("docs", &[".md"]);
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = std::fs::read_to_string(root().join(name)).expect(name);
+        documents.push((name.to_owned(), text));
+    }
+    for (document, text) in documents {
+        let folder = root().join(&document).parent().expect("a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            let is_local =
+                !path.is_empty() && !path.contains("://") && !path.starts_with("mailto:");
+            assert!(!is_local || folder.join(path).exists(), "{document} links to {link}");
+        }
+    }
+}
+
+#[test]
 fn what_the_documents_name_exists() {
-    for document in ["README.md", "ARCHITECTURE.md"] {
-        let text = std::fs::read_to_string(root().join(document)).expect(document);
+    let mut documents = files("docs", &[".md"]);
+    for name in ["README.md", "ARCHITECTURE.md"] {
+        let text = std::fs::read_to_string(root().join(name)).expect(name);
+        documents.push((name.to_owned(), text));
+    }
+    for (document, text) in documents {
         for piece in text.split('`').skip(1).step_by(2) {
             let path = piece.trim_end_matches('/');
             let is_path = [

@@ -1,10 +1,10 @@
 //! The HTTP edge: takes orders and only enqueues them, shows sales and decisions, and lets operators
 //! open, restock and close sales, and say whether users are checked.
 //!
-//! An order goes through [`orders`]: who asks ([`access`]), under which order id ([`asked`]), is there
+//! An order goes through `orders`: who asks (`access`), under which order id (`asked`), is there
 //! such a sale ([`crate::sales::cache`]), and then either was it decided already, or, when the server has just
 //! made its id, is the sale open. It then goes into the queue. The answer is 202 once the broker has
-//! confirmed, or the decision itself for clients that wait for it ([`replies`]).
+//! confirmed, or the decision itself for clients that wait for it (`replies`).
 
 mod access;
 mod asked;

@@ -181,7 +181,7 @@ impl Problem {
     }
 }
 
-/// Answers with the status alone; [`Problems`] adds what the path and the server's address are needed for.
+/// Answers with the status alone; `Problems` adds what the path and the server's address are needed for.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.r#type.status().into_response();

@@ -22,8 +22,8 @@ pub enum Message<'a> {
         body: &'a [u8],
         /// What it came with, when it is sent on; or where its reply is wanted.
         properties: Option<&'a Properties>,
-        /// Defer it: after this time it comes to [`Queue::Returned`]. Without a delay it comes to
-        /// [`Queue::Intents`] at once.
+        /// Defer it: after this time it comes to [`super::Queue::Returned`]. Without a delay it comes to
+        /// [`super::Queue::Intents`] at once.
         delay: Option<Delay>,
     },
     /// A decision for subscribers.

@@ -107,7 +107,8 @@ fn no_document_has_commands_that_are_not_run() {
         let path = entry.expect("an entry").path();
         let name = format!("docs/{}", path.file_name().expect("a name").display());
         // The statements of that page run in a test of floodgate's.
-        let is_document = path.extension().is_some_and(|ending| ending == "md") && name != "docs/permissions.md";
+        let is_document =
+            path.extension().is_some_and(|ending| ending == "md") && name != "docs/permissions.md";
         if is_document && !DOCUMENTS.contains(&name.as_str()) {
             let text = std::fs::read_to_string(root().join(&name)).expect("UTF-8");
             assert_eq!(script(&text), "", "{name}");

@@ -13,7 +13,7 @@ use super::{Design, Told};
 use crate::compare::shop::{Shop, ShopError};
 use crate::compare::store::FIELD;
 
-/// Deletes the lock KEYS[1] if its value is ARGV[1].
+/// Deletes the lock `KEYS[1]` if its value is `ARGV[1]`.
 pub(super) const COMPARE_AND_DELETE: &str = "if redis.call('get', KEYS[1]) == ARGV[1] then \
      return redis.call('del', KEYS[1]) end return 0";
 
