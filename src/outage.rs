@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// An outage lasts at least so long: calls that were under way when it began may still succeed.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -73,6 +74,6 @@ impl Outage {
     }
 
     fn begun(&self) -> MutexGuard<'_, Option<Begun>> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+        self.begun.lock()
     }
 }

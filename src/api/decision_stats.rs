@@ -1,9 +1,10 @@
 //! How decisions go, for the live page. Listens to the events of orders only while somebody looks.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -150,7 +151,7 @@ impl DecisionStats {
     }
 
     fn timed(&self) -> MutexGuard<'_, HashMap<OrderKey, Instant>> {
-        self.timed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.timed.lock()
     }
 }
 

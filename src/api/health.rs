@@ -1,9 +1,10 @@
 //! Whether the process lives, and whether it is ready for requests.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
+use parking_lot::Mutex;
 
 use super::Shared;
 use super::docs::{LiveProblems, ReadyProblems};
@@ -46,11 +47,11 @@ impl Health {
 }
 
 fn note(at: &Mutex<Option<Instant>>) {
-    *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    *at.lock() = Some(Instant::now());
 }
 
 fn within(at: &Mutex<Option<Instant>>, limit: Duration) -> bool {
-    at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < limit)
+    at.lock().is_some_and(|at| at.elapsed() < limit)
 }
 
 /// The process works; no server is asked

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::order::{Order, OrderId, OrderKey, SaleId, UserId};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The fewest orders remembered; up to twice as many are, of 16 bytes each.
 const MIN_ORDERS: usize = 50_000;
@@ -45,7 +45,7 @@ impl Recent {
     }
 
     fn lock(&self) -> MutexGuard<'_, [HashMap<u64, u64>; 2]> {
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Waiting for decisions: each API process has a queue of its own to which workers reply.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -84,7 +85,7 @@ impl Replies {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Expected>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Refused requests, counted, so that many of them are few entries.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +53,7 @@ impl Refusals {
 
     /// Counts one.
     pub fn count(&self, refusal: Refusal, request_id: Option<String>) {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.counted.lock();
         let (key, request_id) = if counted.len() < MAX_DISTINCT || counted.contains_key(&refusal) {
             (refusal, request_id)
         } else {
@@ -77,7 +77,7 @@ impl Refusals {
 
     async fn flush(&self) {
         let counted = {
-            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counted = self.counted.lock();
             std::mem::take(&mut *counted)
         };
         let entries: Vec<Entry> = counted.into_iter().map(entry).collect();
@@ -116,7 +116,7 @@ mod tests {
     #[async_trait]
     impl OperatorLog for Writes {
         async fn record(&self, entries: &[Entry]) -> Result<(), OperatorLogError> {
-            self.0.lock().unwrap().push(entries.to_vec());
+            self.0.lock().push(entries.to_vec());
             Ok(())
         }
 
@@ -151,7 +151,7 @@ mod tests {
         }
         stop.cancel();
         running.await.unwrap();
-        let writes = writes.0.lock().unwrap();
+        let writes = writes.0.lock();
         let details: Vec<&str> = writes.iter().map(|write| write[0].detail.as_str()).collect();
         let of = |times: u32| format!("refused, count {times}: the token has expired");
         assert_eq!(details, [of(11), of(10), of(10), of(4)]);
@@ -169,7 +169,7 @@ mod tests {
         refusals.count(refusal("198.51.100.1", Action::Forbidden), Some("r".into()));
         refusals.flush().await;
         refusals.flush().await;
-        let writes = writes.0.lock().unwrap();
+        let writes = writes.0.lock();
         let [entries] = writes.as_slice() else { panic!("{} writes", writes.len()) };
         assert_eq!(entries.len(), MAX_DISTINCT + 2);
         let others = |action| {

@@ -8,10 +8,11 @@
 //! or not, holds for longer than a second against it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -95,7 +96,7 @@ impl SaleCache {
 
     /// How long ago the ledger was last read.
     pub fn age(&self) -> Duration {
-        self.known.read_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.known.read_at.lock().elapsed()
     }
 
     /// Reads `ids` from the ledger now.
@@ -137,7 +138,7 @@ impl Known {
             sales.keys().cloned().collect()
         };
         self.read(&ids).await?;
-        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.read_at.lock() = Instant::now();
         Ok(())
     }
 
@@ -161,7 +162,7 @@ impl Known {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SaleId, CachedSale>> {
-        self.sales.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sales.lock()
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a user service was asked, and what it has answered.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -66,7 +66,7 @@ impl CallCounts {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -10,10 +10,11 @@ mod http;
 mod latency;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
@@ -138,7 +139,7 @@ impl UserService {
         // A call that comes while all are held is answered with the others, without a latency of its own.
         if !*held.borrow() {
             let latency = {
-                let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut random = self.random.lock();
                 self.behaviour.latency.draw(&mut *random)
             };
             sleep(latency).await;

@@ -1,8 +1,8 @@
 //! Events that a subscriber's queue refuses, by routing key.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::retry::Backoff;
@@ -66,7 +66,7 @@ impl Blocked {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Block>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.0.lock())
     }
 }
 

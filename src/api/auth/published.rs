@@ -1,9 +1,10 @@
 //! Keys that the issuer of tokens publishes and changes: kept in memory, and read again beside the
 //! requests, never by one.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -54,7 +55,7 @@ impl PublishedKeys {
 
     /// The keys that are known; `None` until they have been read for the first time.
     pub(super) fn known(&self) -> Option<Arc<KeySet>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.read().clone()
     }
 
     /// Has the keys read soon, because a token names one that is not known.
@@ -65,7 +66,7 @@ impl PublishedKeys {
     /// Reads the keys now.
     pub(super) async fn read(&self) -> Result<Arc<KeySet>, KeysUnavailable> {
         let set = Arc::new(KeySet::parse(&self.location.read().await?)?);
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(set.clone());
+        *self.known.write() = Some(set.clone());
         Ok(set)
     }
 

@@ -1,8 +1,9 @@
 //! Consuming: deliveries out, settlements in.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
@@ -144,7 +145,7 @@ impl Consumer {
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<i64>> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unsettled.lock()
     }
 
     async fn tell(&self, acked: Vec<i64>, returned: Vec<i64>) {

@@ -1,10 +1,11 @@
 //! What happened, held against what must be true.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -75,14 +76,14 @@ impl Seen {
     }
 
     fn lock(&self) -> MutexGuard<'_, Events> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+        self.events.lock()
     }
 }
 
 async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: watch::Sender<u32>) {
     while let Some(delivery) = deliveries.next().await {
         if let Some(order) = order_key_of(&delivery.body) {
-            let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut events = events.lock();
             if let Some(first) = events.by_order.get(&order) {
                 let differs = *first != delivery.body;
                 events.repeats += 1;

@@ -3,11 +3,12 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -38,7 +39,7 @@ impl Gateway {
     }
 
     fn choose(&self, buyer: &str) -> Option<SocketAddr> {
-        let processes = self.processes.read().unwrap_or_else(PoisonError::into_inner);
+        let processes = self.processes.read();
         let count = processes.len().max(1);
         let place = if self.by_user {
             designs::place(buyer, count)
@@ -50,12 +51,12 @@ impl Gateway {
 
     /// Sends nobody there from now on.
     pub(super) fn leave_out(&self, process: SocketAddr) {
-        let mut processes = self.processes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut processes = self.processes.write();
         processes.retain(|&other| other != process);
     }
 
     pub(super) fn add(&self, process: SocketAddr) {
-        self.processes.write().unwrap_or_else(PoisonError::into_inner).push(process);
+        self.processes.write().push(process);
     }
 }
 
@@ -137,7 +138,7 @@ impl Crowd {
         };
         let took = shared.begun.elapsed();
         places.shutdown().await;
-        let mut answers = shared.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = shared.answers.lock();
         let answers = std::mem::take(&mut *answers);
         Ok((Rushed { answers, again: shared.again.load(Ordering::Relaxed), took }, happened))
     }
@@ -153,7 +154,7 @@ async fn stand_in_line(shared: Arc<Shared>) -> anyhow::Result<()> {
         let asked = shared.begun.elapsed();
         let (buyer, told) = buy(&shared, number).await?;
         let answer = Answer { buyer, told, asked, answered: shared.begun.elapsed() };
-        shared.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        shared.answers.lock().push(answer);
         if told == Final::Bought {
             shared.bought.send_modify(|bought| *bought += 1);
         }
