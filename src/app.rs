@@ -235,7 +235,7 @@ impl App {
         Ok(records.operations(self.broker().await?))
     }
 
-    /// Where the API is to listen. Without a key it answers everybody, so then it must be where only
+    /// Where the API is to listen. Without a key it answers every client, so then it must be where only
     /// this machine can reach it.
     pub fn listener(&self, api: &Api) -> Result<TcpListener> {
         let address = self.settings.api.listen;
@@ -251,8 +251,8 @@ impl App {
     }
 }
 
-/// Listens on `address`, with room for everybody who connects when a sale opens. The runtime's own way of
-/// listening leaves room for 128 who are not accepted yet; whoever comes then tries again a second later
+/// Listens on `address`, with room for all who connect when a sale opens. The runtime's own way of
+/// listening leaves room for 128 who are not accepted yet; a client that comes then tries again a second later
 /// (RFC 6298 section 2). Must be called within the runtime.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };

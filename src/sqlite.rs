@@ -181,7 +181,7 @@ fn lock_path(path: &Path, name: &str) -> PathBuf {
 /// A transaction that writes.
 ///
 /// Dropped before it is committed, in the middle of whatever it was doing, it takes its connection
-/// with it, which rolls it back; whoever begins next makes a new one.
+/// with it, which rolls it back; the next transaction makes a new one.
 pub(crate) struct Writing {
     connection: SqliteConnection,
     idle: OwnedMutexGuard<Option<SqliteConnection>>,
@@ -206,7 +206,7 @@ impl Writing {
     }
 }
 
-/// What an error of SQLite means to whoever has asked.
+/// What an error of SQLite means to a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// There is no room on the disk.

@@ -15,7 +15,7 @@ use super::server::REQUEST_ID;
 use crate::domain::order::{OrderKey, SaleId, UserId};
 use crate::operator_log::{Action, Operator, Refusal};
 
-/// The one who asks. Without a key there are no tokens, and everybody who can reach the loopback
+/// Who sends the request. Without a key there are no tokens, and every client that can reach the loopback
 /// interface may do everything.
 pub(super) struct Access {
     principal: Option<Principal>,
@@ -23,7 +23,7 @@ pub(super) struct Access {
     _request: Option<Permit<UserId>>,
 }
 
-/// An operator, as the operators' log names one. Everybody else is refused before the body of the request is
+/// An operator, as the operators' log names one. Others are refused before the body of the request is
 /// read.
 pub(super) struct AsOperator(pub Operator);
 
@@ -34,7 +34,7 @@ impl FromRequestParts<Shared> for AsOperator {
         let Access { principal, .. } = Access::from_request_parts(parts, api).await?;
         let is_operator = principal.as_ref().is_none_or(|principal| principal.admin);
         let actor = match principal {
-            None => "anybody on this machine".to_owned(),
+            None => "a user of this machine".to_owned(),
             Some(Principal { subject: Some(subject), .. }) => subject.to_string(),
             Some(Principal { admin: true, .. }) => format!("scope {ADMIN_SCOPE} without sub"),
             Some(_) => "token without sub".to_owned(),

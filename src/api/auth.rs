@@ -47,7 +47,7 @@ pub const SUBMIT_SCOPE: &str = "floodgate:submit";
 /// Who a token speaks for, and what its scopes allow. What a request needs is the route's to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The buyer, from `sub`. None when the token names nobody, such as that of another service.
+    /// The buyer, from `sub`. None when the token names no user, such as that of another service.
     pub subject: Option<UserId>,
     /// Whether the token has [`ADMIN_SCOPE`].
     pub admin: bool,
@@ -176,7 +176,7 @@ impl TokenVerifier {
     /// A token_verifier that lets tokens pass that are signed with `key`, by `issuer` if one is given.
     ///
     /// With an `audience`, a token's `aud` has to name it. Without, a token that has an `aud` is
-    /// refused, as it is meant for somebody else (RFC 7519 section 4.1.3).
+    /// refused, as it is meant for another service (RFC 7519 section 4.1.3).
     pub fn new(key: &Key, issuer: Option<String>, audience: Option<String>) -> Self {
         Self { keys: Keys::One(Arc::new(VerifyingKey::new(key))), issuer, audience }
     }

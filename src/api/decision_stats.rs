@@ -1,4 +1,4 @@
-//! How decisions go, for the live page. Listens to the events of orders only while somebody looks.
+//! How decisions go, for the live page. Listens to the events of orders only while a page follows them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const TIMED_FOR: Duration = Duration::from_mins(1);
 /// The latest latencies that the percentiles are of.
 const MAX_LATENCIES: usize = 2000;
 
-/// Decisions since somebody began to look.
+/// Decisions since a page began to follow them.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Totals {
     created: u64,
@@ -53,7 +53,7 @@ struct Latency {
     p99: f64,
 }
 
-/// Counts decisions while somebody looks.
+/// Counts decisions while a page follows them.
 pub(super) struct DecisionStats {
     broker: Arc<dyn Broker>,
     totals: watch::Sender<Totals>,
@@ -106,7 +106,7 @@ impl DecisionStats {
         }
     }
 
-    /// Counts until nobody looks any more.
+    /// Counts until no page follows them any more.
     async fn count(&self, mut events: Deliveries) {
         let mut totals = self.totals.borrow().clone();
         let mut latencies = Vec::new();

@@ -199,7 +199,7 @@ fn response(problem_types: &[ProblemType]) -> Response {
     components(schemas(Body, DecisionView, super::sales::SaleView)),
     tags(
         (name = "Orders", description = "With a key configured: a bearer token whose `sub` is the buyer, or one with scope `floodgate:submit`"),
-        (name = "Sales", description = "For everybody"),
+        (name = "Sales", description = "For every client"),
         (name = "Operators", description = "With a key configured: a bearer token with scope `floodgate:admin`"),
         (name = "Health", description = "For orchestrators"),
     ),

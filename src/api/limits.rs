@@ -112,7 +112,7 @@ pub(super) fn holding<S: Stream>(
     })
 }
 
-/// Limits requests that everybody may send.
+/// Limits requests that every client may send.
 pub(super) async fn limited(
     State(api): State<Shared>,
     request: Request,

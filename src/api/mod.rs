@@ -64,13 +64,13 @@ pub struct Api {
     pub settings: ApiSettings,
     /// Whether users are checked by a service, as far as this process is configured.
     pub has_user_service: bool,
-    /// Who may do what; without it everybody may do everything.
+    /// Says who may do what; without it every client may do everything.
     pub token_verifier: Option<TokenVerifier>,
     /// Where orders go.
     pub broker: Arc<dyn Broker>,
     /// What knows of decisions.
     pub ledger: Arc<dyn Ledger>,
-    /// What this process knows of sales; somebody keeps it up to date.
+    /// What this process knows of sales.
     pub sale_cache: Arc<SaleCache>,
     /// What operators may do.
     pub operations: Operations,
@@ -182,7 +182,7 @@ fn routes(state: Shared) -> Router {
         .route("/v1/sales/{sale_id}/close", post(sales::close))
         .route("/v1/decisions/stream", get(stream::decisions))
         .layer(from_fn_with_state(state.clone(), limits::limited_operators));
-    let everybody = Router::new()
+    let clients = Router::new()
         .route("/v1/sales", get(sales::list))
         .route("/v1/sales/{sale_id}", get(sales::show))
         .route("/v1/sales/{sale_id}/orders", post(orders::post))
@@ -194,7 +194,7 @@ fn routes(state: Shared) -> Router {
         .merge(page::routes())
         .fallback(server::not_found)
         .layer(from_fn_with_state(state.clone(), limits::limited));
-    everybody
+    clients
         .merge(operators)
         // Asked by orchestrators, which must get an answer also when there is too much to do.
         .route("/livez", get(health::live))

@@ -228,7 +228,7 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
             decision = tokio::time::timeout(wait, waiting.decision()) => decision.ok(),
             // Replies are best effort, and those of another embedded process never come.
             decision = tokio::time::timeout(wait, stored(api, order)) => decision.ok(),
-            // A server that stops keeps nobody waiting.
+            // A server that stops keeps no client waiting.
             () = api.stop.cancelled() => None,
         };
         if let Some(decision) = decision {
@@ -298,7 +298,7 @@ pub(super) async fn show(
     let decision = found
         .map_err(|error| ProblemType::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;
-    // Somebody else's order is as good as none, so that nobody can find out which ids are in use.
+    // Another buyer's order is answered like none, so that no client can find out which ids are in use.
     if let Some(decision) = decision {
         if access.may_see(&decision.order.user_id) {
             return Ok(etag::json(decision_json(&decision), &headers));

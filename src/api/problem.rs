@@ -83,7 +83,7 @@ problem_types! {
     SaleDiffers, "sale-differs", CONFLICT, "The sale is open with another definition",
         "The sale exists and keeps the definition it has. To add units, restock it.";
     AdjustmentConflict, "adjustment-conflict", CONFLICT, "The adjustment id was used before",
-        "The adjustment id stands for another restock. Give each restock an id of its own.";
+        "The adjustment id stands for another restock. Give each restock another id.";
     SoldOut, "sold-out", GONE, "The sale is sold out",
         "No unit is left. Nothing was queued. The sale may be restocked.";
     TooLarge, "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
@@ -93,7 +93,7 @@ problem_types! {
     UnsupportedMediaType, "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON",
         "Send Content-Type: application/json, and no Content-Encoding.";
     Misdirected, "misdirected", MISDIRECTED_REQUEST, "The request is for another host",
-        "Without a key the API answers only requests for localhost, so that no web page can reach it by a name of its own.";
+        "Without a key the API answers only requests for localhost, so that no web page can reach it under another name.";
     Invalid, "invalid-request", UNPROCESSABLE_ENTITY, "The request is not valid",
         "The JSON is not what this path accepts; the detail names the field and what is accepted.";
     IdempotencyMismatch, "idempotency-mismatch", UNPROCESSABLE_ENTITY, "The id was used for another order",

@@ -1,4 +1,4 @@
-//! Waiting for decisions: each API process has a queue of its own to which workers reply.
+//! Waiting for decisions: each API process has a private queue to which workers reply.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Replies {
             return;
         }
         if let Some(expected) = waiting.remove(correlation_id) {
-            // Whoever left in this moment finds the decision by its sale and order id.
+            // A client that left in this moment finds the decision by its sale and order id.
             let _ = expected.sender.send(reply.to_vec());
         }
     }

@@ -227,7 +227,7 @@ pub(super) async fn open(
     Ok((StatusCode::CREATED, location, view).into_response())
 }
 
-/// Tells the log when users are to be checked, and by these settings nobody does it. Workers may have
+/// Tells the log when users are to be checked, and by these settings no service does it. Workers may have
 /// others, so nothing is refused.
 fn warn_of_checks(api: &Shared, SaleState { sale, .. }: &SaleState) {
     if sale.verification && !api.has_user_service {

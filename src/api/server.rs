@@ -184,7 +184,7 @@ async fn accept(
     }
 }
 
-/// Refuses what is meant for somebody else.
+/// Refuses requests for other hosts.
 pub(super) fn for_this_server(api: &Shared, request: &Request) -> Result<(), Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 {
@@ -210,7 +210,7 @@ fn cors(settings: &ApiSettings) -> CorsLayer {
 }
 
 /// Refuses requests that pages of other sites can make people's browsers send to their own machine,
-/// where without a key everybody may do everything.
+/// where without a key every client may do everything.
 fn for_this_machine(uri: &Uri, headers: &HeaderMap, sites: &[String]) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = uri.authority().map(Authority::as_str).or(text(header::HOST)).unwrap_or_default();
@@ -220,7 +220,7 @@ fn for_this_machine(uri: &Uri, headers: &HeaderMap, sites: &[String]) -> Result<
         );
     }
     // Browsers name the page's site whenever it is another one, and with every POST (the Fetch
-    // standard, "append a request Origin header"). Nobody else sends it.
+    // standard, "append a request Origin header"). Other clients don't send it.
     let is_own = |origin: &str| {
         let name = origin.strip_prefix("http://");
         name.is_some_and(|name| name.eq_ignore_ascii_case(host))

@@ -133,7 +133,7 @@ impl App {
 
     async fn check_tokens(&self) -> Result<String> {
         let Some(token_verifier) = self.token_verifier()? else {
-            return Ok("none; everybody on this machine may order and operate".to_owned());
+            return Ok("none; every user of this machine may order and operate".to_owned());
         };
         let keys = token_verifier.read_keys().await?;
         Ok(if self.settings.api.jwt_jwks.is_empty() {

@@ -1,5 +1,5 @@
 //! A temporary deployment for demo, benches and tests that leaves nothing behind: a namespace and a database
-//! of its own on the configured servers, or, embedded, a file of its own.
+//! on the configured servers, or, embedded, a file.
 
 use std::path::PathBuf;
 

@@ -42,7 +42,7 @@ use replies::Replies;
 use supervisor::Supervisor;
 
 /// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
-/// since RabbitMQ 4.0 a queue without a limit of its own drops messages after 20.
+/// since RabbitMQ 4.0 a queue without a limit drops messages after 20.
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
 /// What is left out of the logs, in the language of their filter: the client library logs every event that has

@@ -40,8 +40,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
     Opens a sale with one bottle for each buyer, lets all buyers order over HTTP at once, some of \
     them twice, some of them impatiently, kills the server with kill -9 when half of the stock is \
     sold, starts it again, and checks the ledger and the events against what buyers were told. Runs \
-    embedded, in a file of its own, or, when servers are configured, in a namespace and a database of \
-    its own. Exits with 1 if anything was broken.")]
+    embedded, in a temporary file, or, when servers are configured, in a temporary namespace and database. \
+    Exits with 1 if anything was broken.")]
 pub(super) struct Demo {
     /// Bottles on offer
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -177,7 +177,7 @@ impl Demo {
         })
     }
 
-    /// Lets everybody buy, and has the server crash in the middle of it.
+    /// Lets all buyers buy, and has the server crash in the middle of it.
     async fn rush(&self, server: &mut Server, seen: &Seen) -> anyhow::Result<Rush> {
         let bar = ProgressBar::new(self.buyers.into());
         let style = "{wide_bar} {pos} of {len} buyers answered, {per_sec}";

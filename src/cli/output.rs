@@ -49,7 +49,7 @@ fn is_bidirectional(c: char) -> bool {
 /// Prints `text` as it is.
 pub fn text(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
+        // The reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
     }

@@ -244,7 +244,7 @@ fn in_short(Sale { stock, verification, .. }: &Sale) -> String {
     format!("stock {stock}, users {}", if *verification { "checked" } else { "not checked" })
 }
 
-/// Says so when users of `sales` are to be checked, and by these settings nobody does it. Workers may
+/// Says so when users of `sales` are to be checked, and by these settings no service does it. Workers may
 /// have others, so it is no error.
 fn warn_of_checks(app: &App, sales: &[Sale]) {
     let checked: Vec<&Sale> = sales.iter().filter(|sale| sale.verification).collect();

@@ -62,7 +62,7 @@ fn bound(app: &App, adapters: &Adapters) -> Result<(Api, TcpListener)> {
 async fn serve((api, listener): (Api, TcpListener), stop: CancellationToken) -> Result<()> {
     let address = listener.local_addr()?;
     if api.token_verifier.is_none() {
-        tracing::warn!("no key is configured: everybody on this machine may order and operate");
+        tracing::warn!("no key is configured: every user of this machine may order and operate");
     }
     tracing::info!("listening on http://{address}");
     api.serve(listener, stop).await?;

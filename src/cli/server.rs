@@ -1,4 +1,4 @@
-//! A server in a process of its own, so that it can be measured, and killed.
+//! A server in a separate process, so that it can be measured, and killed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ impl Server {
     }
 
     async fn start(mut command: Command) -> anyhow::Result<Self> {
-        // A port that was free a moment ago; if somebody takes it meanwhile, the start fails.
+        // A port that was free a moment ago; if it is taken meanwhile, the start fails.
         let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
         command
             .env("FLOODGATE_API__LISTEN", address.to_string())

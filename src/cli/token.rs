@@ -21,7 +21,7 @@ use crate::domain::order::UserId;
     Signs with api.jwt_secret (HS256), or with the key in FILE: RSA (RS256), EC P-256 (ES256) or Ed25519 \
     (EdDSA). `iss` and `aud` are api.jwt_issuer and api.jwt_audience. Prints the token alone.")]
 pub(super) struct Token {
-    /// The buyer; without it the token names nobody
+    /// The buyer; without it the token names no user
     #[arg(long, value_name = "USER")]
     sub: Option<UserId>,
     /// What the token allows, such as floodgate:submit or floodgate:admin; repeat it for more
@@ -90,7 +90,7 @@ impl Token {
     }
 }
 
-/// Why an API with these settings would refuse `token`, as far as can be told without asking anybody.
+/// Why an API with these settings would refuse `token`, as far as can be told without asking a server.
 fn refusal(app: &App, token: &str) -> Option<Refusal> {
     let token_verifier = TokenVerifier::from_settings(&app.settings().api).ok().flatten()?;
     let verified = token_verifier.verify(Some(&format!("Bearer {token}")), Utc::now());

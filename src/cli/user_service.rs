@@ -26,7 +26,7 @@ use crate::user_service::{Behaviour, Counts, Latency, UserService, serve};
     \"reason\": \"...\"}; GET /calls has the counts, which are printed at the end too. Shares are from 0, \
     none, to 1, all. SIGTERM or Ctrl-C answers all waiting calls, and ends it.")]
 pub struct Serve {
-    /// Where to listen; anybody who can reach it may ask
+    /// Where to listen; every client that can reach it may ask
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// How long an answer takes: milliseconds, or lognormal:MEDIAN:SIGMA, or file:PATH with one

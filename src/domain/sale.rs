@@ -29,7 +29,7 @@ pub struct Sale {
     pub opens_at: Option<DateTime<Utc>>,
     /// Orders submitted at this time or later are rejected as `closed`.
     pub closes_at: Option<DateTime<Utc>>,
-    /// Nobody gets a unit before the user service has allowed it.
+    /// No buyer gets a unit before the user service has allowed it.
     pub verification: bool,
 }
 
@@ -58,7 +58,7 @@ pub enum InvalidSale {
     #[error(transparent)]
     Stock(StockTooLarge),
     /// A limit of zero would reject every order.
-    #[error("the limit per user is 0, so nobody could buy; give 1 or more, or leave it out")]
+    #[error("the limit per user is 0, so no user could buy; give 1 or more, or leave it out")]
     NoUnitsPerUser,
     /// It would close before it opens.
     #[error("the sale closes at {closes}, which is not after it opens at {opens}")]

@@ -221,7 +221,7 @@ impl PostgresLedger {
     }
 }
 
-/// Runs a statement about databases, so that it connects to the one that every server has.
+/// Runs a statement about databases, connected to the database that every server has.
 async fn execute(url: &SecretString, statement: String) -> Result<(), LedgerError> {
     let options = tls::options(url).map_err(permanent)?.database("postgres");
     let (mut connection, _) = Box::pin(tls::connect(options)).await.map_err(classify)?;
@@ -236,7 +236,7 @@ fn quoted(name: &str) -> String {
 
 /// What a ledger of version 0.1 has to be told.
 const OTHER_VERSION: &str = "the database has the ledger of floodgate 0.1, which knows orders by \
-    their order id alone; drain 0.1 and give this version a database of its own (see CHANGELOG.md)";
+    their order id alone; drain 0.1 and give this version another database (see CHANGELOG.md)";
 
 #[async_trait]
 impl Ledger for PostgresLedger {

@@ -1,6 +1,6 @@
 //! The operators' log: who did what to which sale, when, and from where.
 //!
-//! The port, and the [`Journal`] through which everybody writes to it. What is refused is counted by
+//! The port, and the [`Journal`] through which all write to it. What is refused is counted by
 //! [`Refusals`] first, so that a flood of it stays a few entries.
 
 mod entry;

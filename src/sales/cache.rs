@@ -1,6 +1,6 @@
 //! What this process knows of sales, seldom older than a second.
 //!
-//! Whoever asks gets an answer from memory. It is kept up to date in two ways: by the events
+//! A request gets its answer from memory, which is kept up to date in two ways: by the events
 //! `sale.sold_out` and `sale.restocked`, which are quick, and by reading the sales in use from the
 //! ledger every second, so that a lost event doesn't matter. News that come out of order are told
 //! apart by [`SaleState::is_newer_than`], so old ones can't bring back a state that has passed. What
@@ -25,7 +25,7 @@ use crate::ledger::{Ledger, LedgerError};
 
 /// How often the sales in use are read from the ledger.
 const READ_EVERY: Duration = Duration::from_secs(1);
-/// A sale that nobody has asked for so long is forgotten.
+/// A sale that no request was about for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_mins(1);
 /// The most sales remembered. Others are read each time they are asked for.
 const MAX_SALES: usize = 10_000;
@@ -147,7 +147,7 @@ impl Known {
         let sold_out = event.properties.routing_key.starts_with("sale.sold_out.");
         let is_behind = {
             let mut sales = self.lock();
-            // A sale that nobody here has to do with needs no news.
+            // A sale that is not in use here needs no update.
             let Some(cached) = sales.get_mut(&id) else { return Ok(()) };
             let known = cached.state.borrow().clone();
             if sold_out && known.version == version {

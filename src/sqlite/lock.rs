@@ -58,7 +58,7 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Still locked, so nobody else holds it, and who opened it meanwhile looks whether it is there.
+        // Still locked, so no other process holds it, and one that opened it meanwhile looks whether it is there.
         let _ = fs::remove_file(&self.path);
     }
 }

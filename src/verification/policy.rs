@@ -379,7 +379,7 @@ impl<E: Verifiable> Verification<E> {
     }
 }
 
-/// A check that panicked leaves orders that nobody settles: the process ends, and the broker
+/// A check that panicked leaves orders that are never settled: the process ends, and the broker
 /// delivers them again.
 fn unwrapped(checked: Result<Checked, tokio::task::JoinError>) -> Checked {
     match checked {

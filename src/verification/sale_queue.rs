@@ -41,7 +41,7 @@ pub(super) enum NextAction<'a, E> {
     Propose(Vec<E>),
     /// The user service is unavailable.
     Defer(Vec<E>),
-    /// Goes on waiting, or nobody waits.
+    /// None: it goes on waiting, or the queue is empty.
     Wait,
 }
 
@@ -71,7 +71,7 @@ impl<E: Verifiable> SaleQueue<E> {
         self.held == 0 && self.deciding.is_empty()
     }
 
-    /// Whether anybody's check has not begun.
+    /// Whether any check has not begun.
     pub(super) fn is_waiting(&self) -> bool {
         !self.queue.is_empty()
     }
@@ -135,7 +135,7 @@ impl<E: Verifiable> SaleQueue<E> {
         self.queue.push_front(user);
     }
 
-    /// Takes out the orders of the first who waits; none if nobody does.
+    /// Takes out the orders of the first user who waits; none if no user does.
     pub(super) fn leave(&mut self) -> Vec<E> {
         self.queue.pop_front().map(|user| self.take_out(&user)).unwrap_or_default()
     }

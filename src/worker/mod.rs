@@ -280,8 +280,8 @@ async fn keep_announcing(ledger: Arc<dyn Ledger>, broker: Arc<dyn Broker>, sold_
     }
 }
 
-/// A batch that panicked holds deliveries that nobody settles; better to end here and now, and let
-/// the broker deliver them to somebody else.
+/// A batch that panicked holds deliveries that are never settled; better to end here and now, and let
+/// the broker deliver them again.
 fn propagate(finished: Result<(), JoinError>) {
     if let Err(error) = finished
         && let Ok(panic) = error.try_into_panic()

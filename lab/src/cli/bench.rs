@@ -28,11 +28,11 @@ use run::{Latency, Process, Runner};
     floodgate-lab bench --crowd\n  \
     floodgate-lab bench --hot\n  \
     floodgate-lab bench --verification --workers 4\n\n\
-    In each round the queue is filled first, then a worker is started in a process of its own, and the \
+    In each round the queue is filled first, then a worker is started in a separate process, and the \
     time from its first event to its last is taken. The bare relay does the same with one order a \
     message and an event of the same size for each, by the same code for consuming, publishing with \
     confirms and acknowledging, but without Redis and without a ledger. Latency is taken at half the \
-    rate the whole path has reached. Uses a namespace and a database of its own.")]
+    rate the whole path has reached. Uses a temporary namespace and database.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Bench {
     /// Orders in each round

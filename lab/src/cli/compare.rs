@@ -82,7 +82,7 @@ const AFTER_HELP: &str = "Examples:\n  floodgate-lab compare\n  \
     floodgate-lab compare --from incident.json --chart incident.svg\n\n\
     Sells the same stock to the same buyers by each design, on the configured Redis, with the same \
     user service. Each design runs in several processes, about a millisecond away from Redis; \
-    floodgate with its API, queue, workers and ledger, in a namespace and a database of its own. The \
+    floodgate with its API, queue, workers and ledger, in a temporary namespace and database. The \
     designs are those of two articles about real oversells, with the names of their techniques, and do \
     what the published code does. Leaves nothing behind.";
 

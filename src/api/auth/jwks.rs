@@ -49,7 +49,7 @@ struct Published {
 
 impl KeySet {
     /// Reads a set. Keys that can't verify tokens are left out, as the RFC wants it: they are for
-    /// something else, or for somebody who understands them.
+    /// something else, or for others who understand them.
     pub(super) fn parse(json: &[u8]) -> Result<Self, InvalidKeySet> {
         let Published { keys } = serde_json::from_slice(json).map_err(|_| InvalidKeySet::NoSet)?;
         let count = keys.len();
@@ -72,7 +72,7 @@ impl KeySet {
         self.0.iter().map(|named| (named.kid.as_deref(), named.key.algorithm)).collect()
     }
 
-    /// The key for a token with this header: the one that its `kid` names, and that has its `alg`;
+    /// The key for a token with this header: the key that its `kid` names, and that has its `alg`;
     /// without `kid`, the only one that has its `alg`. Of keys that have the same id and algorithm the
     /// first holds.
     pub(super) fn choose(&self, kid: Option<&str>, alg: &str) -> Result<&VerifyingKey, Refusal> {

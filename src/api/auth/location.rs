@@ -29,7 +29,7 @@ pub(super) enum Location {
 /// Why `jwt_jwks` says nothing about where the keys are.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidLocation {
-    /// Keys that come in plain text can be replaced by anybody on the way.
+    /// Keys that come in plain text can be replaced on the way.
     #[error(
         "jwt_jwks is a URL that is not accepted; accepted: https://, or http:// to this machine"
     )]
@@ -80,7 +80,7 @@ impl Location {
             .timeout(TIME_LIMIT)
             // Minutes pass between two questions; a connection would not last so long.
             .pool_max_idle_per_host(0);
-        // In plain text nothing may leave this machine, and nobody has to be certified.
+        // In plain text nothing may leave this machine, and no certificate is needed.
         let client = if is_plain { client.no_proxy().tls_certs_only([]) } else { client };
         let client = client.build().map_err(InvalidLocation::NoClient)?;
         Ok(Self::Url(client, url))

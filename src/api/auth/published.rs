@@ -12,11 +12,11 @@ use super::jwks::{InvalidKeySet, KeySet};
 use super::location::{Location, Unreadable, read_file};
 use crate::outage::Outage;
 
-/// How often a file is read. Whoever replaces it, such as Kubernetes, tells nobody.
+/// How often a file is read. It can be replaced at any time, for instance by Kubernetes.
 const READ_FILE_EVERY: Duration = Duration::from_secs(2);
 /// How soon a URL is read again that could not be read.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How soon a URL is read again, at the earliest, because tokens name an unknown key. Anybody can send
+/// How soon a URL is read again, at the earliest, because tokens name an unknown key. Any client can send
 /// such tokens.
 const SOONEST: Duration = Duration::from_secs(10);
 

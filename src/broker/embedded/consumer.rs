@@ -53,7 +53,7 @@ impl Consumer {
         Self { queues, source, stop, room, largest, unsettled: Mutex::default() }
     }
 
-    /// Runs until it is stopped or nobody takes deliveries any more, and then until everything
+    /// Runs until it is stopped or its deliveries are dropped, and then until everything
     /// delivered is settled or dropped. Ends at once when the broker is `closed`.
     pub(super) async fn run(self, deliver: UnboundedSender<Delivery>, closed: CancellationToken) {
         let (settle, settled) = unbounded_channel();

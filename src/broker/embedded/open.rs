@@ -64,7 +64,7 @@ impl OpenQueues {
         }
     }
 
-    /// Wakes whoever waits for messages of `queue_id`.
+    /// Wakes the consumer that waits for messages of `queue_id`.
     pub(super) fn announce(&self, queue_id: i64) {
         if let Some(queue) = self.get(queue_id) {
             queue.news.notify_one();
@@ -73,7 +73,7 @@ impl OpenQueues {
 }
 
 impl OpenQueue {
-    /// A queue that nobody has a message of, with the lock on it.
+    /// A queue without unsettled messages, with the lock on it.
     pub(super) fn new(queue_id: i64, limit: Option<ReturnLimit>, lock: Lock) -> Self {
         Self {
             queue_id,

@@ -41,7 +41,7 @@ pub(super) fn breaks_frames(error: &BrokerError) -> bool {
 }
 
 /// One consumer on one channel of one connection. Delivery tags are good for this session only:
-/// settlements that come after its end find nobody to take them, and the broker delivers again.
+/// settlements that come after its end are dropped, and the broker delivers again.
 pub(super) struct Session {
     link: Arc<Link>,
     connection: Connection,
@@ -200,7 +200,7 @@ impl Session {
         let (body, properties) =
             wire::received(routing_key.to_string(), properties, data, &self.queue, self.largest);
         self.unsettled.insert(tag);
-        // Without a receiver nobody takes deliveries any more; this one stays unsettled.
+        // Without a receiver deliveries are dropped; this one stays unsettled.
         let _ = sink.deliver.send(Delivery::new(body, properties, redelivered, settler));
     }
 

@@ -1,4 +1,4 @@
-//! A transaction that holds nobody up for long, whatever becomes of the worker that began it.
+//! A transaction that blocks others for a short time only, whatever becomes of the worker that began it.
 
 use std::time::Duration;
 

@@ -86,7 +86,7 @@ async fn a_database_of_version_0_1_is_refused_and_left_as_it_is() {
     let migrated = PostgresLedger::migrate(&url).await;
     let Err(LedgerError::Permanent(refused)) = migrated else { panic!("migrated: {migrated:?}") };
     for complaint in [complaint(&url).await, refused.to_string()] {
-        for part in ["floodgate 0.1", "drain 0.1", "database of its own", "CHANGELOG.md"] {
+        for part in ["floodgate 0.1", "drain 0.1", "another database", "CHANGELOG.md"] {
             assert!(complaint.contains(part), "{complaint}");
         }
     }

@@ -80,7 +80,7 @@ async fn an_act_that_may_be_done_is_recorded_as_such() {
     sqlx::raw_sql("rollback").execute(&mut connection).await.expect("unlocked");
     let entries = entries(&stage).await;
     let [(actor, action, detail)] = told(&entries)[..] else { panic!("{entries:?}") };
-    assert_eq!((actor, action), ("anybody on this machine", "closed"));
+    assert_eq!((actor, action), ("a user of this machine", "closed"));
     assert!(detail.contains("; not known whether it is done: ledger unavailable"), "{detail}");
     served.stop().await;
     stage.remove().await;

@@ -23,7 +23,7 @@ use floodgate::user_service::{Behaviour, Latency};
 
 /// How long a check takes.
 pub(super) const CHECK: Duration = Duration::from_millis(50);
-/// Units that everybody wants.
+/// Units that all buyers want.
 const RARE: u32 = 100;
 /// The share of buyers that are denied in the rush for them.
 const DENIED: f64 = 0.1;

@@ -41,7 +41,7 @@ pub(super) struct Closed {
     pub left: i64,
 }
 
-/// Floodgate in a place of its own.
+/// floodgate in a temporary deployment.
 pub(super) struct Intake {
     deployment: TempDeployment,
     api: Server,
@@ -110,7 +110,7 @@ impl Intake {
         self.gateway.clone()
     }
 
-    /// As `kill -9` to a worker. What it had in hand goes to the others.
+    /// As `kill -9` to a worker. What was in flight goes to the others.
     pub(super) async fn kill_worker(&mut self) -> anyhow::Result<()> {
         self.workers.pop().context("no worker is left")?.kill().await?;
         Ok(())

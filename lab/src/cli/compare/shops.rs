@@ -21,7 +21,7 @@ use floodgate::app::{App, listen};
 use floodgate::cli::client::ApiClient;
 use floodgate::domain::order::SaleId;
 
-/// How long a shop may take to finish what it has in hand.
+/// How long a shop may take to finish what is in flight.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One process that sells by one of the designs, until its standard input ends.

@@ -150,7 +150,7 @@ fn no_form_of_a_public_key_is_a_secret_to_sign_with() {
     }
 }
 
-/// JOSE has the two numbers side by side (RFC 7518 section 3.4), everybody else in ASN.1.
+/// JOSE has the two numbers side by side (RFC 7518 section 3.4), others have them in ASN.1.
 #[test]
 fn an_ecdsa_signature_in_asn_1_is_refused() {
     let random = SystemRandom::new();

@@ -109,7 +109,7 @@ fn a_token_without_kid_needs_exactly_one_key_of_its_algorithm() {
     let two = token_verifier(&[rsa_jwk("r1", &rsa1), rsa_jwk("r2", &rsa2)]).unwrap();
     let refused = present_token(&two, &anonymous(Signer::Rsa(&rsa1), "RS256"));
     assert_eq!(refused, Err(Refusal::NoKeyId));
-    // A key without an id is nobody's who names one.
+    // A key without an id is not chosen by a token that names one.
     let nameless = token_verifier(&[with(&rsa_jwk("", &rsa1), &json!({ "kid": null }))]).unwrap();
     assert_eq!(present_token(&nameless, &anonymous(Signer::Rsa(&rsa1), "RS256")), Ok(ada()));
     let named = token(Signer::Rsa(&rsa1), &json!({ "alg": "RS256", "kid": "r1" }));
@@ -185,7 +185,7 @@ fn keys_that_are_not_for_signatures_or_not_understood_are_left_out() {
     assert_eq!(by_name(Signer::Ec(&ec), "ES256", "e"), Ok(ada()));
     assert_eq!(by_name(Signer::Ed25519(&ed25519), "EdDSA", "d"), Ok(ada()));
     assert_eq!(by_name(Signer::Rsa(&rsa), "RS256", "r"), Err(Refusal::UnknownKey));
-    // A symmetric key that is published is known to everybody.
+    // A symmetric key that is published is no secret.
     let forged = by_name(Signer::Hmac(SECRET.as_bytes()), "HS256", "o");
     assert_eq!(forged, Err(Refusal::UnknownKey));
 }
