@@ -18,6 +18,7 @@ mod page;
 mod permissions;
 mod poison;
 mod redis_faults;
+mod snapshots;
 mod tls;
 mod undersell;
 mod user_service;
