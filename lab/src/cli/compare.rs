@@ -19,10 +19,10 @@ use secrecy::ExposeSecret;
 
 use crate::compare::Technique;
 use crate::compare::chart;
+use crate::compare::outcomes;
 use crate::compare::proxy::Proxy;
 use crate::compare::report::{Conditions, Report, Run, Scenario};
 use crate::compare::store::{self, Store};
-use crate::compare::tally;
 use floodgate::app::App;
 use floodgate::cli::output;
 use floodgate::config::Server;
@@ -178,7 +178,7 @@ impl Compare {
         let prefix = format!("{name}:{{sale}}");
         let redis = "Redis (FLOODGATE_REDIS_URL)";
         let through = Store::connect(&redis_url, &prefix).await.context(redis)?;
-        let redis_round_trip_ms = tally::millis(through.round_trip().await?);
+        let redis_round_trip_ms = outcomes::millis(through.round_trip().await?);
         let store = Store::connect(url, &prefix).await.context(redis)?;
         let stage = Stage {
             settings,

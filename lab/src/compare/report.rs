@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Technique;
-use super::tally::Counts;
+use super::outcomes::Counts;
 
 /// The life of the incident's lock, and how long the first article waits for its own.
 pub const LOCK: Duration = Duration::from_secs(10);

@@ -63,7 +63,7 @@ pub(super) async fn measure(
         alone.push(rate(deployment, address, Load::new(2 * round, orders)).await?);
         let load = Load::new(2 * round + 1, orders);
         load.open_sales(deployment).await?;
-        let crowd = Crowd::gather(address, &load.sale_id()).await?;
+        let crowd = Crowd::connect(address, &load.sale_id()).await?;
         beside.push(rate(deployment, address, load).await?);
         slow_connected.push(crowd.slow.load(Ordering::Relaxed));
         streams_open.push(crowd.following.load(Ordering::Relaxed));
@@ -100,7 +100,7 @@ struct Crowd {
 
 impl Crowd {
     /// Waits until all streams are open and slow clients are connected.
-    async fn gather(server: SocketAddr, sale: &SaleId) -> anyhow::Result<Self> {
+    async fn connect(server: SocketAddr, sale: &SaleId) -> anyhow::Result<Self> {
         let mut clients = JoinSet::new();
         let (slow, following) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
         for number in 0..SLOW {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::compare::designs;
-use crate::compare::tally::{Answer, Final};
+use crate::compare::outcomes::{Answer, Final};
 use floodgate::cli::client::{Answer as HttpAnswer, ApiClient};
 use floodgate::domain::order::{OrderId, SaleId};
 
@@ -41,12 +41,12 @@ impl Gateway {
     fn choose(&self, buyer: &str) -> Option<SocketAddr> {
         let processes = self.processes.read();
         let count = processes.len().max(1);
-        let place = if self.by_user {
-            designs::place(buyer, count)
+        let index = if self.by_user {
+            designs::index(buyer, count)
         } else {
             self.turn.fetch_add(1, Ordering::Relaxed) % count
         };
-        processes.get(place).copied()
+        processes.get(index).copied()
     }
 
     /// Sends nobody there from now on.
@@ -112,13 +112,13 @@ impl Crowd {
             bought,
             bar: self.bar,
         });
-        let mut places = JoinSet::new();
+        let mut indexes = JoinSet::new();
         for _ in 0..self.at_once.min(self.buyers) {
-            places.spawn(stand_in_line(shared.clone()));
+            indexes.spawn(stand_in_line(shared.clone()));
         }
         let happened = {
             let all = async {
-                while let Some(ended) = places.join_next().await {
+                while let Some(ended) = indexes.join_next().await {
                     ended??;
                 }
                 anyhow::Ok(())
@@ -137,14 +137,14 @@ impl Crowd {
             }
         };
         let took = shared.begun.elapsed();
-        places.shutdown().await;
+        indexes.shutdown().await;
         let mut answers = shared.answers.lock();
         let answers = std::mem::take(&mut *answers);
         Ok((Rushed { answers, again: shared.again.load(Ordering::Relaxed), took }, happened))
     }
 }
 
-/// One place at the counter: serves one buyer after the other.
+/// One index at the counter: serves one buyer after the other.
 async fn stand_in_line(shared: Arc<Shared>) -> anyhow::Result<()> {
     loop {
         let number = shared.next.fetch_add(1, Ordering::Relaxed);

@@ -52,12 +52,12 @@ pub fn share(stock: u32, processes: usize, number: usize) -> u32 {
     u32::try_from(units).unwrap_or(u32::MAX)
 }
 
-/// The place among `processes`, which are not none, that the gateway sends `buyer` to.
-pub fn place(buyer: &str, processes: usize) -> usize {
+/// The index among `processes`, which are not none, that the gateway sends `buyer` to.
+pub fn index(buyer: &str, processes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     buyer.hash(&mut hasher);
-    let places = processes.max(1) as u64;
-    usize::try_from(hasher.finish() % places).unwrap_or(0)
+    let indexes = processes.max(1) as u64;
+    usize::try_from(hasher.finish() % indexes).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -79,10 +79,10 @@ mod tests {
         let mut met = [0; 4];
         for number in 0..1000 {
             let buyer = format!("u-{number}");
-            assert_eq!(place(&buyer, 4), place(&buyer, 4));
-            met[place(&buyer, 4)] += 1;
+            assert_eq!(index(&buyer, 4), index(&buyer, 4));
+            met[index(&buyer, 4)] += 1;
         }
         assert!(met.iter().all(|&buyers| buyers > 150), "{met:?}");
-        assert_eq!(place("u-1", 1), 0);
+        assert_eq!(index("u-1", 1), 0);
     }
 }
