@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use super::Technique;
 use super::shop::{Shop, ShopError};
-pub use sharded_stock::{place, share};
+pub use sharded_stock::{index, share};
 
 /// How a shop sells one unit to one buyer.
 #[async_trait]
