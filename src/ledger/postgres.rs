@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 use url::Url;
@@ -43,6 +43,8 @@ pub const UNLOGGED: &str = "sqlx_core::pool=off";
 #[derive(Debug)]
 pub struct PostgresLedger {
     pool: PgPool,
+    /// What the pool was made with.
+    options: Box<PgConnectOptions>,
     /// Set when it is known whether the connections have TLS.
     tls: OnceCell<()>,
     timeout: Duration,
@@ -64,11 +66,12 @@ impl PostgresLedger {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(timeout)
-            .connect_lazy_with(options);
+            .connect_lazy_with(options.clone());
         // The server gives up a little before the client does, so that the client learns why.
         let begin = Begin::new(timeout * 9 / 10);
         Ok(Self {
             pool,
+            options: Box::new(options),
             tls: OnceCell::new(),
             timeout,
             begin,
@@ -80,7 +83,7 @@ impl PostgresLedger {
     /// Brings the database at `url` to this version's schema. Running it again changes nothing.
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
         let options = tls::options(url).map_err(permanent)?;
-        let (mut connection, _) = Box::pin(tls::connect(options)).await.map_err(classify)?;
+        let mut connection = Box::pin(tls::connect(options)).await.map_err(classify)?;
         MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
             other => permanent(other),
@@ -157,17 +160,6 @@ impl PostgresLedger {
         Ok(())
     }
 
-    /// Finds out whether connections have TLS, where the URL leaves it open.
-    async fn settle_tls(&self) -> Result<(), sqlx::Error> {
-        let options = self.pool.connect_options();
-        if tls::is_open(&options) {
-            let (connection, settled) = tls::connect(options.as_ref().clone()).await?;
-            self.pool.set_connect_options(settled);
-            connection.close().await?;
-        }
-        Ok(())
-    }
-
     /// The version of the server.
     pub async fn version(&self) -> Result<String, LedgerError> {
         let version = "select current_setting('server_version')";
@@ -208,7 +200,7 @@ impl PostgresLedger {
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
         let work = async {
-            self.tls.get_or_try_init(|| Box::pin(self.settle_tls())).await?;
+            self.tls.get_or_try_init(|| Box::pin(tls::settle(&self.pool, &self.options))).await?;
             work.await
         };
         match tokio::time::timeout(self.timeout, work).await {
@@ -224,7 +216,7 @@ impl PostgresLedger {
 /// Runs a statement about databases, connected to the database that every server has.
 async fn execute(url: &SecretString, statement: String) -> Result<(), LedgerError> {
     let options = tls::options(url).map_err(permanent)?.database("postgres");
-    let (mut connection, _) = Box::pin(tls::connect(options)).await.map_err(classify)?;
+    let mut connection = Box::pin(tls::connect(options)).await.map_err(classify)?;
     connection.execute(AssertSqlSafe(statement)).await.map_err(classify)?;
     connection.close().await.map_err(classify)
 }

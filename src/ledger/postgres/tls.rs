@@ -3,7 +3,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use url::Url;
 
 use super::sqlstate;
@@ -19,38 +19,52 @@ pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, sqlx::Erro
     Ok(if verifies { options.ssl_mode(PgSslMode::VerifyCa) } else { options })
 }
 
-/// Whether it takes a connection to know if there will be TLS.
-pub(super) fn is_open(options: &PgConnectOptions) -> bool {
-    matches!(options.get_ssl_mode(), PgSslMode::Prefer | PgSslMode::Allow)
+/// The two ways to connect that the URL leaves open, in the order in which they are tried; `None` if it leaves
+/// none open.
+fn ways(options: &PgConnectOptions) -> Option<[PgConnectOptions; 2]> {
+    let modes = match options.get_ssl_mode() {
+        PgSslMode::Prefer => [PgSslMode::Prefer, PgSslMode::Disable],
+        PgSslMode::Allow => [PgSslMode::Disable, PgSslMode::Require],
+        _ => return None,
+    };
+    Some(modes.map(|mode| options.clone().ssl_mode(mode)))
 }
 
-/// A connection, and what others like it are made with.
-pub(super) async fn connect(
-    options: PgConnectOptions,
-) -> Result<(PgConnection, PgConnectOptions), sqlx::Error> {
-    let (first, second) = match options.get_ssl_mode() {
-        PgSslMode::Prefer => (PgSslMode::Prefer, PgSslMode::Disable),
-        PgSslMode::Allow => (PgSslMode::Disable, PgSslMode::Require),
-        _ => return Ok((PgConnection::connect_with(&options).await?, options)),
-    };
-    let first = options.clone().ssl_mode(first);
-    let error = match PgConnection::connect_with(&first).await {
-        Ok(connection) => return Ok((connection, first)),
+/// Has `pool`, which was made with `options`, connect in the way that works from now on. May be called again
+/// when it has failed or was given up.
+pub(super) async fn settle(pool: &PgPool, options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+    let Some([first, second]) = ways(options) else { return Ok(()) };
+    pool.set_connect_options(first.clone());
+    let refusal = match pool.acquire().await {
         Err(error) if is_refusal(&error) => error,
-        Err(error) => return Err(error),
+        connected => return connected.map(drop),
     };
-    let second = options.ssl_mode(second);
-    match PgConnection::connect_with(&second).await {
-        Ok(connection) => {
-            if matches!(second.get_ssl_mode(), PgSslMode::Disable) {
-                tracing::warn!(%error, "PostgreSQL without TLS, as sslmode=prefer allows: TLS failed");
-            }
-            Ok((connection, second))
-        }
-        Err(other) => {
-            tracing::debug!(error = %other, "PostgreSQL refused the other way too");
-            Err(error)
-        }
+    pool.set_connect_options(second.clone());
+    if pool.acquire().await.is_err() {
+        pool.set_connect_options(first);
+        return Err(refusal);
+    }
+    warn(&second, &refusal);
+    Ok(())
+}
+
+/// A connection, made in the way that works.
+pub(super) async fn connect(options: PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let Some([first, second]) = ways(&options) else {
+        return PgConnection::connect_with(&options).await;
+    };
+    let refusal = match PgConnection::connect_with(&first).await {
+        Err(error) if is_refusal(&error) => error,
+        connected => return connected,
+    };
+    let Ok(connection) = PgConnection::connect_with(&second).await else { return Err(refusal) };
+    warn(&second, &refusal);
+    Ok(connection)
+}
+
+fn warn(way: &PgConnectOptions, error: &sqlx::Error) {
+    if matches!(way.get_ssl_mode(), PgSslMode::Disable) {
+        tracing::warn!(%error, "PostgreSQL without TLS, as sslmode=prefer allows: TLS failed");
     }
 }
 
