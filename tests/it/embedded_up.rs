@@ -136,7 +136,7 @@ async fn until_all_are_created(url: String, client: Client, mut waiting: Vec<Str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_before_a_kill_is_decided_once() {
-    const ORDERS: u32 = 20_000;
+    const ORDERS: u32 = 8_000;
     let folder = tempfile::tempdir().expect("a folder");
     let client = client();
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -144,7 +144,7 @@ async fn what_was_accepted_before_a_kill_is_decided_once() {
         .expect("a port")
         .port();
     let mut up = Up::start(&folder, &client, port).await;
-    // More stock than orders, so that none is refused at the door.
+    // More stock than orders, so that none is refused.
     let sale = serde_json::json!({ "sale_id": "s", "stock": 2 * ORDERS });
     client.post(format!("{}/v1/sales", up.url)).json(&sale).send().await.expect("opened");
 

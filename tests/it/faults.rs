@@ -55,7 +55,7 @@ async fn a_worker_that_dies_in_a_gap_loses_nothing_and_sells_nothing_twice() {
 async fn workers_killed_in_full_flow_are_replaced() {
     let mut stage = Stage::new("kill").await;
     stage.open(sale("s", 2000)).await;
-    let all = orders("s", 20_000);
+    let all = orders("s", 12_000);
     stage.post_orders(&all).await;
     let mut workers: Vec<_> = (0..4).map(|_| WorkerProcess::start(&stage)).collect();
     for _ in 0..2 {
@@ -64,7 +64,7 @@ async fn workers_killed_in_full_flow_are_replaced() {
         workers.push(WorkerProcess::start(&stage));
     }
     let totals = check::settled(&mut stage, &all).await;
-    assert_eq!(totals, Totals { created: 2000, sold_out: 18_000, rejected: 0 });
+    assert_eq!(totals, Totals { created: 2000, sold_out: 10_000, rejected: 0 });
     check::empty(&stage).await;
     for worker in workers {
         worker.signal("TERM");
