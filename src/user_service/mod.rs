@@ -136,7 +136,7 @@ impl UserService {
 
     async fn take_time(&self) {
         let mut held = self.held.subscribe();
-        // A call that comes while all are held is answered with the others, without a latency of its own.
+        // A call that comes while all are held is answered with the others, without a separate latency.
         if !*held.borrow() {
             let latency = {
                 let mut random = self.random.lock();

@@ -34,7 +34,7 @@ async fn scans(stage: &Stage) -> Vec<Scans> {
 /// Decides orders by number, each for another buyer, with a ledger that is closed afterwards, so
 /// that the server counts what it did.
 async fn decide_many(stage: &Stage, numbers: Range<usize>, redelivered: bool) {
-    let ledger = stage.deployment.app.ledger().await.expect("a pool of its own");
+    let ledger = stage.deployment.app.ledger().await.expect("another pool");
     let all: Vec<_> =
         numbers.map(|n| order(&format!("o-{n}"), "s", &format!("u-{n}"), 1)).collect();
     for chunk in all.chunks(BATCH) {
