@@ -84,13 +84,7 @@ enum Command {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        match self.try_run() {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("floodgate: {}", explain(&error));
-                ExitCode::FAILURE
-            }
-        }
+        exit("floodgate", self.try_run())
     }
 
     #[tokio::main]
@@ -137,9 +131,17 @@ pub fn start(config: Option<&Path>) -> anyhow::Result<App> {
     Ok(app)
 }
 
+/// How `program` ends; says what went wrong.
+pub fn exit(program: &str, ended: anyhow::Result<ExitCode>) -> ExitCode {
+    ended.unwrap_or_else(|error| {
+        eprintln!("{program}: {}", explain(&error));
+        ExitCode::FAILURE
+    })
+}
+
 /// An error and its causes in one line. Libraries differ in whether an error repeats its cause;
 /// what was said already isn't said again.
-pub fn explain(error: &anyhow::Error) -> String {
+fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use floodgate::app::App;
-use floodgate::cli::{explain, start};
+use floodgate::cli::{exit, start};
 
 /// Measures floodgate, and compares it with other designs for selling limited stock.
 ///
@@ -44,13 +44,7 @@ enum Command {
 impl Cli {
     /// Runs the command.
     pub(crate) fn run(self) -> ExitCode {
-        match self.try_run() {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("floodgate-lab: {}", explain(&error));
-                ExitCode::FAILURE
-            }
-        }
+        exit("floodgate-lab", self.try_run())
     }
 
     #[tokio::main]

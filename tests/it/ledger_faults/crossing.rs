@@ -78,8 +78,7 @@ async fn batches_that_cross_each_other_wait_and_never_both_ways() {
     stage.ledger.open(&sales).await.expect("open");
     let mut sides = tokio::task::JoinSet::new();
     for side in 0..2 {
-        let ledger: Arc<dyn Ledger> =
-            stage.deployment.app.ledger().await.expect("another pool");
+        let ledger: Arc<dyn Ledger> = stage.deployment.app.ledger().await.expect("another pool");
         sides.spawn(async move {
             for number in 0..BATCHES {
                 let redelivered = number % 7 == 0;
