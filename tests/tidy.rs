@@ -176,6 +176,20 @@ fn the_readme_fits_one_screen() {
 }
 
 #[test]
+fn the_tests_that_hold_the_promises_exist() {
+    let text = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let rows = text.lines().filter(|line| line.contains("| `tests/"));
+    let named: Vec<Vec<&str>> =
+        rows.map(|row| row.split('`').skip(1).step_by(2).collect()).collect();
+    assert_eq!(named.len(), 5, "{named:?}");
+    for names in named {
+        let [file, test] = names[..] else { panic!("{names:?}") };
+        let code = std::fs::read_to_string(root().join(file)).expect(file);
+        assert!(code.contains(&format!("fn {test}(")), "{file} has no {test}");
+    }
+}
+
+#[test]
 fn what_the_documents_link_to_exists() {
     let mut documents = files("docs", &[".md"]);
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
