@@ -183,9 +183,9 @@ fn the_tests_that_hold_the_promises_exist() {
         rows.map(|row| row.split('`').skip(1).step_by(2).collect()).collect();
     assert_eq!(named.len(), 5, "{named:?}");
     for names in named {
-        let [file, test] = names[..] else { panic!("{names:?}") };
+        let [file, function] = names[..] else { panic!("{names:?}") };
         let code = std::fs::read_to_string(root().join(file)).expect(file);
-        assert!(code.contains(&format!("fn {test}(")), "{file} has no {test}");
+        assert!(code.contains(&format!("fn {function}(")), "{file} has no {function}");
     }
 }
 
