@@ -57,10 +57,14 @@ impl Settings {
                 accepted: "1 to 64 of A-Z a-z 0-9 _ -",
             });
         }
-        let positive = 1..=u64::MAX;
+        // More would not fit into what times are computed with.
+        let seconds = u64::from(u32::MAX);
         let upto_hour = 1..=3_600_000;
         let hour = HOUR;
-        in_range("intent.max_age_s", self.intent.max_age.as_secs(), positive, "1 or more")?;
+        let accepted = "1 to 4294967295";
+        in_range("intent.max_age_s", self.intent.max_age.as_secs(), 1..=seconds, accepted)?;
+        let keep = self.inventory.keep_after_close.as_secs();
+        in_range("inventory.keep_after_close_s", keep, 0..=seconds, "0 to 4294967295")?;
         in_range(
             "intent.max_body_bytes",
             self.intent.max_body_bytes as u64,

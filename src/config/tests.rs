@@ -34,6 +34,15 @@ fn the_environment_wins() {
 fn a_value_out_of_range_is_named_with_what_is_accepted() {
     let error = with(&[("FLOODGATE_WORKER__MAX_BATCH", "0")]).unwrap_err();
     assert_eq!(error.to_string(), "settings: worker.max_batch is 0; accepted: 1 to 1000");
+    for (variable, setting, least) in [
+        ("INTENT__MAX_AGE_S", "intent.max_age_s", 1),
+        ("INVENTORY__KEEP_AFTER_CLOSE_S", "inventory.keep_after_close_s", 0),
+    ] {
+        let error = with(&[(&format!("FLOODGATE_{variable}"), "4294967296")]).unwrap_err();
+        let expected =
+            format!("settings: {setting} is 4294967296; accepted: {least} to 4294967295");
+        assert_eq!(error.to_string(), expected);
+    }
     assert!(with(&[("FLOODGATE_NAMESPACE", "a.b")]).is_err());
     let error = with(&[("FLOODGATE_WORKER__MAXBATCH", "5")]).unwrap_err().to_string();
     assert!(error.contains("did you mean FLOODGATE_WORKER__MAX_BATCH?"), "{error}");
