@@ -4,19 +4,21 @@
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 use floodgate::domain::order::SaleId;
 use floodgate::user_service::EvenShare;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +81,14 @@ struct Disrupted {
     limiter: Option<DefaultDirectRateLimiter>,
     started: Instant,
     stop: CancellationToken,
+    counts: Counts,
+}
+
+/// Calls since the start, beside those that the service counts.
+#[derive(Default)]
+struct Counts {
+    hung: AtomicU64,
+    rate_limited: AtomicU64,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +105,7 @@ impl Disruption {
             started: Instant::now(),
             disruption: self,
             stop,
+            counts: Counts::default(),
         };
         routes.layer(from_fn_with_state(Arc::new(disrupted), disrupt))
     }
@@ -105,21 +116,29 @@ async fn disrupt(
     request: Request,
     next: Next,
 ) -> Response {
-    if request.uri().path() != "/verify" {
-        return next.run(request).await;
+    match request.uri().path() {
+        "/verify" => {}
+        "/calls" => return disrupted.counted(next.run(request).await).await,
+        _ => return next.run(request).await,
     }
     if let Some(wait) = disrupted.must_wait() {
         // Whole seconds (RFC 9110 section 10.2.3): rounded up, it is not too early.
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        let retry_after = [(header::RETRY_AFTER, HeaderValue::from(seconds))];
-        return (StatusCode::TOO_MANY_REQUESTS, retry_after, "too many calls a second")
-            .into_response();
+        disrupted.counts.rate_limited.fetch_add(1, Ordering::Relaxed);
+        let headers = [
+            (header::RETRY_AFTER, HeaderValue::from(seconds)),
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")),
+        ];
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let body = json!({ "title": "Too Many Requests", "status": 429, "detail": "too many calls a second" });
+        return (status, headers, body.to_string()).into_response();
     }
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_QUESTION_BYTES).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     if disrupted.hangs(&body) {
+        disrupted.counts.hung.fetch_add(1, Ordering::Relaxed);
         disrupted.pause(disrupted.disruption.hang).await;
     }
     let response = next.run(Request::from_parts(head, Body::from(body))).await;
@@ -128,6 +147,18 @@ async fn disrupt(
 }
 
 impl Disrupted {
+    /// The service's counts with these.
+    async fn counted(&self, counts: Response) -> Response {
+        let body = to_bytes(counts.into_body(), MAX_QUESTION_BYTES).await.unwrap_or_default();
+        let mut all: Map<String, Value> = serde_json::from_slice(&body).unwrap_or_default();
+        all.insert("hung".to_owned(), self.counts.hung.load(Ordering::Relaxed).into());
+        all.insert(
+            "rate_limited".to_owned(),
+            self.counts.rate_limited.load(Ordering::Relaxed).into(),
+        );
+        Json(all).into_response()
+    }
+
     /// How long until another call is within the limit; `None` if this one is.
     fn must_wait(&self) -> Option<Duration> {
         let until = self.limiter.as_ref()?.check().err()?;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use axum::Router;
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::output;
 use crate::domain::order::UserId;
@@ -58,11 +59,14 @@ pub fn share(text: &str) -> Result<f64, String> {
 
 impl Serve {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        self.run_with(|routes| routes).await
+        self.run_with(|routes, _| routes).await
     }
 
-    /// Runs the service with what `extend` adds to its routes.
-    pub async fn run_with(self, extend: impl FnOnce(Router) -> Router) -> anyhow::Result<()> {
+    /// Runs the service with what `extend` makes of its routes, until the token that it gets is cancelled.
+    pub async fn run_with(
+        self,
+        extend: impl FnOnce(Router, CancellationToken) -> Router,
+    ) -> anyhow::Result<()> {
         let (address, json) = (self.listen, self.json);
         let service = Arc::new(UserService::new(self.behaviour()));
         let stop = shutdown::on_signal()?;
@@ -70,7 +74,7 @@ impl Serve {
             .await
             .with_context(|| format!("can't listen on {address} (--listen)"))?;
         tracing::info!("a user service to try against, on http://{}", listener.local_addr()?);
-        let routes = extend(service.clone().routes(stop.clone()));
+        let routes = extend(service.clone().routes(stop.clone()), stop.clone());
         serve(listener, routes, stop).await?;
         let counts = service.counts();
         if json { output::json(&counts) } else { print(&counts) }

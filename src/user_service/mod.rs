@@ -48,8 +48,8 @@ pub struct UserService {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Question {
     user: UserId,
+    /// Nothing depends on sale and order, but a question without them is malformed.
     sale: SaleId,
-    /// Nothing depends on it, but a question without it is malformed.
     _order: OrderId,
 }
 

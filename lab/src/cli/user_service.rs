@@ -7,14 +7,13 @@ use clap::Args;
 use clap::error::ErrorKind;
 use floodgate::cli::user_service::{Serve, share};
 use floodgate::domain::order::SaleId;
-use floodgate::shutdown;
 
 use crate::disruption::{Disruption, Stall};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
     floodgate-lab user-service --latency-ms 50 --hangs 0.01 --stall-every-ms 60000 --stall-ms 5000\n\n\
-    The stand-in of `floodgate user-service`, with more that can go wrong.")]
+    The stand-in of `floodgate user-service`, with more that can go wrong; GET /calls counts that too.")]
 pub(super) struct Disrupted {
     #[command(flatten)]
     service: Serve,
@@ -47,8 +46,7 @@ impl Disrupted {
             hang: Duration::from_millis(self.hang_ms),
             rate_limit: self.rate_limit,
         };
-        let stop = shutdown::on_signal()?;
-        self.service.run_with(|routes| disruption.around(routes, stop)).await
+        self.service.run_with(|routes, stop| disruption.around(routes, stop)).await
     }
 
     /// Ends the process, as other bad usage does, where the two options don't go together.

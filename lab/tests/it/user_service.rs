@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -40,6 +40,11 @@ impl Users {
         self.client.post(format!("{}/verify", self.url)).json(&question)
     }
 
+    async fn counts(&self) -> Value {
+        let counts = self.client.get(format!("{}/calls", self.url)).send().await.expect("counts");
+        counts.json().await.expect("JSON")
+    }
+
     /// Ends it by SIGTERM; whether it ended well.
     async fn stop(self) -> bool {
         let id = self.child.id().expect("it runs").to_string();
@@ -56,9 +61,11 @@ async fn too_many_calls_are_told_when_to_come_back() {
     let answers = futures_util::future::try_join_all(asking).await.expect("answers");
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status() == 429).collect();
     assert!(!refused.is_empty() && refused.len() < 50, "{} of 50 refused", refused.len());
-    for refusal in refused {
+    for refusal in &refused {
         assert_eq!(refusal.headers()["retry-after"], "1");
+        assert_eq!(refusal.headers()["content-type"], "application/problem+json");
     }
+    assert_eq!(users.counts().await["rate_limited"], refused.len());
 }
 
 #[tokio::test]
@@ -68,6 +75,8 @@ async fn calls_that_hang_hold_up_no_others_and_are_answered_at_the_end() {
     assert_eq!(users.question("u-3", "s").send().await.expect("an answer").status(), 200);
     sleep(Duration::from_millis(300)).await;
     assert!(!patient.is_finished());
+    let counts = users.counts().await;
+    assert_eq!((&counts["hung"], &counts["allowed"]), (&json!(1), &json!(1)));
     assert!(users.stop().await);
     assert_eq!(patient.await.expect("asked").expect("an answer").status(), 200);
 }
