@@ -136,7 +136,7 @@ impl App {
             return Ok(None);
         }
         let connections = self.settings.worker.batches_in_flight + SPARE_REDIS_CONNECTIONS;
-        Ok(Some(Arc::new(of_server(Server::Redis, self.redis(connections))?)))
+        Ok(Some(Arc::new(self.redis(connections)?)))
     }
 
     fn rabbitmq(&self) -> Result<RabbitBroker> {
@@ -152,7 +152,8 @@ impl App {
         settings.require(&[Server::Redis])?;
         let (url, tls, namespace) =
             (&settings.redis_url, settings.redis_tls()?, &settings.namespace);
-        Ok(RedisInventory::new(url, namespace, &settings.inventory, connections, tls)?)
+        let inventory = RedisInventory::new(url, namespace, &settings.inventory, connections, tls);
+        of_server(Server::Redis, inventory)
     }
 
     fn postgres(&self) -> Result<PostgresLedger> {
