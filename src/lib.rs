@@ -31,6 +31,7 @@ pub mod fault;
 pub mod http;
 pub mod inventory;
 pub mod ledger;
+mod migrations;
 pub mod operator_log;
 pub mod outage;
 pub mod retry;

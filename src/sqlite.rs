@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -19,10 +19,9 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::migrations;
 pub(crate) use lock::Lock;
 use lock::private_file;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// What a file of version 0.1 has to be told.
 const OTHER_VERSION: &str = "it was made by floodgate 0.1, which knows orders by their order id \
@@ -164,7 +163,7 @@ async fn migrated(
 ) -> Result<SqliteConnection, Box<dyn std::error::Error + Send + Sync>> {
     let turn = Lock::wait(turn)?;
     let mut connection = options.connect().await?;
-    MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
+    migrations::sqlite().run(&mut connection).await.map_err(|error| match error {
         MigrateError::VersionMismatch(_) => OTHER_VERSION.into(),
         other => Box::<dyn std::error::Error + Send + Sync>::from(other),
     })?;

@@ -4,6 +4,7 @@ mod batch;
 mod changes;
 mod operator_log;
 mod postgres;
+mod row;
 mod rows;
 mod sqlite;
 mod statements;

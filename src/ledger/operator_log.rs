@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::FromRow;
 
+use super::row::row;
 use super::statements::{Sql, json_text};
 use crate::domain::order::SaleId;
 use crate::operator_log::{Entry, EntryId, Wanted};
@@ -11,17 +11,18 @@ use crate::operator_log::{Entry, EntryId, Wanted};
 /// The columns of [`EntryRow`], which are also the names of the fields of [`Entry`].
 const COLUMNS: &str = "id, at, actor, action, sale_id, detail, origin, request_id";
 
-/// A row of `operator_log`.
-#[derive(FromRow)]
-struct EntryRow {
-    id: String,
-    at: DateTime<Utc>,
-    actor: String,
-    action: String,
-    sale_id: Option<String>,
-    detail: String,
-    origin: String,
-    request_id: Option<String>,
+row! {
+    /// A row of `operator_log`.
+    struct EntryRow {
+        id: String,
+        at: DateTime<Utc>,
+        actor: String,
+        action: String,
+        sale_id: Option<String>,
+        detail: String,
+        origin: String,
+        request_id: Option<String>,
+    }
 }
 
 impl TryFrom<EntryRow> for Entry {

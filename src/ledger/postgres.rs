@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
@@ -29,11 +29,10 @@ use super::{
 use crate::domain::decision::Decision;
 use crate::domain::order::{OrderKey, SaleId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
+use crate::migrations;
 use crate::outage::Outage;
 use decide::{Attempt, LookUp};
 use transaction::{Begin, Transaction};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// What is left out of the logs, in the language of their filter: the library logs each connection of its pool
 /// that was lost.
@@ -84,20 +83,20 @@ impl PostgresLedger {
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
         let options = tls::options(url).map_err(permanent)?;
         let mut connection = Box::pin(tls::connect(options)).await.map_err(classify)?;
-        MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
+        migrations::postgres().run(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
             other => permanent(other),
         })?;
         connection.close().await.map_err(classify)
     }
 
-    /// Makes database `name` on the server of `url`, and returns its URL.
-    pub async fn create_database(
-        url: &SecretString,
-        name: &str,
-    ) -> Result<SecretString, LedgerError> {
-        let create = format!("create database {}", quoted(name));
-        execute(url, create).await?;
+    /// Makes database `name` on the server of `url`.
+    pub async fn create_database(url: &SecretString, name: &str) -> Result<(), LedgerError> {
+        execute(url, format!("create database {}", quoted(name))).await
+    }
+
+    /// The URL of database `name` on the server of `url`.
+    pub fn url_of(url: &SecretString, name: &str) -> Result<SecretString, LedgerError> {
         // The library's own way to write a URL loses the paths of certificates.
         let mut url: Url = url.expose_secret().parse().map_err(permanent)?;
         url.set_path(name);

@@ -4,73 +4,61 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::FromRow;
 
+use super::row::row;
 use crate::domain::decision::{Decision, Outcome, Reason};
 use crate::domain::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::sale::{Announcement, Restock, Sale, SaleState, SoldOut};
 
-/// A row of `sales`.
-#[derive(FromRow)]
-pub(super) struct SaleRow {
-    #[sqlx(try_from = "String")]
-    sale_id: SaleId,
-    #[sqlx(try_from = "i32")]
-    stock: u32,
-    #[sqlx(try_from = "i32")]
-    sold: u32,
-    per_user_limit: Option<i64>,
-    opens_at: Option<DateTime<Utc>>,
-    closes_at: Option<DateTime<Utc>>,
-    verification: bool,
-    #[sqlx(try_from = "i32")]
-    version: u32,
-    sold_out_at: Option<DateTime<Utc>>,
+row! {
+    /// A row of `sales`.
+    pub(super) struct SaleRow {
+        sale_id: SaleId as String,
+        stock: u32 as i32,
+        sold: u32 as i32,
+        per_user_limit: Option<i64>,
+        opens_at: Option<DateTime<Utc>>,
+        closes_at: Option<DateTime<Utc>>,
+        verification: bool,
+        version: u32 as i32,
+        sold_out_at: Option<DateTime<Utc>>,
+    }
 }
 
-/// A row of `decisions`.
-#[derive(FromRow)]
-pub(super) struct DecisionRow {
-    #[sqlx(try_from = "String")]
-    sale_id: SaleId,
-    #[sqlx(try_from = "String")]
-    order_id: OrderId,
-    #[sqlx(try_from = "String")]
-    user_id: UserId,
-    #[sqlx(try_from = "i32")]
-    quantity: Quantity,
-    outcome: String,
-    waited_ms: i32,
-    decided_at: DateTime<Utc>,
-    #[sqlx(try_from = "i32")]
-    version: u32,
-    #[sqlx(try_from = "i32")]
-    sold: u32,
+row! {
+    /// A row of `decisions`.
+    pub(super) struct DecisionRow {
+        sale_id: SaleId as String,
+        order_id: OrderId as String,
+        user_id: UserId as String,
+        quantity: Quantity as i32,
+        outcome: String,
+        waited_ms: i32,
+        decided_at: DateTime<Utc>,
+        version: u32 as i32,
+        sold: u32 as i32,
+    }
 }
 
-/// A row of `buyers`.
-#[derive(FromRow)]
-pub(super) struct BuyerRow {
-    #[sqlx(try_from = "String")]
-    sale_id: SaleId,
-    #[sqlx(try_from = "String")]
-    user_id: UserId,
-    #[sqlx(try_from = "i64")]
-    units: u32,
+row! {
+    /// A row of `buyers`.
+    pub(super) struct BuyerRow {
+        sale_id: SaleId as String,
+        user_id: UserId as String,
+        units: u32 as i64,
+    }
 }
 
-/// A row of `announcements`.
-#[derive(FromRow)]
-pub(super) struct AnnouncementRow {
-    #[sqlx(try_from = "String")]
-    sale_id: SaleId,
-    #[sqlx(try_from = "i32")]
-    version: u32,
-    adjustment_id: String,
-    units: Option<i32>,
-    #[sqlx(try_from = "i32")]
-    stock: u32,
-    at: DateTime<Utc>,
+row! {
+    /// A row of `announcements`.
+    pub(super) struct AnnouncementRow {
+        sale_id: SaleId as String,
+        version: u32 as i32,
+        adjustment_id: String,
+        units: Option<i32>,
+        stock: u32 as i32,
+        at: DateTime<Utc>,
+    }
 }
 
 /// The letters that stand for outcomes.

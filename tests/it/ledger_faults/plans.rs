@@ -14,7 +14,7 @@ const LOOKED_UP: usize = 4000;
 const BATCH: usize = 500;
 
 /// How often each of the two tables was read as a whole, and how many rows were found by their keys.
-#[derive(Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, PartialEq, Eq)]
 struct Scans {
     whole: i64,
     by_key: i64,
@@ -22,13 +22,15 @@ struct Scans {
 }
 
 async fn scans(stage: &Stage) -> Vec<Scans> {
-    sqlx::query_as(
-        "select seq_scan as whole, idx_scan as by_key, n_tup_ins as inserted from pg_stat_user_tables
+    let rows = sqlx::query_as(
+        "select seq_scan, idx_scan, n_tup_ins from pg_stat_user_tables
          where relname in ('buyers', 'decisions') order by relname",
     )
     .fetch_all(&mut database(stage).await)
     .await
-    .expect("statistics")
+    .expect("statistics");
+    let scans = |(whole, by_key, inserted)| Scans { whole, by_key, inserted };
+    rows.into_iter().map(scans).collect()
 }
 
 /// Decides orders by number, each for another buyer, with a ledger that is closed afterwards, so
