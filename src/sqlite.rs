@@ -6,10 +6,10 @@
 
 mod lock;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
@@ -97,8 +97,6 @@ impl SqliteFile {
             .pragma("journal_size_limit", LOG_LIMIT_BYTES)
             .pragma("cache_size", WRITER_CACHE_KIB);
         let new = writing.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
-        // What SQLite puts beside it has the same permissions.
-        private_file(path)?;
         let turn = lock_path(path, "open");
         // The lock may take a while to get.
         let runtime = tokio::runtime::Handle::current();
@@ -162,6 +160,11 @@ async fn migrated(
     options: &SqliteConnectOptions,
 ) -> Result<SqliteConnection, Box<dyn std::error::Error + Send + Sync>> {
     let turn = Lock::wait(turn)?;
+    // What SQLite puts beside it has the same permissions. A file that is there is not opened: closing it
+    // again would give back every lock that SQLite has on it in this process (fcntl_locking(2)).
+    if !fs::exists(options.get_filename())? {
+        private_file(options.get_filename())?;
+    }
     let mut connection = options.connect().await?;
     migrations::sqlite().run(&mut connection).await.map_err(|error| match error {
         MigrateError::VersionMismatch(_) => OTHER_VERSION.into(),
@@ -293,11 +296,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn opening_it_again_keeps_the_locks_on_it() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let first = file(&folder).await;
+        let inode = fs::metadata(first.path()).unwrap().ino();
+        let held = || {
+            // As proc_locks(5) has it: ... POSIX ADVISORY READ PROCESS MAJOR:MINOR:INODE ...
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            let ours = [format!(" {} ", std::process::id()), format!(":{inode} ")];
+            locks
+                .lines()
+                .any(|lock| lock.contains("POSIX") && ours.iter().all(|part| lock.contains(part)))
+        };
+        assert!(held());
+        let second = file(&folder).await;
+        drop(second);
+        assert!(held());
+    }
+
+    #[tokio::test]
     async fn it_is_private_and_alone_once_it_is_closed() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let names = || {
-            let entries = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+            let entries = fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
             entries
                 .map(|entry| {
                     let mode = entry.metadata().unwrap().permissions().mode();
