@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use tokio::time::Instant;
 
 use super::CHUNK;
 use crate::broker::{Broker, Deliveries, Delivery, Properties, Queue};
 
 /// How long to wait for the next dead letter before taking the queue as read.
 const QUIET: Duration = Duration::from_secs(10);
+/// How long the broker may take to put back what was given back.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// Dead letters that one consumer holds: some less than AMQP's bound on unsettled deliveries.
 /// All are held until the walk is over, so that none is met twice; for more there are more
 /// consumers.
@@ -113,9 +116,19 @@ impl<'a> Walk<'a> {
         let mut consumers = self.full;
         consumers.push(self.letters);
         consumers.iter().for_each(Deliveries::stop);
+        let kept = self.kept.len();
         self.kept.into_iter().for_each(Delivery::requeue);
         for consumer in consumers {
             consumer.finished().await;
+        }
+        // The broker may take a moment to put them back; a walk that begins before would miss them.
+        let back = async || {
+            let depth = self.broker.depth(Queue::DeadLetters).await;
+            depth.map_or(true, |depth| depth.messages as usize >= kept)
+        };
+        let deadline = Instant::now() + GIVEN_BACK_WITHIN;
+        while !back().await && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
