@@ -24,6 +24,11 @@ pub struct TempDeployment {
     location: Location,
 }
 
+/// Where an embedded deployment called `name` has its file.
+fn folder(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
+}
+
 /// Where it is.
 enum Location {
     Servers(Box<Servers>),
@@ -41,21 +46,35 @@ impl TempDeployment {
     /// Makes a deployment called `name`, with the ledger's schema: on the servers of `settings`, or in
     /// the folder for temporary files if there are none.
     pub async fn create(settings: &Settings, name: &str) -> Result<Self> {
+        if settings.is_embedded() {
+            let folder = folder(name);
+            std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        } else {
+            settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
+            let created = PostgresLedger::create_database(&settings.database_url, name).await;
+            of_server(Server::Database, created)?;
+        }
+        let deployment = Self::existing(settings, name)?;
+        if let Location::Servers(_) = deployment.location {
+            deployment.app.migrate().await?;
+        }
+        Ok(deployment)
+    }
+
+    /// The deployment called `name`, which [`create`](Self::create) made, perhaps in another process.
+    pub fn existing(settings: &Settings, name: &str) -> Result<Self> {
         let mut inside = settings.clone();
         name.clone_into(&mut inside.namespace);
         if settings.is_embedded() {
-            let folder = std::env::temp_dir().join(name);
-            std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+            let folder = folder(name);
             inside.embedded.file = folder.join("floodgate.db");
             return Ok(Self { app: App::new(inside), location: Location::Folder(folder) });
         }
-        settings.require(&[Server::Amqp, Server::Redis, Server::Database])?;
-        let created = PostgresLedger::create_database(&settings.database_url, name).await;
-        inside.database_url = of_server(Server::Database, created)?;
+        let database_url = PostgresLedger::url_of(&settings.database_url, name);
+        inside.database_url = of_server(Server::Database, database_url)?;
         let database_url = inside.database_url.clone();
         let app = App::new(inside);
         let (broker, inventory, ledger) = (app.rabbitmq()?, app.redis(2)?, app.postgres()?);
-        app.migrate().await?;
         let servers = Servers { database_url, broker, inventory, ledger };
         Ok(Self { app, location: Location::Servers(Box::new(servers)) })
     }

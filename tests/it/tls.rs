@@ -250,7 +250,8 @@ async fn a_certificate_that_cannot_be_read_is_no_hindrance_where_none_is_asked_f
         let name = format!("another{}", mode.len());
         let created = PostgresLedger::create_database(&url, &name).await;
         assert_eq!(created.is_ok(), works, "{mode}: {created:?}");
-        if let Ok(created) = created {
+        if created.is_ok() {
+            let created = PostgresLedger::url_of(&url, &name).expect("a URL");
             PostgresLedger::drop_database(&created).await.expect("drop");
         }
     }

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod browser;
 pub mod check;
+mod cleanup;
 pub mod deployment;
 pub mod embedded;
 pub mod issuer;
@@ -34,6 +35,7 @@ use floodgate::worker::Worker;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use cleanup::Cleanup;
 pub use servers::{
     broker_address, channel, database, database_address, delete_queue, forget, redis, redis_keys,
 };
@@ -77,6 +79,7 @@ pub struct Stage {
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
     pub events: Deliveries,
+    _cleanup: Cleanup,
 }
 
 impl Stage {
@@ -87,13 +90,19 @@ impl Stage {
     /// A stage with changed settings.
     pub async fn with(what: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
+        cleanup::sweep(&settings).await;
         change(&mut settings);
-        let deployment = TempDeployment::create(&settings, &unique(what)).await.expect("servers");
+        Box::pin(Self::create(settings, unique(what))).await
+    }
+
+    async fn create(settings: Settings, name: String) -> Self {
+        let cleanup = Cleanup { settings: Box::new(settings.clone()), name };
+        let deployment = TempDeployment::create(&settings, &cleanup.name).await.expect("servers");
         let broker = deployment.app.broker().await.expect("broker");
         let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
         let Records { ledger, operator_log } = deployment.app.records().await.expect("ledger");
         let events = deployment.events(5000).await.expect("events");
-        Self { deployment, broker, inventory, ledger, operator_log, events }
+        Self { deployment, broker, inventory, ledger, operator_log, events, _cleanup: cleanup }
     }
 
     pub async fn open(&self, sale: Sale) {

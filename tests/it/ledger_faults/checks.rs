@@ -77,7 +77,8 @@ const LEDGER_OF_0_1: &str = "
 #[tokio::test]
 async fn a_database_of_version_0_1_is_refused_and_left_as_it_is() {
     let (settings, name) = (settings(), unique("version-0-1"));
-    let url = PostgresLedger::create_database(&settings.database_url, &name).await.expect("create");
+    PostgresLedger::create_database(&settings.database_url, &name).await.expect("create");
+    let url = PostgresLedger::url_of(&settings.database_url, &name).expect("a URL");
     let connect = || <sqlx::PgConnection as sqlx::Connection>::connect(url.expose_secret());
     sqlx::raw_sql(LEDGER_OF_0_1)
         .execute(&mut connect().await.expect("connect"))
