@@ -15,8 +15,8 @@ use crate::api::auth::TokenVerifier;
 use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
-use crate::inventory::{Inventory, RedisInventory};
-use crate::ledger::{Ledger, PostgresLedger, SqliteLedger};
+use crate::inventory::{Holdings, Inventory, RedisInventory};
+use crate::ledger::{Books, Ledger, PostgresLedger, SqliteLedger};
 use crate::operator_log::{Journal, OperatorLog};
 use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
@@ -105,6 +105,19 @@ impl App {
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         Ok(Records { ledger: ledger.clone(), operator_log: ledger })
+    }
+
+    /// What an audit looks at: the ledger, checked to be there, and what the inventory holds, if there is one.
+    pub async fn audited(&self) -> Result<Audited> {
+        if self.settings.is_embedded() {
+            let ledger = self.embedded().await?.ledger.clone();
+            return Ok(Audited { books: ledger.clone(), ledger, holdings: None });
+        }
+        let ledger = self.postgres()?;
+        of_server(Server::Database, ledger.check().await)?;
+        let ledger = Arc::new(ledger);
+        let holdings = Some(Arc::new(self.redis(1)?) as Arc<dyn Holdings>);
+        Ok(Audited { books: ledger.clone(), ledger, holdings })
     }
 
     /// Where acts are written down that need no ledger: in the operators' log, if a database is
@@ -261,6 +274,17 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// What an audit looks at.
+#[derive(Clone)]
+pub struct Audited {
+    /// Sales.
+    pub ledger: Arc<dyn Ledger>,
+    /// The same ledger's books.
+    pub books: Arc<dyn Books>,
+    /// What the inventory holds.
+    pub holdings: Option<Arc<dyn Holdings>>,
 }
 
 /// What is kept in the database.

@@ -73,6 +73,7 @@ impl EmbeddedBroker {
             Queue::Returned => self.queues.own().await?.returned,
             Queue::DeadLetters => self.queues.own().await?.dead_letters,
             Queue::Subscriber(_) => self.queues.bound(&queue, routing_keys).await?,
+            Queue::Named(_) => self.queues.find(&queue).await?.ok_or(BrokerError::NoQueue)?,
         };
         let name = self.queues.names.queue(&queue);
         Ok(Source::File(self.queues.join(queue_id, &name).await?))
@@ -127,6 +128,10 @@ impl Broker for EmbeddedBroker {
 
     fn address(&self, queue: &Queue) -> String {
         self.queues.names.queue(queue)
+    }
+
+    async fn deferred(&self) -> Result<u64, BrokerError> {
+        store::delayed(self.queues.file.readers()).await.map_err(classify_error)
     }
 
     /// Unsettled messages of another process are counted too; its consumers are not, because

@@ -52,6 +52,9 @@ pub trait Broker: Send + Sync {
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;
 
+    /// Deferred intents whose delay has not passed.
+    async fn deferred(&self) -> Result<u64, BrokerError>;
+
     /// How much waits in `queue`, and for how many.
     async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError>;
 }
@@ -115,6 +118,8 @@ pub enum Queue {
     /// Events and replies for one consumer of this process, by a name that no other has. They are
     /// gone with it, and those of a moment in which the broker is away are missed.
     Private(String),
+    /// A subscriber's queue that it has made itself, by its whole name.
+    Named(String),
 }
 
 /// How long a deferred intent waits before it is delivered again.

@@ -122,6 +122,15 @@ impl RabbitBroker {
 }
 
 impl RabbitBroker {
+    /// A look at the queue called `name`.
+    async fn depth_of(&self, name: String) -> Result<Depth, BrokerError> {
+        let channel = self.publisher.channel().await?;
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = channel.queue_declare(name.into(), passive, FieldTable::default());
+        let queue = self.link.within(declared).await?;
+        Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
+    }
+
     /// Deletes every queue and exchange of the namespace, and those of `subscribers`.
     pub async fn remove(&self, subscribers: &[&str]) -> Result<(), BrokerError> {
         let channel = self.publisher.channel().await?;
@@ -348,11 +357,15 @@ impl Broker for RabbitBroker {
     }
 
     async fn depth(&self, queue: Queue) -> Result<Depth, BrokerError> {
-        let channel = self.publisher.channel().await?;
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let name = self.link.topology.queue(&queue);
-        let declared = channel.queue_declare(name.into(), passive, FieldTable::default());
-        let queue = self.link.within(declared).await?;
-        Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
+        self.depth_of(self.link.topology.queue(&queue)).await
+    }
+
+    async fn deferred(&self) -> Result<u64, BrokerError> {
+        let mut deferred = 0;
+        for delay in Delay::ALL {
+            let depth = self.depth_of(self.link.topology.delay(delay)).await?;
+            deferred += u64::from(depth.messages);
+        }
+        Ok(deferred)
     }
 }

@@ -83,6 +83,7 @@ impl Topology {
             Queue::DeadLetters => format!("{}.dead", self.namespace),
             Queue::Subscriber(name) => format!("{}.subscriber.{name}", self.namespace),
             Queue::Private(name) => format!("{}.private.{name}", self.namespace),
+            Queue::Named(name) => name.clone(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `floodgate dead-letters`.
 
-mod walk;
+pub(super) mod walk;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use self::walk::{Step, Walk, without_contents};
 use super::operator::operator;
 use super::output;
 use crate::app::App;
-use crate::broker::{Broker, DeathInfo, Delivery, Message};
+use crate::broker::{Broker, DeathInfo, Delivery, Message, Queue};
 use crate::domain::event::order_key_of;
 use crate::domain::intent::Fault;
 use crate::operator_log::{Action, Entry, Journal};
@@ -175,6 +175,11 @@ fn report(done: &str, count: usize, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many dead letters there are for each reason.
+pub(super) async fn by_reason(broker: &dyn Broker) -> anyhow::Result<BTreeMap<String, usize>> {
+    Ok(look_through(broker, &Filter { reason: None }, 0).await?.0)
+}
+
 async fn list(
     broker: &dyn Broker,
     filter: &Filter,
@@ -216,7 +221,7 @@ async fn look_through(
 ) -> anyhow::Result<(BTreeMap<String, usize>, Vec<Printed>)> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut shown: Vec<Printed> = Vec::new();
-    let mut walk = Walk::begin(broker).await?;
+    let mut walk = Walk::begin(broker, Queue::DeadLetters).await?;
     loop {
         let letter = match walk.next().await? {
             Step::Letter(letter) => *letter,
@@ -243,7 +248,7 @@ async fn look_through(
 }
 
 async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
-    let mut walk = Walk::begin(broker).await?;
+    let mut walk = Walk::begin(broker, Queue::DeadLetters).await?;
     // Acknowledged at the end, so that none comes again when the broker is lost meanwhile.
     let mut found: Vec<Delivery> = Vec::new();
     loop {
@@ -267,7 +272,7 @@ async fn purge(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<usize> {
 /// Sends letters back, each acknowledged only once its copy is confirmed. Returns how many, and how many are
 /// left because their body is cut: they could only come back.
 async fn redrive(broker: &dyn Broker, filter: &Filter) -> anyhow::Result<(usize, usize)> {
-    let mut walk = Walk::begin(broker).await?;
+    let mut walk = Walk::begin(broker, Queue::DeadLetters).await?;
     let mut waiting: Vec<Delivery> = Vec::new();
     let (mut sent, mut cut) = (0, 0);
     loop {

@@ -1,6 +1,7 @@
 //! The command line: one file for each command. Results go to standard output, everything else to
 //! standard error. Exit codes: 0 success, 1 failed, 2 bad usage.
 
+mod audit;
 mod check;
 pub mod client;
 mod config;
@@ -72,6 +73,8 @@ enum Command {
     OperatorLog(operator_log::OperatorLogArgs),
     /// Stand in for the user service that is asked before a user may buy, to try floodgate against
     UserService(user_service::Serve),
+    /// Balance the books: ledger, hints, queues and events against each other
+    Audit(audit::Audit),
     /// Look whether every server can be reached and is set up
     Check(check::Check),
     /// Look at the settings that are in force
@@ -110,6 +113,7 @@ impl Cli {
             Command::Token(command) => command.run(app)?,
             Command::OperatorLog(command) => command.run(app).await?,
             Command::UserService(command) => command.run().await?,
+            Command::Audit(command) => return command.run(app).await,
             Command::Check(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,

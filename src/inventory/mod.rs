@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
 
 use crate::domain::decision::Hint;
-use crate::domain::order::{Candidate, Order, UserId};
+use crate::domain::order::{Candidate, Order, SaleId, UserId};
 use crate::domain::sale::SaleState;
 
 pub use self::redis::RedisInventory;
@@ -33,6 +33,55 @@ pub trait Inventory: Send + Sync {
 
     /// Loads sales that it does not hold. Of those it holds it takes over what is newer.
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
+}
+
+/// What an inventory holds, for an audit.
+#[async_trait]
+pub trait Holdings: Send + Sync {
+    /// The sales that it holds anything of, as their ids are written there.
+    async fn sales(&self) -> Result<Vec<String>, InventoryError>;
+
+    /// What it holds of a sale, if anything.
+    async fn held(&self, sale: &SaleId) -> Result<Option<Held>, InventoryError>;
+
+    /// How many of `orders`, all of one sale, it has deducted for.
+    async fn deducted(&self, orders: &[Order]) -> Result<u64, InventoryError>;
+
+    /// Some of the buyers of a sale with their units, as both are written there, and where to go on. 0 is
+    /// the beginning, and the end.
+    async fn buyers(
+        &self,
+        sale: &SaleId,
+        cursor: u64,
+    ) -> Result<(u64, Vec<(String, String)>), InventoryError>;
+
+    /// Has it hold nothing of a sale any more, so that it is loaded again from the ledger.
+    async fn forget(&self, sale: &SaleId) -> Result<(), InventoryError>;
+}
+
+/// What is held of a sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// Something that floodgate has not written.
+    Damaged(String),
+    /// Its definition and counters.
+    Sale(HeldSale),
+}
+
+/// The definition of a sale and its counters. Times are milliseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in SaleState")]
+pub struct HeldSale {
+    /// Units not deducted.
+    pub left: i64,
+    pub version: i64,
+    pub sold: i64,
+    pub per_user_limit: Option<i64>,
+    pub opens_at_ms: Option<i64>,
+    pub closes_at_ms: Option<i64>,
+    pub verification: bool,
+    /// Orders that it has deducted for.
+    pub deducted: u64,
 }
 
 /// What the ledger has said of one sale, where a hint was wrong.

@@ -1,5 +1,7 @@
 //! The inventory on Redis: one script call for each sale of a batch, all in one pipeline.
 
+mod holdings;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;

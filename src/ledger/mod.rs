@@ -1,6 +1,7 @@
 //! The ledger's port: where decisions become final.
 
 mod batch;
+mod books;
 mod changes;
 mod operator_log;
 mod postgres;
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use serde_with::{DurationMilliSeconds, serde_as};
 
 use crate::domain::decision::{Decision, Hint};
-use crate::domain::order::{AdjustmentId, Candidate, OrderKey, Quantity, SaleId, UserId};
+use crate::domain::order::{AdjustmentId, Candidate, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::rules::Answer;
 use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
@@ -61,6 +62,105 @@ pub trait Outbox: Send + Sync {
 
     /// Announcements are published, and owed no more.
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError>;
+}
+
+/// The ledger's books, for an audit: its tables checked against each other, with nothing of floodgate but the
+/// rule of what they mean.
+#[async_trait]
+pub trait Books: Send + Sync {
+    /// Balances the books of a sale, or of all, as they are at one moment. Takes the database's memory, not
+    /// this process's, whatever their size.
+    async fn balance(&self, sale: Option<&SaleId>) -> Result<Balance, LedgerError>;
+
+    /// Decisions of a sale by order id, those after `after`, at most `limit`.
+    async fn decided(
+        &self,
+        sale: &SaleId,
+        after: Option<&OrderId>,
+        limit: u32,
+    ) -> Result<Vec<Decision>, LedgerError>;
+
+    /// Units of buyers of a sale with a limit, 0 for those who have none.
+    async fn units(
+        &self,
+        buyers: &[(&SaleId, &UserId)],
+    ) -> Result<HashMap<(SaleId, UserId), u32>, LedgerError>;
+}
+
+/// The most discrepancies that a book tells of; one more says that there are more.
+pub const MAX_DISCREPANCIES: usize = 20;
+
+/// What the ledger's books come to.
+#[derive(Debug)]
+pub struct Balance {
+    /// Sales looked at.
+    pub sales: u64,
+    /// Decisions looked at.
+    pub decisions: u64,
+    /// What does not balance, by book.
+    pub discrepancies: Vec<Discrepancy>,
+}
+
+/// Two things that should agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discrepancy {
+    /// The book.
+    pub book: Book,
+    /// The sale, as it is written in the database.
+    pub sale_id: String,
+    /// The order, buyer, restock or whatever it is about.
+    pub about: String,
+    /// What is wrong, for a person to read.
+    pub detail: String,
+}
+
+/// A book of the ledger. Counters and outcomes are those of [`crate::domain::rules`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Book {
+    /// Everything belongs to a sale.
+    Sales,
+    /// Never more is sold than was on offer, at any moment.
+    Stock,
+    /// Units sold are those of the created orders, one after the other.
+    Sold,
+    /// Buyers' units are those of their created orders, and within the limit.
+    Buyers,
+    /// Every `sold_out` was right at its moment.
+    SoldOut,
+    /// Every `purchase_limit` was right at its moment, and every creation.
+    PurchaseLimit,
+    /// Every `not_open` and `closed` was right, and every creation.
+    Window,
+    /// Units on offer are those of the opening and of the restocks.
+    Restocks,
+}
+
+impl Book {
+    /// Every book.
+    pub const ALL: [Self; 8] = [
+        Self::Sales,
+        Self::Stock,
+        Self::Sold,
+        Self::Buyers,
+        Self::SoldOut,
+        Self::PurchaseLimit,
+        Self::Window,
+        Self::Restocks,
+    ];
+
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sales => "sales",
+            Self::Stock => "stock",
+            Self::Sold => "sold",
+            Self::Buyers => "buyers",
+            Self::SoldOut => "sold_out",
+            Self::PurchaseLimit => "purchase_limit",
+            Self::Window => "window",
+            Self::Restocks => "restocks",
+        }
+    }
 }
 
 /// The most announcements read at once.

@@ -10,6 +10,7 @@ mod rows;
 mod tls;
 mod transaction;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,12 +23,13 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::changes::sorted;
-use super::statements;
 use super::{
-    Change, Changed, Decided, Ledger, LedgerError, LedgerSettings, Opening, Outbox, Proposed,
+    Balance, Books, Change, Changed, Decided, Ledger, LedgerError, LedgerSettings, Opening, Outbox,
+    Proposed,
 };
+use super::{books, statements};
 use crate::domain::decision::Decision;
-use crate::domain::order::{OrderKey, SaleId};
+use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
 use crate::migrations;
 use crate::outage::Outage;
@@ -309,6 +311,37 @@ impl Outbox for PostgresLedger {
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
         self.run(async |db| statements::published(db, announcements).await).await
+    }
+}
+
+#[async_trait]
+impl Books for PostgresLedger {
+    async fn balance(&self, sale: Option<&SaleId>) -> Result<Balance, LedgerError> {
+        let balancing = async {
+            self.tls.get_or_try_init(|| Box::pin(tls::settle(&self.pool, &self.options))).await?;
+            let mut transaction = Transaction::begin(&self.pool, &Begin::audit()).await?;
+            let ms = |time: &str| format!("cast(extract(epoch from {time}) * 1000 as bigint)");
+            let balance = books::balance(transaction.connection(), sale, ms).await?;
+            transaction.roll_back().await?;
+            Ok(balance)
+        };
+        balancing.await.map_err(classify)
+    }
+
+    async fn decided(
+        &self,
+        sale: &SaleId,
+        after: Option<&OrderId>,
+        limit: u32,
+    ) -> Result<Vec<Decision>, LedgerError> {
+        self.run(async |db| books::decided(db, sale, after, limit).await).await
+    }
+
+    async fn units(
+        &self,
+        buyers: &[(&SaleId, &UserId)],
+    ) -> Result<HashMap<(SaleId, UserId), u32>, LedgerError> {
+        self.run(async |db| statements::units(db, buyers).await).await
     }
 }
 

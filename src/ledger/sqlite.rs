@@ -6,20 +6,24 @@
 mod operator_log;
 mod rows;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::SubsecRound;
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::batch::{Batch, Changes, limited};
 use super::changes::sorted;
-use super::statements;
-use super::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
+use super::{
+    Balance, Books, Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed,
+};
+use super::{books, statements};
 use crate::clock::Clock;
 use crate::domain::decision::Decision;
-use crate::domain::order::{OrderKey, SaleId};
+use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::rules::State;
 use crate::domain::sale::{Announcement, Sale, SaleState};
 use crate::outage::Outage;
@@ -160,6 +164,37 @@ impl Outbox for SqliteLedger {
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
         self.run(Survives::Kill, async |db| statements::published(db, announcements).await).await
+    }
+}
+
+#[async_trait]
+impl Books for SqliteLedger {
+    async fn balance(&self, sale: Option<&SaleId>) -> Result<Balance, LedgerError> {
+        self.read(async |db| {
+            let mut moment = db.begin().await?;
+            let ms =
+                |time: &str| format!("cast(unixepoch({time}, 'subsec') * 1000 + 0.5 as integer)");
+            let balance = books::balance(&mut *moment, sale, ms).await?;
+            moment.rollback().await?;
+            Ok(balance)
+        })
+        .await
+    }
+
+    async fn decided(
+        &self,
+        sale: &SaleId,
+        after: Option<&OrderId>,
+        limit: u32,
+    ) -> Result<Vec<Decision>, LedgerError> {
+        self.read(async |db| books::decided(db, sale, after, limit).await).await
+    }
+
+    async fn units(
+        &self,
+        buyers: &[(&SaleId, &UserId)],
+    ) -> Result<HashMap<(SaleId, UserId), u32>, LedgerError> {
+        self.read(async |db| statements::units(db, buyers).await).await
     }
 }
 

@@ -18,6 +18,9 @@ use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 /// The columns of [`rows::SaleRow`].
 pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, closes_at,
     verification, version, sold_out_at";
+/// The columns of [`rows::DecisionRow`], of a table `d`.
+pub(super) const DECISION: &str = "d.sale_id, d.order_id, d.user_id, d.quantity,
+    cast(d.outcome as text) as outcome, d.waited_ms, d.decided_at, d.version, d.sold";
 const ANNOUNCEMENT: &str = "sale_id, version, adjustment_id, units, stock, at";
 
 /// A connection to a database, in or out of a transaction.
@@ -82,8 +85,7 @@ pub(super) async fn decisions<C: Sql>(
     // SQLite reads the left side of a cross join first.
     let set = C::set("decisions", "sale_id, order_id");
     let sql = format!(
-        "select d.sale_id, d.order_id, d.user_id, d.quantity, cast(d.outcome as text) as outcome,
-                d.waited_ms, d.decided_at, d.version, d.sold
+        "select {DECISION}
          from {set} i cross join decisions d
          where d.sale_id = i.sale_id and d.order_id = i.order_id"
     );

@@ -47,6 +47,8 @@ actions! {
     Redriven, "redriven";
     /// Dead letters were deleted.
     Purged, "purged";
+    /// Hints of a sale did not agree with the ledger, and were deleted.
+    HintsDeleted, "hints_deleted";
     /// A request came with a token that is not accepted.
     TokenRefused, "token_refused";
     /// A request came with a good token that lacks the scope for it.

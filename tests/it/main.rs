@@ -3,6 +3,7 @@
 
 mod announcements;
 mod api;
+mod audit;
 mod commands;
 mod contract;
 mod dead_letters;

@@ -100,6 +100,12 @@ pub(super) async fn next_due_ms(
     sqlx::query_scalar("select min(due_ms) from delayed").fetch_one(executor).await
 }
 
+/// Deferred messages whose time has not come.
+pub(super) async fn delayed(executor: impl SqliteExecutor<'_>) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("select count(*) from delayed").fetch_one(executor).await?;
+    Ok(count.cast_unsigned())
+}
+
 /// Moves the messages whose time has come to the ends of their queues, and names the queues.
 pub(super) async fn move_due(
     connection: &mut SqliteConnection,

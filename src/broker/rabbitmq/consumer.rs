@@ -136,7 +136,7 @@ impl Session {
             _ if !breaks_frames(error) => 0,
             Queue::DeadLetters => usize::MAX,
             Queue::Intents | Queue::Returned => usize::from(self.isolating),
-            Queue::Subscriber(_) | Queue::Private(_) => 0,
+            Queue::Subscriber(_) | Queue::Private(_) | Queue::Named(_) => 0,
         }
     }
 

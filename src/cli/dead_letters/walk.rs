@@ -1,4 +1,4 @@
-//! Browsing the dead letters.
+//! Browsing a queue.
 
 use std::time::Duration;
 
@@ -20,9 +20,10 @@ const HELD_BY_ONE: u16 = 60_000;
 /// How often to begin again when the broker is lost meanwhile.
 const RESTARTS: usize = 5;
 
-/// A walk over the dead letters that are in the queue at its beginning.
-pub(super) struct Walk<'a> {
+/// A walk over the messages, dead letters mostly, that are in a queue at its beginning.
+pub(in crate::cli) struct Walk<'a> {
     broker: &'a dyn Broker,
+    queue: Queue,
     letters: Deliveries,
     /// Consumers that hold as much as they can.
     full: Vec<Deliveries>,
@@ -35,7 +36,7 @@ pub(super) struct Walk<'a> {
 }
 
 /// What a walk comes to.
-pub(super) enum Step {
+pub(in crate::cli) enum Step {
     /// The next letter.
     Letter(Box<Delivery>),
     /// The broker was lost, and is there again: every letter that is not acknowledged comes again.
@@ -45,14 +46,17 @@ pub(super) enum Step {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) async fn begin(broker: &'a dyn Broker) -> anyhow::Result<Self> {
-        let depth = broker.depth(Queue::DeadLetters).await?.messages as usize;
-        let letters = consume(broker).await?;
+    pub(in crate::cli) async fn begin(
+        broker: &'a dyn Broker,
+        queue: Queue,
+    ) -> anyhow::Result<Self> {
+        let depth = broker.depth(queue.clone()).await?.messages as usize;
+        let letters = consume(broker, &queue).await?;
         let (full, kept) = (Vec::new(), Vec::new());
-        Ok(Self { broker, letters, full, depth, seen: 0, kept, gone: 0, restarts: 0 })
+        Ok(Self { broker, queue, letters, full, depth, seen: 0, kept, gone: 0, restarts: 0 })
     }
 
-    pub(super) async fn next(&mut self) -> anyhow::Result<Step> {
+    pub(in crate::cli) async fn next(&mut self) -> anyhow::Result<Step> {
         if self.is_interrupted() {
             return self.restart().await;
         }
@@ -60,7 +64,7 @@ impl<'a> Walk<'a> {
             return Ok(Step::End);
         }
         if self.kept.len() >= usize::from(HELD_BY_ONE) * (self.full.len() + 1) {
-            let more = consume(self.broker).await?;
+            let more = consume(self.broker, &self.queue).await?;
             self.full.push(std::mem::replace(&mut self.letters, more));
         }
         let here = self.full.iter_mut().find_map(Deliveries::ready);
@@ -92,7 +96,7 @@ impl<'a> Walk<'a> {
             bail!("the broker was lost again and again; no dead letter is");
         }
         let (restarts, gone, earlier) = (self.restarts, self.gone, self.depth - self.gone);
-        let fresh = Self::begin(self.broker).await?;
+        let fresh = Self::begin(self.broker, self.queue.clone()).await?;
         std::mem::replace(self, fresh).end().await;
         // While the letters were on their way to another consumer they did not count.
         self.depth = self.depth.max(earlier) + gone;
@@ -107,12 +111,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Leaves a letter in the queue.
-    pub(super) fn keep(&mut self, letter: Delivery) {
+    pub(in crate::cli) fn keep(&mut self, letter: Delivery) {
         self.kept.push(without_contents(letter));
     }
 
     /// Gives back what was kept.
-    pub(super) async fn end(self) {
+    pub(in crate::cli) async fn end(self) {
         let mut consumers = self.full;
         consumers.push(self.letters);
         consumers.iter().for_each(Deliveries::stop);
@@ -123,7 +127,7 @@ impl<'a> Walk<'a> {
         }
         // The broker may take a moment to put them back; a walk that begins before would miss them.
         let back = async || {
-            let depth = self.broker.depth(Queue::DeadLetters).await;
+            let depth = self.broker.depth(self.queue.clone()).await;
             depth.map_or(true, |depth| depth.messages as usize >= kept)
         };
         let deadline = Instant::now() + GIVEN_BACK_WITHIN;
@@ -140,6 +144,6 @@ pub(super) fn without_contents(mut letter: Delivery) -> Delivery {
     letter
 }
 
-async fn consume(broker: &dyn Broker) -> anyhow::Result<Deliveries> {
-    Ok(broker.consume(Queue::DeadLetters, HELD_BY_ONE + u16::try_from(CHUNK)?).await?)
+async fn consume(broker: &dyn Broker, queue: &Queue) -> anyhow::Result<Deliveries> {
+    Ok(broker.consume(queue.clone(), HELD_BY_ONE + u16::try_from(CHUNK)?).await?)
 }

@@ -34,6 +34,15 @@ impl Begin {
              set local enable_mergejoin = off"
         ))
     }
+
+    /// For an audit: it sees one moment, locks nothing, and takes its time.
+    pub(super) fn audit() -> Self {
+        Self(
+            "begin isolation level repeatable read read only;
+             set local statement_timeout = 0"
+                .to_owned(),
+        )
+    }
 }
 
 /// A transaction. Dropped before the server has confirmed its end, it closes its connection, so that
