@@ -41,7 +41,7 @@ fn a_library_is_named_only_where_it_belongs() {
     for (library, allowed) in [
         ("lapin", &["src/broker/rabbitmq"][..]),
         ("amq_protocol", &["src/broker/rabbitmq"][..]),
-        ("redis", &["src/inventory/redis.rs"]),
+        ("redis", &["src/inventory/redis"]),
         ("deadpool_redis", &["src/inventory/redis.rs"]),
         ("sqlx", &["src/ledger", "src/broker/embedded", "src/migrations.rs", "src/sqlite.rs"]),
         ("axum", &["src/api", "src/user_service", "src/cli/user_service.rs"]),
