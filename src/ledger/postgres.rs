@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -62,6 +62,8 @@ impl PostgresLedger {
         let options = tls::options(url)
             .map_err(permanent)?
             .application_name("floodgate")
+            // The server has its own log of slow statements, and an audit has some.
+            .disable_statement_logging()
             // A setting at start-up, which a pooler would refuse; floodgate reads no floats.
             .extra_float_digits(None);
         let pool = PgPoolOptions::new()

@@ -1,9 +1,11 @@
 //! Amend: overwrite what the inventory holds where its hints were wrong.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::domain::decision::Hint;
+use crate::domain::order::SaleId;
 use crate::domain::rules::Answer;
+use crate::domain::sale::SaleState;
 use crate::fault::crash_point;
 use crate::inventory::{Amendment, Inventory};
 use crate::ledger::{Decided, Proposed};
@@ -35,6 +37,41 @@ pub(super) fn amendments(
     by_sale.into_values().collect()
 }
 
+/// Sales to be amended again. An amendment, and the loading of a sale, overwrite what was deducted meanwhile for
+/// the batches in flight; what those leave is told with each of them.
+pub(super) struct FollowUps {
+    /// How many batches are in flight at most.
+    batches_in_flight: usize,
+    /// For how many more batches each sale is amended, if they have orders of it.
+    left: BTreeMap<SaleId, usize>,
+}
+
+impl FollowUps {
+    pub(super) fn new(batches_in_flight: usize) -> Self {
+        Self { batches_in_flight, left: BTreeMap::new() }
+    }
+
+    /// Adds to the amendments of a batch, which has left `sales`, those that follow up on earlier ones.
+    /// `primed` were loaded for this batch.
+    pub(super) fn add(
+        &mut self,
+        amendments: &mut Vec<Amendment>,
+        primed: BTreeSet<SaleId>,
+        sales: &HashMap<SaleId, SaleState>,
+    ) {
+        let amended: BTreeSet<SaleId> =
+            amendments.iter().map(|amendment| amendment.state.sale.id.clone()).collect();
+        let due = self.left.keys().filter(|sale| !amended.contains(sale));
+        amendments.extend(due.filter_map(|sale| sales.get(sale)).cloned().map(Amendment::of));
+        self.left.retain(|_, left| {
+            *left -= 1;
+            *left > 0
+        });
+        let fresh = amended.into_iter().chain(primed);
+        self.left.extend(fresh.map(|sale| (sale, self.batches_in_flight)));
+    }
+}
+
 /// Tells the inventory. A failure costs speed: the next wrong hint brings the next amendment.
 pub(super) async fn amend(inventory: &dyn Inventory, amendments: &[Amendment]) {
     if amendments.is_empty() {
@@ -44,4 +81,41 @@ pub(super) async fn amend(inventory: &dyn Inventory, amendments: &[Amendment]) {
         tracing::debug!(%error, sales = amendments.len(), "cannot amend the inventory");
     }
     crash_point("amended");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::sale::Sale;
+
+    fn state(id: &str) -> SaleState {
+        SaleState::opened(Sale {
+            id: SaleId::parse(id).unwrap(),
+            stock: 5,
+            per_user_limit: None,
+            opens_at: None,
+            closes_at: None,
+            verification: false,
+        })
+    }
+
+    #[test]
+    fn a_sale_is_amended_with_each_batch_that_was_in_flight_when_it_was_amended_or_loaded() {
+        let mut follow_ups = FollowUps::new(2);
+        let mut told = |amended: &[&str], primed: &[&str], sales: &[&str]| {
+            let mut amendments: Vec<_> =
+                amended.iter().map(|id| Amendment::of(state(id))).collect();
+            let primed = primed.iter().map(|id| state(id).sale.id).collect();
+            let sales = sales.iter().map(|id| (state(id).sale.id, state(id))).collect();
+            follow_ups.add(&mut amendments, primed, &sales);
+            let ids = amendments.iter().map(|amendment| amendment.state.sale.id.to_string());
+            ids.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(told(&["s"], &["t"], &["s", "t"]), "s");
+        assert_eq!(told(&[], &[], &["t", "u"]), "t");
+        assert_eq!(told(&["s"], &[], &["s", "t"]), "s t");
+        assert_eq!(told(&[], &[], &["s", "t"]), "s");
+        assert_eq!(told(&[], &[], &["s"]), "s");
+        assert_eq!(told(&[], &[], &["s"]), "");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::SubsecRound;
 
-use super::amend::amendments;
+use super::amend::{FollowUps, amendments};
 use super::batch::{Batch, Deferred, Entry, PendingDeadLetter};
 use super::metrics::WorkerMetrics;
 use super::propose::ProposedBatch;
@@ -66,13 +66,16 @@ pub(super) struct Decider {
     pub ledger: Arc<dyn Ledger>,
     pub max_age: Duration,
     pub metrics: Arc<WorkerMetrics>,
+    /// Sales to be amended again.
+    pub follow_ups: FollowUps,
 }
 
 impl Decider {
     /// Decides a batch. Returns only when its decisions are stored, however long the ledger is
     /// unavailable.
-    pub(super) async fn decide(&self, proposed: ProposedBatch) -> (DecidedBatch, Seen) {
-        let ProposedBatch { batch: Batch { entries, dead_letters, deferred }, hints } = proposed;
+    pub(super) async fn decide(&mut self, proposed: ProposedBatch) -> (DecidedBatch, Seen) {
+        let ProposedBatch { batch: Batch { entries, dead_letters, deferred }, hints, primed } =
+            proposed;
         let orders: Vec<Proposed<'_>> = entries
             .iter()
             .zip(&hints)
@@ -85,7 +88,8 @@ impl Decider {
         let mut result = Decided::default();
         let answers = self.persist(&orders, &mut result).await;
         crash_point("decided");
-        let amendments = amendments(&orders, &answers, &result);
+        let mut amendments = amendments(&orders, &answers, &result);
+        self.follow_ups.add(&mut amendments, primed, &result.sales);
         drop(orders);
         let mut decided =
             DecidedBatch { dead_letters, deferred, amendments, ..DecidedBatch::default() };

@@ -36,7 +36,7 @@ use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::sales::announce::announce;
 use crate::verification::{Limits, Verification, Verifier};
-use amend::amend;
+use amend::{FollowUps, amend};
 use batcher::Batcher;
 use blocked::Blocked;
 use decide::{DecidedBatch, Decider, Seen};
@@ -190,7 +190,11 @@ impl Worker {
         tell: mpsc::UnboundedSender<Seen>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let max_age = self.options.max_age;
-        let decider = Decider { ledger: self.ledger.clone(), max_age, metrics: metrics.clone() };
+        let batches_in_flight = self.options.worker.batches_in_flight;
+        // Besides those that are committed, one is decided, one waits and one is proposed.
+        let follow_ups = FollowUps::new(batches_in_flight + 3);
+        let mut decider =
+            Decider { ledger: self.ledger.clone(), max_age, metrics: metrics.clone(), follow_ups };
         let committer = Arc::new(Committer {
             inventory: self.inventory.clone(),
             publisher: EventPublisher {
@@ -199,7 +203,7 @@ impl Worker {
                 blocked: Blocked::default(),
             },
         });
-        let permits = Arc::new(Semaphore::new(self.options.worker.batches_in_flight));
+        let permits = Arc::new(Semaphore::new(batches_in_flight));
         async move {
             let mut committing = JoinSet::new();
             while let Some(batch) = batches.recv().await {

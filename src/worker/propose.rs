@@ -20,6 +20,8 @@ pub(super) struct ProposedBatch {
     pub batch: Batch,
     /// One for each entry.
     pub hints: Vec<Option<Hint>>,
+    /// Sales that were loaded into the inventory for it.
+    pub primed: BTreeSet<SaleId>,
 }
 
 /// Asks the inventory.
@@ -38,12 +40,17 @@ pub(super) struct Proposer {
 impl Proposer {
     /// Gives every order of `batch` its hint, if there is one to be had.
     pub(super) async fn propose(&mut self, batch: Batch) -> ProposedBatch {
-        let hints = self.hints(&batch.entries).await;
+        let mut primed = BTreeSet::new();
+        let hints = self.hints(&batch.entries, &mut primed).await;
         crash_point("proposed");
-        ProposedBatch { batch, hints }
+        ProposedBatch { batch, hints, primed }
     }
 
-    async fn hints(&mut self, entries: &[Entry]) -> Vec<Option<Hint>> {
+    async fn hints(
+        &mut self,
+        entries: &[Entry],
+        primed: &mut BTreeSet<SaleId>,
+    ) -> Vec<Option<Hint>> {
         let none = || vec![None; entries.len()];
         let Some(inventory) = self.inventory.clone() else { return none() };
         if entries.is_empty() {
@@ -52,7 +59,7 @@ impl Proposer {
         let mut backoff = Backoff::step();
         loop {
             if self.unavailable_until.is_none_or(|until| until <= Instant::now()) {
-                match self.ask(inventory.as_ref(), entries).await {
+                match self.ask(inventory.as_ref(), entries, primed).await {
                     Ok(hints) => {
                         self.unavailable_until = None;
                         self.outage.answered();
@@ -77,6 +84,7 @@ impl Proposer {
         &self,
         inventory: &dyn Inventory,
         entries: &[Entry],
+        primed: &mut BTreeSet<SaleId>,
     ) -> Result<Vec<Option<Hint>>, InventoryError> {
         let orders: Vec<&Candidate> = entries.iter().map(|entry| &entry.candidate).collect();
         let mut hints = inventory.propose(&orders, self.max_age).await?;
@@ -99,6 +107,7 @@ impl Proposer {
             return Ok(hints);
         }
         inventory.prime(&states).await?;
+        primed.extend(states.into_iter().map(|state| state.sale.id));
         let again: Vec<&Candidate> = absent.iter().map(|&index| orders[index]).collect();
         let again = inventory.propose(&again, self.max_age).await?;
         for (index, hint) in absent.into_iter().zip(again) {

@@ -176,9 +176,9 @@ async fn events_are_compared_with_the_decisions() {
     let stage = Stage::new("audit-events").await;
     let queue = stage.broker.address(&floodgate::broker::Queue::Subscriber("audited".into()));
     let subscriber = floodgate::broker::Queue::Subscriber("audited".into());
-    let subscribed = stage.broker.subscribe(subscriber, &["order.#"], 1).await.expect("subscribe");
-    subscribed.stop();
-    subscribed.finished().await;
+    let deliveries = stage.broker.subscribe(subscriber, &["order.#"], 1).await.expect("subscribe");
+    deliveries.stop();
+    deliveries.finished().await;
     stage.open(limited("s")).await;
     let orders = some_orders("s");
     stage.post_orders(&orders).await;
@@ -222,7 +222,7 @@ async fn the_books_in_a_file_are_balanced_too() {
     crate::harness::check::empty_in(embedded.broker.as_ref()).await;
     worker.stop().await;
     let file = embedded.file();
-    let audit = || {
+    let balance = || {
         let mut command = bare_floodgate(&["audit", "--json"]);
         command
             .env("FLOODGATE_NAMESPACE", crate::harness::embedded::NAMESPACE)
@@ -231,7 +231,7 @@ async fn the_books_in_a_file_are_balanced_too() {
         let said = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice::<Value>(&output.stdout).expect(&said)
     };
-    let report = audit();
+    let report = balance();
     assert!(report["balanced"] == true && report["decisions"] == 6, "{report:#}");
     for (statement, book) in LEDGER {
         let and = if statement.contains(" where ") { "and" } else { "where" };
@@ -247,7 +247,7 @@ async fn the_books_in_a_file_are_balanced_too() {
             .execute(&mut connection)
             .await
             .expect("tampered");
-        let report = audit();
+        let report = balance();
         assert!(
             report["balanced"] == false && books(&report).contains(&book),
             "{statement}: {report:#}"
@@ -260,5 +260,5 @@ async fn the_books_in_a_file_are_balanced_too() {
                 .expect("put back");
         }
     }
-    assert_eq!(audit()["balanced"], true);
+    assert_eq!(balance()["balanced"], true);
 }

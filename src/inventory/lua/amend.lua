@@ -7,6 +7,8 @@
 --          verification, expires_at, as in deduct.lua
 -- ARGV     then the number of buyers, and two for each: user id, units
 -- ARGV     then two for each order: '1' granted or '' refused, digest
+-- Without orders, units that other orders have been deducted for meanwhile stay deducted: then stock is only
+-- lowered, unless the definition is a newer one.
 -- Returns  1 when the state was taken over, 0 when it was not
 
 local version, sold, stock = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -20,7 +22,9 @@ local taken = version > held_version or version == held_version and sold >= held
 
 local first = 11 + 2 * tonumber(ARGV[10])
 if taken then
-  redis.call('HSET', KEYS[1], 'stock', stock - sold, 'version', version, 'sold', sold,
+  local left = stock - sold
+  if first > #ARGV and version == held_version then left = math.min(left, tonumber(held[1]) or left) end
+  redis.call('HSET', KEYS[1], 'stock', left, 'version', version, 'sold', sold,
     'limit', ARGV[5], 'opens_at', ARGV[6], 'closes_at', ARGV[7], 'verification', ARGV[8],
     'expires_at', ARGV[9])
   for i = 11, first - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end

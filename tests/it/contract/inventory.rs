@@ -106,6 +106,21 @@ async fn an_amendment_overwrites_the_state_and_takes_orders_in_and_out() {
 }
 
 #[tokio::test]
+async fn an_amendment_without_orders_only_lowers_the_stock_of_the_same_version() {
+    let stage = Stage::new("inventory").await;
+    let opened = prime(&stage, sale("s", 9)).await;
+    assert_eq!(propose(&stage, &[order("in-flight", "s", "u", 4)]).await, [YES]);
+    amend(&stage, &SaleState { sold: 2, ..opened.clone() }, vec![]).await;
+    assert_eq!(left(&stage, "s").await, Some(5), "what is in flight stays deducted");
+    amend(&stage, &SaleState { sold: 6, ..opened.clone() }, vec![]).await;
+    assert_eq!(left(&stage, "s").await, Some(3));
+    let restocked = SaleState { sold: 6, version: 2, sale: sale("s", 20), ..opened };
+    amend(&stage, &restocked, vec![]).await;
+    assert_eq!(left(&stage, "s").await, Some(14));
+    stage.remove().await;
+}
+
+#[tokio::test]
 async fn priming_a_sale_that_is_held_takes_over_what_is_newer() {
     let stage = Stage::new("inventory").await;
     let opened = prime(&stage, sale("s", 5)).await;
