@@ -18,7 +18,7 @@ pub(super) struct Batch<'a> {
 }
 
 /// What a transaction has to write.
-pub(super) struct Changes<'a> {
+pub struct Changes<'a> {
     /// New decisions, by sale and order id.
     pub decisions: Vec<&'a Decision>,
     /// Sales that have sold units.

@@ -5,6 +5,7 @@ mod books;
 mod changes;
 mod operator_log;
 mod postgres;
+pub mod recipe;
 mod row;
 mod rows;
 mod sqlite;

@@ -4,14 +4,13 @@
 //! version 1.21 or later in transaction mode with `max_prepared_statements` set; migrations connect
 //! directly.
 
-mod decide;
 mod operator_log;
 mod rows;
 mod tls;
 mod transaction;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,13 +26,13 @@ use super::{
     Balance, Books, Change, Changed, Decided, Ledger, LedgerError, LedgerSettings, Opening, Outbox,
     Proposed,
 };
-use super::{books, statements};
+use super::{books, recipe, statements};
 use crate::domain::decision::Decision;
 use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
 use crate::migrations;
 use crate::outage::Outage;
-use decide::{Attempt, LookUp};
+use recipe::Transaction as _;
 use transaction::{Begin, Transaction};
 
 /// What is left out of the logs, in the language of their filter: the library logs each connection of its pool
@@ -275,27 +274,8 @@ impl Ledger for PostgresLedger {
         if orders.is_empty() {
             return Ok(Decided::default());
         }
-        let expects_repeats = self.has_repeats.load(Ordering::Relaxed)
-            || orders.iter().any(|proposed| proposed.redelivered);
-        let mut look_up = if expects_repeats { LookUp::All } else { LookUp::Few };
-        self.within(async {
-            loop {
-                let attempt =
-                    decide::attempt(&self.pool, &self.begin, orders, max_age, look_up).await;
-                match attempt {
-                    Ok(Attempt::Stored { decided, has_repeats }) => {
-                        self.has_repeats.store(has_repeats, Ordering::Relaxed);
-                        return Ok(decided);
-                    }
-                    Ok(Attempt::Repeats) => look_up = LookUp::All,
-                    Err(error) if lost_to_another(&error) => {
-                        tracing::debug!(%error, "deciding the batch again");
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        })
-        .await
+        let begin = || Transaction::begin(&self.pool, &self.begin);
+        self.within(recipe::decide(begin, orders, max_age, &self.has_repeats)).await
     }
 
     async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
@@ -353,12 +333,6 @@ fn permanent(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ledg
 
 fn sqlstate(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
-}
-
-/// Whether the server has ended this transaction so that another could go on: a serialization
-/// failure (40001) or a deadlock (40P01), PostgreSQL's appendix A. The same again works.
-fn lost_to_another(error: &sqlx::Error) -> bool {
-    sqlstate(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
 }
 
 /// Whether an error means that the server is unavailable: it can't be reached, or refuses every call (classes

@@ -1,15 +1,14 @@
 //! The statements that only PostgreSQL has: those of every batch, whose sets go in as arrays, one for
 //! each column, which take a tenth of the time of JSON.
 
-use std::collections::HashMap;
-
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, FromRow, Row, query, query_as};
 
 use crate::domain::decision::Decision;
 use crate::domain::order::SaleId;
 use crate::domain::sale::SaleState;
+use crate::ledger::recipe::SalesRead;
 use crate::ledger::rows::{self, letter, waited_ms};
 use crate::ledger::statements::{AnyRow, SALE, Sql};
 
@@ -36,9 +35,6 @@ fn int(number: u32) -> i32 {
 fn column<'a, T, C>(set: &'a [T], of: impl Fn(&'a T) -> C) -> Vec<C> {
     set.iter().map(of).collect()
 }
-
-/// Sales of a batch, and the ledger's time when the last of them was read.
-pub(super) type SalesRead = (DateTime<Utc>, HashMap<SaleId, SaleState>);
 
 /// Those of `ids` that exist, or all.
 pub(super) async fn sales(

@@ -1,9 +1,16 @@
 //! A transaction that blocks others for a short time only, whatever becomes of the worker that began it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
+
+use super::rows;
+use crate::domain::decision::Decision;
+use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
+use crate::ledger::recipe::{self, Changes, SalesRead};
+use crate::ledger::statements;
 
 /// A worker that stands still within a transaction loses it after this, and others go on.
 const IDLE_LIMIT: Duration = Duration::from_secs(2);
@@ -64,20 +71,60 @@ impl Transaction {
         }
     }
 
-    /// Makes what was written last. After an error it is unknown whether it does.
-    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
-        self.end("commit").await
-    }
-
-    /// Undoes what was written and lets go of its locks.
-    pub(super) async fn roll_back(self) -> Result<(), sqlx::Error> {
-        self.end("rollback").await
-    }
-
     async fn end(mut self, how: &str) -> Result<(), sqlx::Error> {
         run(self.connection(), how).await?;
         drop(self.0.take());
         Ok(())
+    }
+}
+
+impl recipe::Transaction for Transaction {
+    type Error = sqlx::Error;
+
+    async fn sales(&mut self, ids: &[&SaleId]) -> Result<SalesRead, sqlx::Error> {
+        rows::sales(self.connection(), Some(ids)).await
+    }
+
+    async fn lock_sales(&mut self, ids: &[&SaleId]) -> Result<SalesRead, sqlx::Error> {
+        rows::lock_sales(self.connection(), ids).await
+    }
+
+    async fn units(
+        &mut self,
+        buyers: &[(&SaleId, &UserId)],
+    ) -> Result<HashMap<(SaleId, UserId), u32>, sqlx::Error> {
+        statements::units(self.connection(), buyers).await
+    }
+
+    async fn decisions(
+        &mut self,
+        orders: &[(&SaleId, &OrderId)],
+    ) -> Result<HashMap<OrderKey, Decision>, sqlx::Error> {
+        statements::decisions(self.connection(), orders).await
+    }
+
+    async fn write(&mut self, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {
+        let Changes { decisions, sales, buyers, announcements } = changes;
+        let connection = self.connection();
+        if !rows::insert_decisions(connection, decisions, sales).await? {
+            return Ok(false);
+        }
+        statements::set_units(connection, buyers).await?;
+        statements::announce(connection, announcements).await?;
+        Ok(true)
+    }
+
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        self.end("commit").await
+    }
+
+    async fn roll_back(self) -> Result<(), sqlx::Error> {
+        self.end("rollback").await
+    }
+
+    /// A serialization failure (40001) or a deadlock (40P01), PostgreSQL's appendix A.
+    fn is_lost_to_another(error: &sqlx::Error) -> bool {
+        super::sqlstate(error).is_some_and(|code| matches!(&*code, "40001" | "40P01"))
     }
 }
 

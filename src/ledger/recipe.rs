@@ -1,0 +1,165 @@
+//! Deciding a batch in one transaction of a database that locks rows. See
+//! `docs/adr/0008-the-ledger-decides.md`.
+//!
+//! Locks are taken in one order, so that batches wait for each other but never both ways: sales by
+//! one statement in the order of their ids, and only then decisions by an insert in the order of
+//! their keys. No sale is locked after that.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::batch::{Batch, awaits_verification, limited};
+use super::{Decided, Proposed};
+use crate::domain::decision::Decision;
+use crate::domain::order::{Candidate, OrderId, OrderKey, SaleId, UserId};
+use crate::domain::rules::State;
+use crate::domain::sale::SaleState;
+use crate::fault::crash_point;
+
+pub use super::batch::Changes;
+
+/// Sales, and the ledger's time, in whole milliseconds, when the last of them was read.
+pub type SalesRead = (DateTime<Utc>, HashMap<SaleId, SaleState>);
+
+/// A transaction. Each call sees what was committed before it (read committed). Dropped, it is rolled back.
+pub trait Transaction: Sized + Send {
+    /// What may go wrong.
+    type Error: Send;
+
+    /// Those of `ids` that exist.
+    fn sales(
+        &mut self,
+        ids: &[&SaleId],
+    ) -> impl Future<Output = Result<SalesRead, Self::Error>> + Send;
+
+    /// The same, locked in the order of their ids, so that no other transaction sells or changes them. What is
+    /// read, and the time, are from after the lock.
+    fn lock_sales(
+        &mut self,
+        ids: &[&SaleId],
+    ) -> impl Future<Output = Result<SalesRead, Self::Error>> + Send;
+
+    /// The units of `buyers`; one that is missing has none.
+    fn units(
+        &mut self,
+        buyers: &[(&SaleId, &UserId)],
+    ) -> impl Future<Output = Result<HashMap<(SaleId, UserId), u32>, Self::Error>> + Send;
+
+    /// The decisions that are stored for `orders`.
+    fn decisions(
+        &mut self,
+        orders: &[(&SaleId, &OrderId)],
+    ) -> impl Future<Output = Result<HashMap<OrderKey, Decision>, Self::Error>> + Send;
+
+    /// Writes what a batch came to. False when one of its decisions is there already, also by another
+    /// transaction, whose end it waits for: then this one can only be rolled back.
+    fn write(
+        &mut self,
+        changes: &Changes<'_>,
+    ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Makes what was written last. After an error it is unknown whether it does.
+    fn commit(self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Undoes what was written and lets go of its locks.
+    fn roll_back(self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Whether the database has ended a transaction so that another could go on. The same again works.
+    fn is_lost_to_another(error: &Self::Error) -> bool;
+}
+
+/// Which stored decisions are read before the rule is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookUp {
+    /// Only those of orders that would be sent to verification. An insert finds the others.
+    Few,
+    /// All.
+    All,
+}
+
+/// Decides `orders` in a transaction that `begin` begins, or in another one when that is lost. `has_repeats`
+/// remembers whether the latest batch had orders that were decided before: then the next one probably has some
+/// too.
+pub async fn decide<T: Transaction, B: Future<Output = Result<T, T::Error>> + Send>(
+    begin: impl Fn() -> B,
+    orders: &[Proposed<'_>],
+    max_age: Duration,
+    has_repeats: &AtomicBool,
+) -> Result<Decided, T::Error> {
+    let expects_repeats =
+        has_repeats.load(Ordering::Relaxed) || orders.iter().any(|proposed| proposed.redelivered);
+    let mut look_up = if expects_repeats { LookUp::All } else { LookUp::Few };
+    loop {
+        let attempt = async { attempt(begin().await?, orders, max_age, look_up).await };
+        match attempt.await {
+            Ok(Some(batch)) => {
+                has_repeats.store(batch.has_repeats(), Ordering::Relaxed);
+                return Ok(batch.finish());
+            }
+            // An order that was not looked up is decided already.
+            Ok(None) => look_up = LookUp::All,
+            Err(error) if T::is_lost_to_another(&error) => {
+                tracing::debug!("the transaction was lost to another; deciding the batch again");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Decides `orders` once. Without a batch nothing is stored, because one of them is decided already.
+async fn attempt<'a, T: Transaction>(
+    mut transaction: T,
+    orders: &'a [Proposed<'a>],
+    max_age: Duration,
+    look_up: LookUp,
+) -> Result<Option<Batch<'a>>, T::Error> {
+    let mut batch = Batch::new(orders);
+    let (mut selling, refused) = batch.sales_by_hint();
+    if !refused.is_empty() {
+        // A refusal that is right by a read without a lock stays right: within a version of a sale
+        // units are only ever sold.
+        let read_at = transaction.sales(&refused).await?;
+        let orders: Vec<_> = batch.orders_of(&refused).collect();
+        let state = read(&mut transaction, read_at, &orders, max_age, look_up).await?;
+        batch.decide(&refused, state);
+        selling.extend(batch.selling(&refused));
+        selling.sort_unstable();
+    }
+    crash_point("read");
+    if !selling.is_empty() {
+        let locked = transaction.lock_sales(&selling).await?;
+        let orders: Vec<_> = batch.orders_of(&selling).collect();
+        let state = read(&mut transaction, locked, &orders, max_age, look_up).await?;
+        batch.decide(&selling, state);
+    }
+    crash_point("locked");
+    if !transaction.write(&batch.changes()).await? {
+        transaction.roll_back().await?;
+        return Ok(None);
+    }
+    transaction.commit().await?;
+    Ok(Some(batch))
+}
+
+/// Reads what the rule needs to know of `orders`, whose `sales` were read before, and locked if units
+/// are to be sold: these statements see what the transaction before the lock has left.
+async fn read<T: Transaction>(
+    transaction: &mut T,
+    (now, sales): SalesRead,
+    orders: &[&Candidate],
+    max_age: Duration,
+    look_up: LookUp,
+) -> Result<State, T::Error> {
+    let buyers = limited(&sales, orders.iter().copied());
+    let units = transaction.units(&buyers).await?;
+    let wanted = orders
+        .iter()
+        .filter(|candidate| look_up == LookUp::All || awaits_verification(&sales, candidate))
+        .map(|candidate| &candidate.order);
+    let wanted: Vec<_> = wanted.map(|order| (&order.sale_id, &order.id)).collect();
+    let decisions = transaction.decisions(&wanted).await?;
+    Ok(State { now, max_age, sales, units, decisions })
+}
