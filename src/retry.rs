@@ -1,9 +1,23 @@
 //! Waiting longer after each failure. The only file that knows the library for it.
 
+use std::cell::RefCell;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+thread_local! {
+    static JITTER: RefCell<StdRng> =
+        RefCell::new(StdRng::seed_from_u64(RandomState::new().hash_one(0)));
+}
+
+/// Has the delays of this thread follow from `seed`, for a simulation.
+pub fn seed(seed: u64) {
+    JITTER.set(StdRng::seed_from_u64(seed));
+}
 
 /// Delays that grow from one failure to the next, with jitter, so that many workers don't come
 /// back all at once.
@@ -27,7 +41,7 @@ impl Backoff {
             initial_interval: first,
             max_interval: longest,
             multiplier: 2.0,
-            randomization_factor: 0.5,
+            randomization_factor: 0.0,
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         })
@@ -35,7 +49,8 @@ impl Backoff {
 
     /// How long to wait now.
     pub fn next_delay(&mut self) -> Duration {
-        self.0.next_backoff().unwrap_or(self.0.max_interval)
+        let delay = self.0.next_backoff().unwrap_or(self.0.max_interval);
+        delay.mul_f64(JITTER.with_borrow_mut(|jitter| jitter.random_range(0.5..1.5)))
     }
 
     /// Starts again from the shortest delay.
@@ -47,6 +62,19 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn delays_follow_from_a_seed() {
+        let delays = || {
+            let mut backoff = Backoff::step();
+            (0..5).map(|_| backoff.next_delay()).collect::<Vec<_>>()
+        };
+        seed(7);
+        let first = delays();
+        assert_ne!(delays(), first);
+        seed(7);
+        assert_eq!(delays(), first);
+    }
 
     #[test]
     fn delays_grow_to_a_bound_and_never_end() {

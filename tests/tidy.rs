@@ -47,7 +47,7 @@ fn a_library_is_named_only_where_it_belongs() {
         ("axum", &["src/api", "src/user_service", "src/cli/user_service.rs"]),
         ("utoipa", &["src/api"]),
         ("governor", &["src/api"]),
-        ("rand", &["src/user_service"]),
+        ("rand", &["src/retry.rs", "src/user_service"]),
         ("rand_distr", &["src/user_service"]),
         ("xxhash_rust", &["src/user_service", "src/inventory/redis.rs"]),
         ("jsonwebtoken", &["src/api/auth"]),

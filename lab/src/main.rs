@@ -3,6 +3,7 @@
 mod cli;
 mod compare;
 mod disruption;
+mod simulate;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

@@ -77,7 +77,7 @@ pub struct Deliveries {
 impl Deliveries {
     /// What task `consumer` delivers, until `stop`. It sets `interrupted` before it delivers anything
     /// again.
-    pub(crate) fn new(
+    pub fn new(
         incoming: mpsc::UnboundedReceiver<Delivery>,
         stop: CancellationToken,
         consumer: tokio::task::JoinHandle<()>,

@@ -38,7 +38,7 @@ impl Change {
 
     /// Applies it to a sale, where `first` is the restock that its adjustment id stands for already.
     /// If it is new, there is something to write.
-    pub(super) fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> Changed {
+    pub fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> Changed {
         let (restock, is_new) = match self {
             Self::Restock { units, .. } if first.is_some() => {
                 if let Some(first) = first.as_ref().filter(|first| first.units != *units) {
@@ -69,12 +69,12 @@ impl Change {
 
 impl Changed {
     /// Whether the sale is another than before.
-    pub(super) fn is_new(&self) -> bool {
+    pub fn is_new(&self) -> bool {
         matches!(self, Self::Done { is_new: true, .. })
     }
 
     /// What subscribers are owed for it.
-    pub(super) fn owed(&self) -> Vec<Announcement> {
+    pub fn owed(&self) -> Vec<Announcement> {
         match self {
             Self::Done { restock: Some(restock), .. } => {
                 vec![Announcement::Restocked(restock.clone())]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod simulate;
 mod user_service;
 
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ enum Command {
     /// One process of a design that `compare` compares with
     #[command(hide = true)]
     CompareShop(compare::ShopArgs),
+    /// Run the worker in a simulated world, for each of many seeds, and check that the promises hold
+    Simulate(simulate::Simulate),
     /// Stand in for the user service that is asked before a user may buy, with more that can go wrong
     UserService(user_service::Disrupted),
 }
@@ -61,6 +64,11 @@ impl Cli {
             Command::BenchRelay(command) => command.run(app).await?,
             Command::Compare(command) => return command.run(app, self.config).await,
             Command::CompareShop(command) => command.run(app).await?,
+            Command::Simulate(command) => {
+                // It has runtimes with a time of their own.
+                let holds = tokio::task::spawn_blocking(|| command.run()).await??;
+                return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
             Command::UserService(command) => command.run().await?,
         }
         Ok(ExitCode::SUCCESS)
