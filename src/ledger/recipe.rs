@@ -123,7 +123,12 @@ async fn attempt<'a, T: Transaction>(
         // units are only ever sold.
         let read_at = transaction.sales(&refused).await?;
         let orders: Vec<_> = batch.orders_of(&refused).collect();
-        let state = read(&mut transaction, read_at, &orders, max_age, look_up).await?;
+        let mut state = read(&mut transaction, read_at, &orders, max_age, look_up).await?;
+        if !state.units.is_empty() {
+            // Without a lock a buyer may have got units since. A decision names the counters that it was
+            // right by, so they must not be older than what was counted for its buyer.
+            (state.now, state.sales) = transaction.sales(&refused).await?;
+        }
         batch.decide(&refused, state);
         selling.extend(batch.selling(&refused));
         selling.sort_unstable();
@@ -162,4 +167,95 @@ async fn read<T: Transaction>(
     let wanted: Vec<_> = wanted.map(|order| (&order.sale_id, &order.id)).collect();
     let decisions = transaction.decisions(&wanted).await?;
     Ok(State { now, max_age, sales, units, decisions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::decision::{Hint, Outcome, Reason};
+    use crate::domain::order::{Eligibility, Order, Quantity};
+    use crate::domain::sale::Sale;
+
+    /// A database in which another transaction sells a unit to the same buyer between any two statements.
+    struct Restless {
+        sold: u32,
+    }
+
+    impl Restless {
+        fn state(&self) -> SalesRead {
+            let id = SaleId::parse("s").unwrap();
+            let (stock, per_user_limit) = (100, Some(2));
+            let (opens_at, closes_at, verification) = (None, None, false);
+            let sale = Sale { id, stock, per_user_limit, opens_at, closes_at, verification };
+            let state = SaleState { sold: self.sold, ..SaleState::opened(sale) };
+            (DateTime::UNIX_EPOCH, HashMap::from([(state.sale.id.clone(), state)]))
+        }
+    }
+
+    impl Transaction for Restless {
+        type Error = ();
+
+        async fn sales(&mut self, _: &[&SaleId]) -> Result<SalesRead, ()> {
+            self.sold += 1;
+            Ok(self.state())
+        }
+
+        async fn lock_sales(&mut self, _: &[&SaleId]) -> Result<SalesRead, ()> {
+            unreachable!("the refusal is right")
+        }
+
+        async fn units(
+            &mut self,
+            buyers: &[(&SaleId, &UserId)],
+        ) -> Result<HashMap<(SaleId, UserId), u32>, ()> {
+            self.sold += 1;
+            let units =
+                |(sale, user): &(&SaleId, &UserId)| (((*sale).clone(), (*user).clone()), self.sold);
+            Ok(buyers.iter().map(units).collect())
+        }
+
+        async fn decisions(
+            &mut self,
+            _: &[(&SaleId, &OrderId)],
+        ) -> Result<HashMap<OrderKey, Decision>, ()> {
+            Ok(HashMap::new())
+        }
+
+        async fn write(&mut self, _: &Changes<'_>) -> Result<bool, ()> {
+            Ok(true)
+        }
+
+        async fn commit(self) -> Result<(), ()> {
+            Ok(())
+        }
+
+        async fn roll_back(self) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn is_lost_to_another((): &()) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_by_the_limit_names_counters_that_its_buyers_units_are_in() {
+        let order = Order {
+            id: OrderId::parse("o").unwrap(),
+            sale_id: SaleId::parse("s").unwrap(),
+            user_id: UserId::parse("u").unwrap(),
+            quantity: Quantity::new(1).unwrap(),
+        };
+        let eligibility = Eligibility::Unchecked;
+        let candidate = Candidate { order, submitted_at: None, eligibility };
+        let hint = Some(Hint::Refused);
+        let orders = [Proposed { candidate: &candidate, hint, redelivered: false }];
+        let begin = || std::future::ready(Ok(Restless { sold: 0 }));
+        let decided =
+            decide(begin, &orders, Duration::from_secs(60), &AtomicBool::new(false)).await;
+        let decided = decided.unwrap();
+        let decision = decided.answers[0].new_decision().unwrap();
+        assert_eq!(decision.outcome, Outcome::Rejected(Reason::PurchaseLimit));
+        assert!(decision.sold > 2, "it had 2 units when {} were sold", decision.sold);
+    }
 }

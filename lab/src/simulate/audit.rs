@@ -46,7 +46,12 @@ pub(super) fn audit(evidence: &Evidence<'_>) -> Vec<String> {
     for committed in evidence.history {
         match committed {
             Committed::Sale(state) => books.changed(state),
-            Committed::Decision(decision) => books.decided(decision),
+            Committed::Batch(decisions) => {
+                let mut turns: Vec<&Decision> = decisions.iter().collect();
+                // What a creation changes is seen after it.
+                turns.sort_by_key(|decision| (decision.sold, decision.outcome == Outcome::Created));
+                turns.into_iter().for_each(|decision| books.decided(decision));
+            }
         }
     }
     books.final_state();
@@ -62,7 +67,7 @@ pub(super) fn audit(evidence: &Evidence<'_>) -> Vec<String> {
 struct Books<'a> {
     evidence: &'a Evidence<'a>,
     sales: BTreeMap<SaleId, Sale>,
-    decided: BTreeMap<OrderKey, (usize, &'a Decision)>,
+    decided: BTreeMap<OrderKey, &'a Decision>,
     wrong: Vec<String>,
 }
 
@@ -90,8 +95,7 @@ impl<'a> Books<'a> {
 
     fn decided(&mut self, decision: &'a Decision) {
         let key = decision.order.key();
-        let number = self.decided.len();
-        if self.decided.insert(key.clone(), (number, decision)).is_some() {
+        if self.decided.insert(key.clone(), decision).is_some() {
             self.wrong("I4", format!("{key} is decided twice"));
         }
         let Some(sale) = self.sales.get_mut(&key.sale_id) else {
@@ -214,7 +218,7 @@ impl<'a> Books<'a> {
                     "unknown_sale"
                 }
                 Some(order)
-                    if self.decided.iter().any(|(key, (_, decision))| {
+                    if self.decided.iter().any(|(key, decision)| {
                         key.sale_id.as_str() == order.sale_id
                             && key.order_id.as_str() == order.order_id
                             && is(posted, decision)
@@ -267,7 +271,7 @@ impl<'a> Books<'a> {
             }
         }
         let decided: Vec<Event> =
-            self.decided.values().map(|(_, decision)| Event::of(decision)).collect();
+            self.decided.values().map(|decision| Event::of(decision)).collect();
         for event in &decided {
             if events.remove(event.id.as_str()) != Some(event) {
                 self.wrong("I5", format!("{} is decided and was not published", event.id));
@@ -277,16 +281,24 @@ impl<'a> Books<'a> {
             self.wrong("I5", format!("{id} was published and is not decided"));
         }
         for state in self.evidence.sales.iter().filter(|state| state.sold_out_at.is_some()) {
-            let id = format!("sale:{}:sold_out:{}", state.sale.id, state.version);
-            if !self.evidence.events.iter().any(|event| event.id == id) {
-                self.wrong("I5", format!("{id} was not published"));
+            let Some(sale) = self.sales.get(&state.sale.id) else { continue };
+            // It may have been closed, or its verification switched, since.
+            let versions =
+                sale.definitions.iter().filter(|(_, of)| of.sale.stock == state.sale.stock);
+            let mut ids =
+                versions.map(|(version, _)| format!("sale:{}:sold_out:{version}", state.sale.id));
+            if !ids.any(|id| self.evidence.events.iter().any(|event| event.id == id)) {
+                self.wrong.push(format!(
+                    "I5: sale {} is sold out and that was not published",
+                    state.sale.id
+                ));
             }
         }
     }
 
     /// I7: one worker decides the orders of a sale, if it never verifies, in queue order.
     fn queue_order(&mut self) {
-        let mut latest: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut latest: BTreeMap<&str, u32> = BTreeMap::new();
         let mut met = BTreeSet::new();
         for posted in self.evidence.posted {
             let Some(order) = &posted.order else { continue };
@@ -294,17 +306,17 @@ impl<'a> Books<'a> {
                 continue;
             };
             let verifies = sale.1.definitions.values().any(|state| state.sale.verification);
-            let found = self.decided.iter().find(|(key, (_, decision))| {
+            let found = self.decided.iter().find(|(key, decision)| {
                 key.sale_id.as_str() == order.sale_id
                     && key.order_id.as_str() == order.order_id
                     && is(posted, decision)
             });
-            let Some((key, (number, _))) = found else { continue };
+            let Some((key, decision)) = found else { continue };
             if verifies || !met.insert(key.clone()) {
                 continue;
             }
-            let before = latest.insert(&order.sale_id, *number);
-            if before.is_some_and(|before| before > *number) {
+            let before = latest.insert(&order.sale_id, decision.sold);
+            if before.is_some_and(|before| before > decision.sold) {
                 let what = format!("{key} was decided before an order that was posted earlier");
                 self.wrong.push(format!("I7: {what}"));
             }

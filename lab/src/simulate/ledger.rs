@@ -53,8 +53,8 @@ enum Row {
 /// What was committed, in its order, for the auditor.
 #[derive(Debug, Clone)]
 pub(super) enum Committed {
-    /// A decision.
-    Decision(Decision),
+    /// The decisions of a batch.
+    Batch(Vec<Decision>),
     /// A sale was opened or changed.
     Sale(SaleState),
 }
@@ -256,12 +256,11 @@ impl Open<'_> {
             tables.units.insert((sale, user), units);
         }
         tables.announcements.extend(written.announcements.into_iter().map(|owed| (owed, false)));
+        tables.history.push(Committed::Batch(written.decisions.clone()));
         for decision in written.decisions {
-            database
-                .world
-                .note(|| format!("committed {} {:?}", decision.order.key(), decision.outcome));
-            tables.history.push(Committed::Decision(decision.clone()));
-            tables.decisions.insert(decision.order.key(), decision);
+            let (key, outcome) = (decision.order.key(), decision.outcome);
+            database.world.note(|| format!("committed {key} {outcome:?}"));
+            tables.decisions.insert(key, decision);
         }
     }
 }

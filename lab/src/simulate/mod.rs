@@ -295,8 +295,11 @@ impl Simulation {
         for wrong in audit(&evidence) {
             self.world.violation(wrong);
         }
-        let decided =
-            history.iter().filter(|what| matches!(what, ledger::Committed::Decision(_))).count();
+        let decided = history.iter().map(|committed| match committed {
+            ledger::Committed::Batch(decisions) => decisions.len(),
+            ledger::Committed::Sale(_) => 0,
+        });
+        let decided = decided.sum();
         let (trace, events, lines, violations) = self.world.end();
         let (steps, faults) = (self.plan.steps.len(), self.plan.faults.into_iter().collect());
         Outcome { trace, events, lines, violations, steps, faults, decided }
