@@ -28,6 +28,8 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod fault;
+#[cfg(test)]
+mod fuzzing;
 pub mod http;
 pub mod inventory;
 pub mod ledger;

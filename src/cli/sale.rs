@@ -340,3 +340,23 @@ fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
         }),
     )
 }
+
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fuzzing::inputs;
+
+    proptest! {
+        #[test]
+        fn fuzz_sales_csv(bytes in inputs("sales_csv")) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("sales.csv");
+            std::fs::write(&path, bytes).unwrap();
+            for sale in read(&path).unwrap_or_default() {
+                prop_assert!(sale.check().is_ok());
+            }
+        }
+    }
+}

@@ -254,3 +254,25 @@ fn suggestion<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> String {
         _ => "; `floodgate settings` prints all".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fuzzing::inputs;
+
+    proptest! {
+        #[test]
+        fn fuzz_settings(text in inputs("settings"), name in "FLOODGATE_[A-Z_]{1,20}", value in "\\PC{0,20}") {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("floodgate.toml");
+            std::fs::write(&path, text).unwrap();
+            let variable = (OsString::from(name), OsString::from(value));
+            let settings = Sources::of(Some(&path), [variable].into_iter());
+            if let Err(error) = settings.and_then(|sources| sources.settings()) {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+}

@@ -301,3 +301,36 @@ mod tests {
         assert_eq!(elements[1].bytes, b"{\"order_id\": 1}");
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fuzzing::inputs;
+
+    proptest! {
+        #[test]
+        fn fuzz_intents(body in inputs("intents")) {
+            let limits = Limits { max_body_bytes: 4096, max_intents: 8 };
+            let elements = parse(&body, limits);
+            prop_assert!(!elements.is_empty());
+            for element in elements {
+                let range = body.as_ptr_range();
+                let part = element.bytes.as_ptr_range();
+                prop_assert!(range.start <= part.start && part.end <= range.end);
+                match element.intent {
+                    Ok(Intent { order, submitted_at }) => {
+                        let at = submitted_at.unwrap_or_default();
+                        let again = to_json(&order, at);
+                        let again = parse(&again, limits).remove(0).intent;
+                        prop_assert_eq!(again.map(|intent| intent.order).ok(), Some(order));
+                    }
+                    Err(Refusal { fault, detail }) => {
+                        prop_assert!(Fault::ALL.contains(&fault) && !detail.is_empty());
+                    }
+                }
+            }
+        }
+    }
+}

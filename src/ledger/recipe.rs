@@ -251,8 +251,7 @@ mod tests {
         let hint = Some(Hint::Refused);
         let orders = [Proposed { candidate: &candidate, hint, redelivered: false }];
         let begin = || std::future::ready(Ok(Restless { sold: 0 }));
-        let decided =
-            decide(begin, &orders, Duration::from_secs(60), &AtomicBool::new(false)).await;
+        let decided = decide(begin, &orders, Duration::from_mins(1), &AtomicBool::new(false)).await;
         let decided = decided.unwrap();
         let decision = decided.answers[0].new_decision().unwrap();
         assert_eq!(decision.outcome, Outcome::Rejected(Reason::PurchaseLimit));

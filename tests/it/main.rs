@@ -13,6 +13,7 @@ mod embedded_up;
 mod faults;
 mod harness;
 mod ledger_faults;
+mod machine;
 mod operator_log;
 mod outages;
 mod page;

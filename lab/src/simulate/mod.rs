@@ -352,8 +352,8 @@ fn options(plan: &Plan) -> Options {
             attempts: 3,
             max_in_flight_per_sale: 3,
             max_in_flight: 5,
-            // Its library waits in real time.
-            breaker_calls: 1_000_000,
+            // More than there are: its library waits in real time.
+            breaker_calls: 10_000,
             breaker_pause: Duration::from_secs(1),
             remember: Duration::from_secs(600),
         },

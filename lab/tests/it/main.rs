@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod docs;
+mod simulate;
 mod user_service;
 
 use std::process::{Command, Output, Stdio};
@@ -53,7 +54,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["bench", "compare", "user-service"] {
+    for command in ["bench", "compare", "simulate", "user-service"] {
         let help = bare_lab(&[command, "--help"]).output().expect("runs");
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         assert!(help.contains("Example"), "{command}");

@@ -314,3 +314,37 @@ mod tests {
         assert_eq!(headers.inner().len(), 1, "{headers:?}");
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use lapin::types::parsing::parse_field_table;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fuzzing::inputs;
+
+    proptest! {
+        #[test]
+        fn fuzz_headers(bytes in inputs("headers"), body in inputs("intents"), most in 0..100_usize) {
+            let Ok((_, headers)) = parse_field_table(bytes.as_slice()) else { return Ok(()) };
+            let amqp = BasicProperties::default().with_headers(headers);
+            for queue in [Queue::Intents, Queue::Returned, Queue::DeadLetters] {
+                let (kept, properties) =
+                    received("s".to_owned(), amqp.clone(), body.clone(), &queue, most);
+                prop_assert!(body.starts_with(&kept));
+                prop_assert!(queue == Queue::DeadLetters || properties.dead.is_none());
+                // It can be sent on as it came.
+                let message = Message::Intent { routing_key: "s", body: &kept, properties: Some(&properties), delay: None };
+                publication(&message, &Topology::new("test"));
+                let letter = DeadLetter {
+                    body: kept.clone(),
+                    id: DeadLetter::id_of(&properties, 0, &kept),
+                    properties,
+                    reason: "bad_json".into(),
+                    detail: String::new(),
+                };
+                publication(&Message::DeadLetter(&letter), &Topology::new("test"));
+            }
+        }
+    }
+}

@@ -292,3 +292,45 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fuzzing::inputs;
+
+    fn read(name: &str, bytes: &[u8]) -> anyhow::Result<Vec<Line>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes)?;
+        let one = |name: &str| vec![name.to_owned()];
+        let mapping = Mapping {
+            order_id: one("order_id"),
+            sale_id: one("sale_id"),
+            user_id: one("user_id"),
+            quantity: "quantity".to_owned(),
+        };
+        let mut source = Source::open(&path, &mapping, &ProgressBar::hidden())?;
+        Ok(source.take(1000)?.unwrap_or_default())
+    }
+
+    proptest! {
+        #[test]
+        fn fuzz_orders_csv(bytes in inputs("orders_csv")) {
+            for line in read("orders.csv", &bytes).unwrap_or_default() {
+                prop_assert!(line.is_json && serde_json::from_slice::<Value>(&line.body).is_ok());
+                prop_assert!(!line.routing_key.contains('.'));
+            }
+        }
+
+        #[test]
+        fn fuzz_orders_jsonl(bytes in inputs("orders_jsonl")) {
+            for line in read("orders.jsonl", &bytes).unwrap_or_default() {
+                let is_object = serde_json::from_slice::<Value>(&line.body).is_ok_and(|value| !value.is_array());
+                prop_assert_eq!(line.is_json, is_object);
+                prop_assert!(!line.body.contains(&b'\n') && !line.routing_key.contains('.'));
+            }
+        }
+    }
+}

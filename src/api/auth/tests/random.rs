@@ -6,6 +6,20 @@ use super::*;
 
 proptest! {
     #[test]
+    fn fuzz_tokens(parts in crate::fuzzing::inputs("tokens")) {
+        let text = String::from_utf8_lossy(&parts);
+        let mut parts: Vec<String> = text.split("}.").map(base64).collect();
+        parts.push(base64("signature"));
+        let token = parts.join(".");
+        let ed25519 = TokenVerifier::new(&public_key(&pair(1)), None, None);
+        prop_assert!(present_token(&secret_verifier(), &token).is_err());
+        prop_assert!(present_token(&ed25519, &token).is_err());
+        // Signed, it is taken or refused.
+        let message = parts[..parts.len() - 1].join(".");
+        let _ = present_token(&secret_verifier(), &Signer::Hmac(SECRET.as_bytes()).sign(&message));
+    }
+
+    #[test]
     fn random_bytes_are_never_accepted(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let text = String::from_utf8_lossy(&bytes);
         let ed25519 = TokenVerifier::new(&public_key(&pair(1)), None, None);
