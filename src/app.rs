@@ -116,7 +116,7 @@ impl App {
         let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
-        let holdings = Some(Arc::new(self.redis(1)?) as Arc<dyn Holdings>);
+        let holdings = Some(Arc::new(self.redis(SPARE_REDIS_CONNECTIONS)?) as Arc<dyn Holdings>);
         Ok(Audited { books: ledger.clone(), ledger, holdings })
     }
 

@@ -1,7 +1,7 @@
 //! `floodgate-lab simulate`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use floodgate::cli::output;
@@ -13,6 +13,8 @@ use crate::simulate::{Outcome, Reduction, simulate};
 
 /// Failing seeds that are looked at; then it ends.
 const ENOUGH: usize = 5;
+/// How long to look for what a failing seed needs.
+const SHRINK_LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate-lab simulate --seeds 200000\n  \
@@ -145,7 +147,11 @@ fn names(faults: &[Fault]) -> Vec<String> {
 fn shrunk(seed: u64, outcome: &Outcome) -> serde_json::Value {
     let kind = |violation: &str| violation.split(':').next().unwrap_or_default().to_owned();
     let first = outcome.violations.first().map(|violation| kind(violation)).unwrap_or_default();
+    let begun = Instant::now();
     let fails = |steps: &[usize], faults: &[Fault]| {
+        if begun.elapsed() > SHRINK_LIMIT {
+            return None;
+        }
         let reduction = Reduction { steps: Some(steps.to_vec()), faults: Some(faults.to_vec()) };
         let outcome = simulate(seed, &reduction, false);
         outcome.violations.into_iter().find(|violation| kind(violation) == first)

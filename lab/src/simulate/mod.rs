@@ -37,7 +37,7 @@ use self::world::World;
 
 /// How long after the last step the backlog may take to drain once all faults are over. Delays are up to 30 s,
 /// and an order may be deferred a few times.
-const DRAIN_LIMIT: Duration = Duration::from_mins(30);
+const DRAIN_LIMIT: Duration = Duration::from_mins(10);
 /// When the faults end.
 const HEALED_AT: Duration = Duration::from_secs(40);
 

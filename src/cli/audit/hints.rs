@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
+
 use super::{Finding, PAGE};
 use crate::app::Audited;
 use crate::domain::decision::Outcome;
@@ -16,6 +18,8 @@ use crate::ledger::{Books, MAX_DISCREPANCIES};
 /// How often something wrong is looked at again, and after how long: an amendment may be on its way.
 const LOOKS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Sales looked at at the same time.
+const AT_ONCE: usize = 8;
 
 /// What was compared.
 pub(super) struct Hints {
@@ -30,16 +34,10 @@ pub(super) async fn compare(
     scope: Option<&SaleId>,
 ) -> anyhow::Result<Hints> {
     let (mut held, mut in_flight, mut findings) = (0, 0, Vec::new());
-    for state in sales {
-        let mut looks = 1;
-        let look = loop {
-            let look = look(holdings, audited, &state.sale.id).await?;
-            if look.wrong.is_empty() || looks == LOOKS {
-                break look;
-            }
-            looks += 1;
-            tokio::time::sleep(PAUSE).await;
-        };
+    let settled = sales.iter().map(|state| settled(holdings, audited, &state.sale.id));
+    let mut looks = stream::iter(settled).buffered(AT_ONCE);
+    while let Some(look) = looks.next().await {
+        let look = look?;
         held += u64::from(look.is_held);
         in_flight += look.in_flight;
         findings.extend(look.wrong);
@@ -65,6 +63,23 @@ struct Look {
     /// Orders deducted for that the ledger has not created.
     in_flight: u64,
     wrong: Vec<Finding>,
+}
+
+/// Looks again at what is wrong.
+async fn settled(
+    holdings: &dyn Holdings,
+    audited: &Audited,
+    sale: &SaleId,
+) -> anyhow::Result<Look> {
+    let mut looks = 1;
+    loop {
+        let look = look(holdings, audited, sale).await?;
+        if look.wrong.is_empty() || looks == LOOKS {
+            return Ok(look);
+        }
+        looks += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 async fn look(holdings: &dyn Holdings, audited: &Audited, sale: &SaleId) -> anyhow::Result<Look> {
