@@ -50,7 +50,9 @@ pub(super) fn audit(evidence: &Evidence<'_>) -> Vec<String> {
                 let mut turns: Vec<&Decision> = decisions.iter().collect();
                 // What a creation changes is seen after it.
                 turns.sort_by_key(|decision| (decision.sold, decision.outcome == Outcome::Created));
-                turns.into_iter().for_each(|decision| books.decided(decision));
+                for decision in turns {
+                    books.decided(decision);
+                }
             }
         }
     }

@@ -38,10 +38,12 @@ impl Server {
     }
 
     fn may_forget(&self) {
-        if self.world.strikes(Fault::Amnesia, 40) {
+        let forgets = self.world.strikes(Fault::Amnesia, 40);
+        let goes_back = !forgets && self.world.strikes(Fault::Amnesia, 40);
+        if forgets {
             self.world.note(|| "the inventory forgets everything".to_owned());
             self.held.lock().clear();
-        } else if self.world.strikes(Fault::Amnesia, 40) {
+        } else if goes_back {
             self.world.note(|| "the inventory goes back to what it was".to_owned());
             *self.held.lock() = self.earlier.lock().clone();
         } else if self.world.strikes(Fault::Amnesia, 10) {

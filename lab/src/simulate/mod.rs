@@ -272,9 +272,11 @@ impl Simulation {
                 match task.await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
-                        self.world.violation(format!("a worker does not stop: {error}"))
+                        self.world.violation(format!("a worker does not stop: {error}"));
                     }
-                    Err(error) => self.world.violation(format!("a worker panics: {error}")),
+                    Err(error) => {
+                        self.world.violation(format!("a worker panics: {error}"));
+                    }
                 }
             }
         }
@@ -338,7 +340,7 @@ fn options(plan: &Plan) -> Options {
         worker: WorkerSettings {
             max_batch: plan.max_batch,
             batches_in_flight: plan.batches_in_flight,
-            drain_deadline: Duration::from_secs(60),
+            drain_deadline: Duration::from_mins(1),
         },
         inventory: InventorySettings {
             when_unavailable,
@@ -355,7 +357,7 @@ fn options(plan: &Plan) -> Options {
             // More than there are: its library waits in real time.
             breaker_calls: 10_000,
             breaker_pause: Duration::from_secs(1),
-            remember: Duration::from_secs(600),
+            remember: Duration::from_mins(10),
         },
         prefetch: plan.prefetch,
         max_age: Duration::from_millis(plan.max_age_ms),
