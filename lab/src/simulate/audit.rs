@@ -180,9 +180,11 @@ impl<'a> Books<'a> {
             self.evidence.posted.iter().filter(|posted| is(posted, decision)).any(|posted| {
                 match posted.submitted_at {
                     Some(at) => {
-                        decision.submitted_at == at.min(decision.decided_at)
-                    // Deferred, it takes along the ledger's time.
-                    || (at > posted.at && (posted.at..=at).contains(&decision.submitted_at))
+                        let latest = at.min(decision.decided_at);
+                        // Deferred, it takes along the ledger's time.
+                        decision.submitted_at == latest
+                            || (at > posted.at
+                                && (posted.at..=latest).contains(&decision.submitted_at))
                     }
                     None => (posted.at..=decision.decided_at).contains(&decision.submitted_at),
                 }
