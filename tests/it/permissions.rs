@@ -147,25 +147,32 @@ async fn orders_are_decided(app: &App) {
     for finding in Box::pin(app.check()).await {
         assert!(finding.found.is_ok(), "{}: {:?}", finding.what, finding.found);
     }
+    run(app, &["audit"]);
+}
+
+/// Runs a command as that user.
+fn run(app: &App, arguments: &[&str]) {
+    let settings = app.settings();
+    let mut command = bare_floodgate(arguments);
+    command.env("FLOODGATE_NAMESPACE", &settings.namespace);
+    for (variable, url) in [
+        ("FLOODGATE_AMQP_URL", &settings.amqp_url),
+        ("FLOODGATE_REDIS_URL", &settings.redis_url),
+        ("FLOODGATE_DATABASE_URL", &settings.database_url),
+    ] {
+        command.env(variable, url.expose_secret());
+    }
+    let done = command.output().expect("floodgate runs");
+    let said = String::from_utf8_lossy(&[done.stderr, done.stdout].concat()).into_owned();
+    assert!(done.status.success(), "{arguments:?}: {said}");
 }
 
 async fn dead_letters_are_redriven_and_purged(app: &App, broker: &dyn Broker) {
     post(broker, &["no JSON"]).await;
     let dead = async || broker.depth(Queue::DeadLetters).await.expect("depth").messages;
     until(async || dead().await == 1).await;
-    let settings = app.settings();
     for arguments in [&["dead-letters", "redrive"][..], &["dead-letters", "purge", "--all"]] {
-        let mut command = bare_floodgate(arguments);
-        command.env("FLOODGATE_NAMESPACE", &settings.namespace);
-        for (variable, url) in [
-            ("FLOODGATE_AMQP_URL", &settings.amqp_url),
-            ("FLOODGATE_REDIS_URL", &settings.redis_url),
-            ("FLOODGATE_DATABASE_URL", &settings.database_url),
-        ] {
-            command.env(variable, url.expose_secret());
-        }
-        let done = command.output().expect("floodgate runs");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        run(app, arguments);
         let expected = u32::from(arguments.contains(&"redrive"));
         until(async || dead().await == expected).await;
     }

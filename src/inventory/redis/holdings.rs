@@ -35,7 +35,7 @@ impl Holdings for RedisInventory {
         let mut connection = self.connection().await?;
         let [hash, deducted, _] = self.keys(sale);
         let mut pipe = redis::pipe();
-        pipe.atomic().ignore_errors().hmget(&hash, &FIELDS).scard(&deducted);
+        pipe.ignore_errors().hmget(&hash, &FIELDS).scard(&deducted);
         let answers: Vec<redis::RedisResult<Value>> =
             pipe.query_async(&mut connection).await.map_err(unavailable)?;
         let mut answers = answers.into_iter();
