@@ -26,6 +26,10 @@ lint:
 bench *arguments:
     cargo run --release -p floodgate-lab -- bench {{ arguments }}
 
+# Run the worker in simulated worlds, and check that the promises hold
+simulate *arguments:
+    cargo run --release -p floodgate-lab -- simulate {{ arguments }}
+
 # All that a change must pass
 ci:
     .ci/run

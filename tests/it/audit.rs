@@ -57,7 +57,7 @@ async fn sold(what: &str, ids: &[&str]) -> Stage {
 }
 
 #[tokio::test]
-async fn the_books_of_sales_that_nobody_touched_balance() {
+async fn the_books_of_sales_balance_while_they_go_on() {
     let stage = sold("audit", &["s", "t"]).await;
     let restock = |id: &str| Change::Restock {
         adjustment_id: floodgate::domain::order::AdjustmentId::parse(id).expect("an id"),

@@ -21,7 +21,7 @@ const DELIVERY_LIMIT: u32 = 20;
 /// How long a full queue stays full.
 const FULL_FOR: Duration = Duration::from_secs(3);
 
-/// The broker itself, whoever is connected to it.
+/// The broker itself, which connections share.
 pub(super) struct Server {
     world: Arc<World>,
     database: Arc<Database>,
