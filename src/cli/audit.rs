@@ -180,7 +180,7 @@ impl Report {
     }
 }
 
-/// What must hold in a book of the ledger, and whether it is about sales.
+/// What must hold in a book of the ledger.
 fn rule(book: Book) -> &'static str {
     match book {
         Book::Sales => "every row belongs to a sale",

@@ -8,13 +8,6 @@ use super::{Balance, Book, Discrepancy, MAX_DISCREPANCIES};
 use crate::domain::decision::Decision;
 use crate::domain::order::{OrderId, SaleId};
 
-/// The number of sales and decisions looked at.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counted {
-    sales: u64,
-    decisions: u64,
-}
-
 row! {
     /// What a book's query gives.
     struct Found {
@@ -249,18 +242,15 @@ pub(super) async fn balance<C: Sql>(
             }),
         );
     }
-    let Counted { sales, decisions } = counted(db, &of).await?;
+    let sales = count(db, "sales", &of).await?;
+    let decisions = count(db, "decisions", &of).await?;
     Ok(Balance { sales, decisions, discrepancies })
 }
 
-async fn counted<C: Sql>(db: &mut C, of: &str) -> Result<Counted, sqlx::Error> {
-    let mut counts = [0, 0];
-    for (count, table) in counts.iter_mut().zip(["sales", "decisions"]) {
-        let sql = format!("select count(*) as total from {table} where {of} and $1 = ''");
-        let rows: Vec<Total> = db.read(sql, String::new()).await?;
-        *count = rows.first().map_or(0, |row| row.total.cast_unsigned());
-    }
-    Ok(Counted { sales: counts[0], decisions: counts[1] })
+async fn count<C: Sql>(db: &mut C, table: &str, of: &str) -> Result<u64, sqlx::Error> {
+    let sql = format!("select count(*) as total from {table} where {of} and $1 = ''");
+    let rows: Vec<Total> = db.read(sql, String::new()).await?;
+    Ok(rows.first().map_or(0, |row| row.total.cast_unsigned()))
 }
 
 /// Decisions of a sale after `after`, by order id.

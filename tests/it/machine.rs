@@ -2,6 +2,7 @@
 //! batches, hints, lookups, locks and restarts.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
@@ -177,7 +178,8 @@ struct System {
     stage: Stage,
     folder: TempDir,
     sqlite: SqliteLedger,
-    postgres: std::sync::Arc<dyn Ledger>,
+    postgres: Arc<dyn Ledger>,
+    books: Arc<dyn Books>,
 }
 
 async fn sqlite(folder: &TempDir) -> SqliteLedger {
@@ -246,17 +248,18 @@ impl StateMachineTest for System {
     fn init_test(model: &Model) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
-        let (stage, in_file) = runtime.block_on(async {
+        let (stage, in_file, books) = runtime.block_on(async {
             let stage = Stage::new("machine").await;
             let in_file = sqlite(&folder).await;
             let sales = SALES.map(|id| model.state.sales[&sale_id(id)].sale.clone());
             for ledger in [stage.ledger.as_ref(), &in_file] {
                 ledger.open(&sales).await.expect("open");
             }
-            (stage, in_file)
+            let books = stage.deployment.app.audited().await.expect("a ledger").books;
+            (stage, in_file, books)
         });
         let postgres = stage.ledger.clone();
-        Self { runtime, stage, folder, sqlite: in_file, postgres }
+        Self { runtime, stage, folder, sqlite: in_file, postgres, books }
     }
 
     fn apply(mut system: Self, model: &Model, step: Step) -> Self {
@@ -315,7 +318,7 @@ impl StateMachineTest for System {
             }
             let balance = system.sqlite.balance(None).await.expect("the books");
             assert!(balance.discrepancies.is_empty(), "{balance:?}");
-            let balance = system.stage.books.balance(None).await.expect("the books");
+            let balance = system.books.balance(None).await.expect("the books");
             assert!(balance.discrepancies.is_empty(), "{balance:?}");
         });
     }

@@ -29,7 +29,7 @@ use floodgate::domain::order::{
 };
 use floodgate::domain::sale::Sale;
 use floodgate::inventory::Inventory;
-use floodgate::ledger::{Books, Ledger};
+use floodgate::ledger::Ledger;
 use floodgate::operator_log::OperatorLog;
 use floodgate::worker::Worker;
 use tokio::task::JoinHandle;
@@ -77,7 +77,6 @@ pub struct Stage {
     pub broker: Arc<dyn Broker>,
     pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
-    pub books: Arc<dyn Books>,
     pub operator_log: Arc<dyn OperatorLog>,
     pub events: Deliveries,
     _cleanup: Cleanup,
@@ -102,18 +101,8 @@ impl Stage {
         let broker = deployment.app.broker().await.expect("broker");
         let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
         let Records { ledger, operator_log } = deployment.app.records().await.expect("ledger");
-        let books = deployment.app.audited().await.expect("ledger").books;
         let events = deployment.events(5000).await.expect("events");
-        Self {
-            deployment,
-            broker,
-            inventory,
-            ledger,
-            books,
-            operator_log,
-            events,
-            _cleanup: cleanup,
-        }
+        Self { deployment, broker, inventory, ledger, operator_log, events, _cleanup: cleanup }
     }
 
     pub async fn open(&self, sale: Sale) {
