@@ -231,6 +231,7 @@ impl App {
             has_user_service,
             token_verifier,
             broker,
+            published_as: self.settings.events.publish,
             ledger,
             sale_cache,
             operations,

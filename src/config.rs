@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_with::{DurationSeconds, serde_as};
 
 use crate::api::ApiSettings;
-use crate::broker::{Bounds, BrokerSettings};
+use crate::broker::{Bounds, BrokerSettings, EventSettings};
 use crate::domain::intent::Limits;
 use crate::inventory::InventorySettings;
 use crate::ledger::LedgerSettings;
@@ -47,6 +47,7 @@ pub struct Settings {
     pub embedded: EmbeddedSettings,
     pub intent: IntentSettings,
     pub broker: BrokerSettings,
+    pub events: EventSettings,
     pub inventory: InventorySettings,
     pub ledger: LedgerSettings,
     pub verification: VerificationSettings,
@@ -98,6 +99,7 @@ impl Settings {
             worker: self.worker.clone(),
             inventory: self.inventory.clone(),
             verification: self.verification.clone(),
+            events: self.events,
             prefetch: self.broker.prefetch,
             max_age: self.intent.max_age,
             limits: self.intent.limits(),

@@ -9,8 +9,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::broker::{Broker, Deliveries, Queue};
-use crate::domain::event::order_key_of;
+use crate::broker::{Broker, Deliveries, PublishedAs, Queue};
+use crate::domain::event::outcome_of;
+use crate::domain::event_batch::data_of;
 use crate::domain::order::OrderKey;
 
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -56,6 +57,7 @@ struct Latency {
 /// Counts decisions while a page follows them.
 pub(super) struct DecisionStats {
     broker: Arc<dyn Broker>,
+    published_as: PublishedAs,
     totals: watch::Sender<Totals>,
     looked_at: tokio::sync::Notify,
     /// When orders were accepted.
@@ -63,10 +65,10 @@ pub(super) struct DecisionStats {
 }
 
 impl DecisionStats {
-    pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
+    pub(super) fn new(broker: Arc<dyn Broker>, published_as: PublishedAs) -> Self {
         let totals = watch::Sender::new(Totals { since: Uuid::now_v7(), ..Totals::default() });
         let looked_at = tokio::sync::Notify::new();
-        Self { broker, totals, looked_at, timed: Mutex::default() }
+        Self { broker, published_as, totals, looked_at, timed: Mutex::default() }
     }
 
     /// The totals, from now on every second.
@@ -94,7 +96,7 @@ impl DecisionStats {
                 continue;
             }
             let queue = Queue::Private(format!("stats.{}", Uuid::now_v7()));
-            match self.broker.subscribe(queue, &["order.#"], PREFETCH).await {
+            match self.broker.subscribe(queue, &[self.published_as.orders()], PREFETCH).await {
                 Ok(events) => self.count(events).await,
                 Err(error) => {
                     tracing::warn!(%error, "can't listen to decisions for the live page");
@@ -117,17 +119,16 @@ impl DecisionStats {
         loop {
             tokio::select! {
                 Some(event) = events.next() => {
-                    let key = event.properties.routing_key.as_str();
-                    match key.split('.').nth(1) {
-                        Some("created") => totals.created += 1,
-                        Some("sold_out") => totals.sold_out += 1,
-                        _ => totals.rejected += 1,
-                    }
-                    since_told += 1;
-                    let order = order_key_of(&event.body);
-                    let accepted = order.and_then(|order| self.timed().remove(&order));
-                    if let Some(accepted) = accepted {
-                        latencies.push(accepted.elapsed());
+                    let told = data_of(&event.body).unwrap_or_default();
+                    for (order, outcome) in told.into_iter().filter_map(outcome_of) {
+                        match outcome.as_str() {
+                            "created" => totals.created += 1,
+                            "sold_out" => totals.sold_out += 1,
+                            _ => totals.rejected += 1,
+                        }
+                        since_told += 1;
+                        let accepted = self.timed().remove(&order);
+                        latencies.extend(accepted.map(|accepted| accepted.elapsed()));
                     }
                     event.ack();
                 }

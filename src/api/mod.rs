@@ -39,7 +39,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, PublishedAs};
 use crate::ledger::Ledger;
 use crate::operator_log::Refusals;
 use crate::sales::cache::SaleCache;
@@ -68,6 +68,8 @@ pub struct Api {
     pub token_verifier: Option<TokenVerifier>,
     /// Where orders go.
     pub broker: Arc<dyn Broker>,
+    /// Where decisions are found.
+    pub published_as: PublishedAs,
     /// What knows of decisions.
     pub ledger: Arc<dyn Ledger>,
     /// What this process knows of sales.
@@ -111,13 +113,14 @@ impl Api {
             has_user_service,
             token_verifier,
             broker,
+            published_as,
             ledger,
             sale_cache,
             operations,
         } = self;
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
-        let decision_stats = Arc::new(DecisionStats::new(broker.clone()));
+        let decision_stats = Arc::new(DecisionStats::new(broker.clone(), published_as));
         let refusals = Arc::new(Refusals::new(operations.journal.clone()));
         let state = Arc::new(State {
             enqueue: orders::enqueue(broker.clone()),

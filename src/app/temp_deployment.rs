@@ -14,9 +14,6 @@ use crate::domain::order::SaleId;
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
 
-/// The queue of [`TempDeployment::events`].
-const SUBSCRIBER: &str = "deployment";
-
 /// A deployment that is removed after use.
 pub struct TempDeployment {
     /// Builds adapters that work in it.
@@ -43,6 +40,9 @@ struct Servers {
 }
 
 impl TempDeployment {
+    /// The subscriber that [`events`](Self::events) is for.
+    pub const SUBSCRIBER: &str = "deployment";
+
     /// Makes a deployment called `name`, with the ledger's schema: on the servers of `settings`, or in
     /// the folder for temporary files if there are none.
     pub async fn create(settings: &Settings, name: &str) -> Result<Self> {
@@ -87,10 +87,11 @@ impl TempDeployment {
         }
     }
 
-    /// Every event of an order published from now on.
+    /// Every event of an order published from now on, single or in batches as the settings say.
     pub async fn events(&self, prefetch: u16) -> Result<Deliveries> {
-        let queue = Queue::Subscriber(SUBSCRIBER.to_owned());
-        Ok(self.app.broker().await?.subscribe(queue, &["order.#"], prefetch).await?)
+        let queue = Queue::Subscriber(Self::SUBSCRIBER.to_owned());
+        let topic = self.app.settings().events.publish.orders();
+        Ok(self.app.broker().await?.subscribe(queue, &[topic], prefetch).await?)
     }
 
     /// Bytes of Redis's memory for `sales`, and the orders that it has deducted for; nothing when there is
@@ -120,7 +121,7 @@ impl TempDeployment {
         match self.location {
             Location::Servers(servers) => {
                 let redis = servers.inventory.remove().await;
-                let queues = servers.broker.remove(&[SUBSCRIBER]).await;
+                let queues = servers.broker.remove(&[Self::SUBSCRIBER]).await;
                 let database = PostgresLedger::drop_database(&servers.database_url).await;
                 redis?;
                 queues?;

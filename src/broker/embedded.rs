@@ -25,17 +25,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Properties, Published, Queue,
-    Receipt, Reply,
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, EventBatch, Message, Properties,
+    Published, Queue, Receipt, Reply, Topic,
 };
-use crate::domain::event::Event;
+use crate::domain::event_batch::batch_json;
 use crate::fault::crash_point;
 use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};
 use message_batch::MessageBatch;
 use open::OpenQueues;
 use private::PrivateQueue;
-use queues::{Binding, Queues};
+use queues::Queues;
+use routing::Binding;
 use store::Row;
 use writer::Writer;
 use writer_handle::WriterHandle;
@@ -63,16 +64,16 @@ impl EmbeddedBroker {
         Self { queues, closed: CancellationToken::new(), dropped_replies: AtomicU64::new(0) }
     }
 
-    async fn source(&self, queue: Queue, routing_keys: &[&str]) -> Result<Source, BrokerError> {
+    async fn source(&self, queue: Queue, topics: &[Topic<'_>]) -> Result<Source, BrokerError> {
         let queue_id = match &queue {
             Queue::Private(_) => {
                 let name = self.queues.names.queue(&queue);
-                return Ok(Source::Memory(self.queues.private.join(&name, routing_keys)));
+                return Ok(Source::Memory(self.queues.private.join(&name, topics)));
             }
             Queue::Intents => self.queues.own().await?.intents,
             Queue::Returned => self.queues.own().await?.returned,
             Queue::DeadLetters => self.queues.own().await?.dead_letters,
-            Queue::Subscriber(_) => self.queues.bound(&queue, routing_keys).await?,
+            Queue::Subscriber(_) => self.queues.bound(&queue, topics).await?,
             Queue::Named(_) => self.queues.find(&queue).await?.ok_or(BrokerError::NoQueue)?,
         };
         let name = self.queues.names.queue(&queue);
@@ -92,12 +93,12 @@ impl Broker for EmbeddedBroker {
     async fn subscribe(
         &self,
         queue: Queue,
-        routing_keys: &[&str],
+        topics: &[Topic<'_>],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError> {
         let bounds = &self.queues.bounds;
         let (window, largest) = (bounds.window(&queue, prefetch), bounds.largest(&queue));
-        let source = self.source(queue, routing_keys).await?;
+        let source = self.source(queue, topics).await?;
         let (deliver, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let consumer = Consumer::new(self.queues.clone(), source, window, largest, stop.clone());
@@ -116,7 +117,7 @@ impl Broker for EmbeddedBroker {
         match self.queues.private.named(&to) {
             Some(queue) => {
                 let properties = stored::of_event(&event, &to, Some(&correlation_id));
-                queue.push(new_row(&event, properties));
+                queue.push(new_row(event.data, properties));
             }
             None => drop(self.dropped_replies.fetch_add(1, Ordering::Relaxed)),
         }
@@ -183,8 +184,9 @@ impl EmbeddedBroker {
 
     async fn route(&self, messages: &[Message<'_>]) -> Result<Routed, BrokerError> {
         let own = self.queues.own().await?;
-        let events = messages.iter().any(|message| matches!(message, Message::Event(_)));
-        let (bindings, private) = if events {
+        let is_event =
+            |message: &Message<'_>| matches!(message, Message::Event(_) | Message::EventBatch(_));
+        let (bindings, private) = if messages.iter().any(is_event) {
             (self.queues.bindings().await?, self.queues.private.all())
         } else {
             (Vec::new(), Vec::new())
@@ -205,7 +207,19 @@ impl EmbeddedBroker {
                     routed.batch.push(own.dead_letters, None, &letter.body, properties);
                 }
                 Message::Event(event) => {
-                    routed.event(event, &bindings, &private);
+                    let topic = Topic::Events(&event.routing_key);
+                    let properties = stored::of_event(event, &event.routing_key, None);
+                    routed.event(topic, &event.data, &properties, &bindings, &private);
+                    continue;
+                }
+                Message::EventBatch(EventBatch { routing_key, events }) => {
+                    let properties = Properties {
+                        routing_key: (*routing_key).to_owned(),
+                        ..Properties::default()
+                    };
+                    let body = batch_json(events, &self.queues.names.event_source());
+                    let topic = Topic::Batches(routing_key);
+                    routed.event(topic, &body, &properties, &bindings, &private);
                     continue;
                 }
             }
@@ -216,23 +230,29 @@ impl EmbeddedBroker {
 }
 
 impl Routed {
-    /// Gives every subscriber of `event` a copy.
-    fn event(&mut self, event: &Event, bindings: &[Binding], private: &[Arc<PrivateQueue>]) {
-        let properties = stored::of_event(event, &event.routing_key, None);
+    /// Gives every subscriber of `topic` a copy.
+    fn event(
+        &mut self,
+        topic: Topic<'_>,
+        body: &[u8],
+        properties: &Properties,
+        bindings: &[(i64, Binding)],
+        private: &[Arc<PrivateQueue>],
+    ) {
         let mut taken_by: Vec<i64> = bindings
             .iter()
-            .filter(|binding| routing::matches(&binding.routing_key, &event.routing_key))
-            .map(|binding| binding.queue_id)
+            .filter(|(_, binding)| binding.takes(topic))
+            .map(|(queue_id, _)| *queue_id)
             .collect();
         // A queue gets one copy, however many of its bindings match.
         taken_by.sort_unstable();
         taken_by.dedup();
         let mut copies = taken_by.len();
         for queue_id in taken_by {
-            self.batch.push(queue_id, None, &event.data, properties.clone());
+            self.batch.push(queue_id, None, body, properties.clone());
         }
-        for queue in private.iter().filter(|queue| queue.takes(&event.routing_key)) {
-            self.private.push((queue.clone(), new_row(event, properties.clone())));
+        for queue in private.iter().filter(|queue| queue.takes(topic)) {
+            self.private.push((queue.clone(), new_row(body.to_vec(), properties.clone())));
             copies += 1;
         }
         let receipt = if copies == 0 { Receipt::NoSubscriber } else { Receipt::Confirmed };
@@ -241,8 +261,8 @@ impl Routed {
 }
 
 /// A message that gets its position when it is put into a queue.
-fn new_row(event: &Event, properties: Properties) -> Row {
-    Row { position: 0, body: event.data.clone(), properties, redelivered: false }
+fn new_row(body: Vec<u8>, properties: Properties) -> Row {
+    Row { position: 0, body, properties, redelivered: false }
 }
 
 fn due_ms(delay: Delay) -> i64 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BrokerError, Delay};
+use super::{BrokerError, Delay, EventBatch};
 use crate::domain::digest::digest;
 use crate::domain::event::Event;
 
@@ -28,6 +28,8 @@ pub enum Message<'a> {
     },
     /// A decision for subscribers.
     Event(&'a Event),
+    /// Decisions for subscribers that take many at once.
+    EventBatch(&'a EventBatch<'a>),
     /// A message that can't be decided.
     DeadLetter(&'a DeadLetter),
 }
@@ -55,11 +57,11 @@ pub struct Reply {
 pub enum Receipt {
     /// The broker has taken charge of it.
     Confirmed,
-    /// Confirmed too, but it is an event that no subscriber has a queue for.
+    /// Confirmed too, but no subscriber has a queue for this event or batch of events.
     NoSubscriber,
     /// A queue it goes to takes no more. Others may have taken it.
     Full,
-    /// There is no queue for it, though it is no event.
+    /// There is no queue for it, though it has no events.
     NoQueue,
     /// Whether the broker has it is unknown.
     Unconfirmed,

@@ -4,6 +4,7 @@ mod delivery;
 mod embedded;
 mod message;
 mod rabbitmq;
+mod topics;
 pub mod topology;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub use message::{
     DeadLetter, DeathInfo, KEPT_BYTES, Message, Original, Properties, Published, Receipt, Reply,
 };
 pub use rabbitmq::{RabbitBroker, UNLOGGED};
+pub use topics::{EventBatch, EventSettings, MIXED, PublishedAs, Topic};
 
 /// A message broker that delivers at least once.
 #[async_trait]
@@ -29,13 +31,12 @@ pub trait Broker: Send + Sync {
         self.subscribe(queue, &[], prefetch).await
     }
 
-    /// The same, and has `queue`, if it is a subscriber's or a private one, get every event that
-    /// matches one of `routing_keys` (of a topic exchange: `*` stands for one word, `#` for any
-    /// number). Makes such a queue if it isn't there.
+    /// The same, and has `queue`, if it is a subscriber's or a private one, get what `topics` say.
+    /// Makes such a queue if it isn't there.
     async fn subscribe(
         &self,
         queue: Queue,
-        routing_keys: &[&str],
+        topics: &[Topic<'_>],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError>;
 

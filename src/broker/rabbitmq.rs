@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
 use super::{
-    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply,
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply, Topic,
 };
 use crate::broker::BrokerSettings;
 use crate::outage::Outage;
@@ -242,7 +242,7 @@ impl Link {
         &self,
         channel: &Channel,
         queue: &Queue,
-        routing_keys: &[String],
+        bindings: &[(String, String)],
     ) -> Result<(), lapin::Error> {
         let mut arguments = FieldTable::default();
         let options = if let Queue::Private(_) = queue {
@@ -254,8 +254,8 @@ impl Link {
         };
         let name = self.topology.queue(queue);
         declare_queue(channel, &name, options, arguments).await?;
-        for routing_key in routing_keys {
-            bind(channel, &name, &self.topology.events_exchange(), routing_key).await?;
+        for (exchange, routing_key) in bindings {
+            bind(channel, &name, exchange, routing_key).await?;
         }
         Ok(())
     }
@@ -323,14 +323,14 @@ impl Broker for RabbitBroker {
     async fn subscribe(
         &self,
         queue: Queue,
-        routing_keys: &[&str],
+        topics: &[Topic<'_>],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError> {
         let (deliver, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let routing_keys = routing_keys.iter().map(|&key| key.to_owned()).collect();
+        let bindings = topics.iter().map(|&topic| self.link.topology.binding(topic)).collect();
         let prefetch = self.link.bounds.window(&queue, prefetch);
-        let source = Source { link: self.link.clone(), queue, routing_keys, prefetch };
+        let source = Source { link: self.link.clone(), queue, bindings, prefetch };
         // The first connection is made here, so that a wrong address is known at once.
         let first = source.open(0).await?;
         let interrupted = Arc::default();

@@ -1,6 +1,6 @@
 //! The names of exchanges, queues and headers: the only place that spells them.
 
-use super::{Delay, Queue};
+use super::{Delay, Queue, Topic};
 
 /// Headers of a dead letter.
 pub mod header {
@@ -47,6 +47,19 @@ impl Topology {
         format!("{}.events", self.namespace)
     }
 
+    /// Topic exchange for events in batches; routing keys: the sale id, or [`MIXED`](super::MIXED).
+    pub fn event_batches_exchange(&self) -> String {
+        format!("{}.event-batches", self.namespace)
+    }
+
+    /// The exchange that has a topic, and the routing key to bind a queue to it with.
+    pub fn binding(&self, topic: Topic<'_>) -> (String, String) {
+        match topic {
+            Topic::Events(routing_key) => (self.events_exchange(), routing_key.to_owned()),
+            Topic::Batches(routing_key) => (self.event_batches_exchange(), routing_key.to_owned()),
+        }
+    }
+
     /// Topic exchange for messages that can't be decided; routing key: as they came.
     pub fn dead_exchange(&self) -> String {
         format!("{}.dead", self.namespace)
@@ -69,6 +82,7 @@ impl Topology {
             self.intents_exchange(),
             self.returned_exchange(),
             self.events_exchange(),
+            self.event_batches_exchange(),
             self.dead_exchange(),
         ];
         all.extend(Delay::ALL.map(|delay| self.delay(delay)));

@@ -31,6 +31,7 @@ pub fn this_program(deployment: &TempDeployment, config: Option<&Path>) -> anyho
         .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
         .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_EMBEDDED__FILE", &settings.embedded.file)
+        .env("FLOODGATE_EVENTS__PUBLISH", settings.events.publish.name())
         .env("FLOODGATE_LOG__FILTER", "error")
         .stdin(Stdio::null())
         .kill_on_drop(true);

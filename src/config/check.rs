@@ -94,6 +94,12 @@ impl Settings {
             hour,
         )?;
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
+        in_range(
+            "events.max_batch_bytes",
+            self.events.max_batch_bytes as u64,
+            1024..=16 << 20,
+            "1024 to 16777216 (16 MiB)",
+        )?;
         in_range("ms(inventory.timeout)", ms(self.inventory.timeout), upto_hour.clone(), hour)?;
         in_range(
             "ms(inventory.retry_after)",

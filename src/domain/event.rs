@@ -136,6 +136,16 @@ pub fn order_key_of(data: &[u8]) -> Option<OrderKey> {
     })
 }
 
+/// The order that the data of an order's event is about, and its outcome. `None` when it is no such data.
+pub fn outcome_of(data: &[u8]) -> Option<(OrderKey, String)> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        outcome: String,
+    }
+    let Told { outcome } = serde_json::from_slice(data).ok()?;
+    Some((order_key_of(data)?, outcome))
+}
+
 /// A decision as the JSON object that events carry and commands print.
 pub fn decision_json(decision: &Decision) -> Vec<u8> {
     let data = Data {
@@ -182,6 +192,7 @@ mod tests {
         );
         assert_eq!(Event::of(&decision), event);
         assert_eq!(order_key_of(&event.data), Some(decision.order.key()));
+        assert_eq!(outcome_of(&event.data), Some((decision.order.key(), "rejected".into())));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod decision;
 pub mod digest;
 pub mod event;
+pub mod event_batch;
 pub mod intent;
 pub mod order;
 pub mod rules;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::broker::{Broker, BrokerError, Deliveries, Delivery, Queue};
+use crate::broker::{Broker, BrokerError, Deliveries, Delivery, Queue, Topic};
 use crate::domain::event::sale_version_of;
 use crate::domain::order::SaleId;
 use crate::domain::sale::SaleState;
@@ -61,7 +61,7 @@ impl SaleCache {
     /// Starts watching; nothing is known yet. Fails when the broker can't be reached.
     pub async fn start(ledger: Arc<dyn Ledger>, broker: &dyn Broker) -> Result<Self, BrokerError> {
         let queue = Queue::Private(format!("sales.{}", Uuid::now_v7()));
-        let events = broker.subscribe(queue, &["sale.#"], PREFETCH).await?;
+        let events = broker.subscribe(queue, &[Topic::Events("sale.#")], PREFETCH).await?;
         let (sales, read_at) = (Mutex::default(), Mutex::new(Instant::now()));
         let unknown = Cache::builder().max_capacity(MAX_UNKNOWN).time_to_live(READ_EVERY).build();
         let known = Arc::new(Known { ledger, sales, unknown, read_at });

@@ -11,6 +11,7 @@ mod blocked;
 mod decide;
 mod intake;
 mod metrics;
+mod outgoing;
 mod parse;
 mod propose;
 mod publish;
@@ -201,6 +202,7 @@ impl Worker {
                 broker: self.broker.clone(),
                 metrics,
                 blocked: Blocked::default(),
+                settings: self.options.events,
             },
         });
         let permits = Arc::new(Semaphore::new(batches_in_flight));

@@ -6,8 +6,10 @@ use super::batch::{Deferred, Entry, PendingDeadLetter};
 use super::blocked::Blocked;
 use super::decide::{DecidedBatch, Settled};
 use super::metrics::WorkerMetrics;
-use crate::broker::{Broker, Delay, Message, Receipt, Reply};
+use super::outgoing::Outgoing;
+use crate::broker::{Broker, Delay, EventSettings, Message, Receipt, Reply};
 use crate::domain::event::Event;
+use crate::domain::order::SaleId;
 use crate::fault::crash_point;
 use crate::retry::Backoff;
 
@@ -16,6 +18,7 @@ pub(super) struct EventPublisher {
     pub broker: Arc<dyn Broker>,
     pub metrics: Arc<WorkerMetrics>,
     pub blocked: Blocked,
+    pub settings: EventSettings,
 }
 
 impl EventPublisher {
@@ -45,18 +48,22 @@ impl EventPublisher {
             published.push(settled);
             events.push(event);
         }
-        let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
-        let receipts = self.until_known(&messages).await;
+        let sales: Vec<&SaleId> =
+            published.iter().map(|settled| &settled.decision.order.sale_id).collect();
+        let outgoing = Outgoing::of(&events, &sales, self.settings);
+        let receipts = self.until_known(&outgoing.messages()).await;
+        let fates = outgoing.fates(&receipts, events.len());
+        drop(outgoing);
         crash_point("confirmed");
-        for ((settled, event), receipt) in published.into_iter().zip(&events).zip(receipts) {
-            if receipt.is_done() {
-                self.metrics.unrouted(usize::from(receipt == Receipt::NoSubscriber));
-                self.blocked.passed(&event.routing_key);
-                settled.entry.handle.ack();
-            } else {
+        for ((settled, event), fate) in published.into_iter().zip(&events).zip(fates) {
+            if fate.is_refused {
                 self.blocked.refused(&event.routing_key);
                 let again = if settled.is_new { Delay::FiveSeconds } else { Delay::ThirtySeconds };
                 refused.push(Deferred::order(settled.entry, again));
+            } else {
+                self.metrics.unrouted(usize::from(!fate.has_subscriber));
+                self.blocked.passed(&event.routing_key);
+                settled.entry.handle.ack();
             }
         }
         refused

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_with::{DurationSeconds, serde_as};
 
+use crate::broker::EventSettings;
 use crate::domain::intent::Limits;
 use crate::inventory::InventorySettings;
 use crate::verification::VerificationSettings;
@@ -31,6 +32,8 @@ pub struct Options {
     pub inventory: InventorySettings,
     /// How users are checked.
     pub verification: VerificationSettings,
+    /// How decisions are published.
+    pub events: EventSettings,
     /// Unsettled messages at most, of each queue.
     pub prefetch: u16,
     /// Age at which an intent expires.

@@ -1,8 +1,8 @@
 //! That a sale sold out or was restocked is announced at least once and always under the same id,
 //! whichever process dies in between.
 
-use floodgate::broker::Queue;
 use floodgate::broker::topology::Topology;
+use floodgate::broker::{Queue, Topic};
 use floodgate::ledger::Ledger;
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -127,7 +127,11 @@ async fn an_embedded_sale_is_announced_although_its_process_died_before() {
     for (gap, told_before) in [("decided", 0), ("announced", 1)] {
         let embedded = Embedded::new().await;
         let queue = Queue::Subscriber(QUEUE.into());
-        let mut news = embedded.broker.subscribe(queue, &["sale.#"], 100).await.expect("subscribe");
+        let mut news = embedded
+            .broker
+            .subscribe(queue, &[Topic::Events("sale.#")], 100)
+            .await
+            .expect("subscribe");
         embedded.ledger.open(&[sale("s", 1)]).await.expect("open");
         let all = orders("s", 3);
         let bodies: Vec<Vec<u8>> = all.iter().map(crate::harness::body).collect();

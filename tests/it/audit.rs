@@ -186,7 +186,11 @@ async fn events_are_compared_with_the_decisions() {
     let stage = Stage::new("audit-events").await;
     let queue = stage.broker.address(&floodgate::broker::Queue::Subscriber("audited".into()));
     let subscriber = floodgate::broker::Queue::Subscriber("audited".into());
-    let deliveries = stage.broker.subscribe(subscriber, &["order.#"], 1).await.expect("subscribe");
+    let deliveries = stage
+        .broker
+        .subscribe(subscriber, &[floodgate::broker::Topic::Events("order.#")], 1)
+        .await
+        .expect("subscribe");
     deliveries.stop();
     deliveries.finished().await;
     stage.open(limited("s")).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use floodgate::broker::{
-    Broker, BrokerError, Delay, Deliveries, Delivery, Message, Properties, Queue, Receipt,
+    Broker, BrokerError, Delay, Deliveries, Delivery, Message, Properties, Queue, Receipt, Topic,
 };
 use floodgate::domain::decision::{Decision, Outcome};
 use floodgate::domain::event::Event;
@@ -249,7 +249,7 @@ async fn subscribers_of_another_process_get_events_from_the_moment_they_subscrib
     let published = first.broker.publish(&[Message::Event(&event(0))]).await;
     assert_eq!(published.receipts, [Receipt::NoSubscriber]);
     let queue = Queue::Subscriber("shop/a b".into());
-    let keys = ["order.created.*", "order.#"];
+    let keys = [Topic::Events("order.created.*"), Topic::Events("order.#")];
     let mut events = second.broker.subscribe(queue.clone(), &keys, 10).await.expect("subscribe");
     let (one, two) = (event(1), event(2));
     let messages = [Message::Event(&one), Message::Event(&two)];
@@ -330,7 +330,8 @@ async fn a_worker_that_ends_suddenly_is_followed_by_one_that_finishes_its_work()
     // Events go to a process that goes on.
     let shop = embedded.other_process().await;
     let queue = Queue::Subscriber("shop".into());
-    let mut events = shop.broker.subscribe(queue, &["order.#"], 500).await.expect("subscribe");
+    let mut events =
+        shop.broker.subscribe(queue, &[Topic::Events("order.#")], 500).await.expect("subscribe");
     let orders = some_orders(3000);
     let conflicts = post(embedded.broker.as_ref(), &orders).await;
     for enough in [100, 700] {

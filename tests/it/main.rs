@@ -10,6 +10,7 @@ mod dead_letters;
 mod deferral;
 mod embedded;
 mod embedded_up;
+mod event_batches;
 mod faults;
 mod harness;
 mod ledger_faults;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodgate::broker::{Message, Properties, Queue, Receipt, Settlement};
+use floodgate::broker::{EventBatch, Message, Properties, Queue, Receipt, Settlement};
 use floodgate::domain::event::{Event, order_key_of};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -176,6 +176,16 @@ impl Server {
                 self.world.note(|| format!("event {} {}", event.id, event.routing_key));
                 self.check(event);
                 state.events.push((*event).clone());
+            }
+            Message::EventBatch(EventBatch { routing_key, events }) => {
+                if self.is_full(&mut state, routing_key) {
+                    return Receipt::Full;
+                }
+                for event in events {
+                    self.world.note(|| format!("event {} in {routing_key}", event.id));
+                    self.check(event);
+                    state.events.push((*event).clone());
+                }
             }
             Message::DeadLetter(letter) => {
                 let body = String::from_utf8_lossy(&letter.body).into_owned();

@@ -17,6 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use floodgate::broker::EventSettings;
 use floodgate::domain::intent::Limits;
 use floodgate::domain::order::{AdjustmentId, Quantity, SaleId};
 use floodgate::domain::sale::Sale;
@@ -359,6 +360,8 @@ fn options(plan: &Plan) -> Options {
             breaker_pause: Duration::from_secs(1),
             remember: Duration::from_mins(10),
         },
+        // Two or three events to a batch.
+        events: EventSettings { publish: plan.published_as, max_batch_bytes: 1024 },
         prefetch: plan.prefetch,
         max_age: Duration::from_millis(plan.max_age_ms),
         limits: Limits { max_body_bytes: 1 << 20, max_intents: 100 },

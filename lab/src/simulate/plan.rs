@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use floodgate::broker::PublishedAs;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -111,6 +112,8 @@ const UNKNOWN: &str = "unknown";
 /// When the last message is posted.
 const POSTING_MS: u64 = 20_000;
 
+const PUBLISHED_AS: [PublishedAs; 3] = [PublishedAs::Single, PublishedAs::Batch, PublishedAs::Both];
+
 /// What happens in a simulation.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -127,6 +130,7 @@ pub(super) struct Plan {
     pub prefetch: u16,
     pub max_age_ms: u64,
     pub waits_for_inventory: bool,
+    pub published_as: PublishedAs,
 }
 
 impl Plan {
@@ -160,6 +164,7 @@ impl Plan {
             prefetch: random.random_range(1..=20),
             max_age_ms: *[5_000, 30_000, 900_000].choose(random).unwrap_or(&900_000),
             waits_for_inventory: random.random_range(0..4) == 0,
+            published_as: *PUBLISHED_AS.choose(random).unwrap_or(&PublishedAs::Single),
             sales,
         }
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::routing;
+use super::routing::Binding;
 use super::store::Row;
+use crate::broker::Topic;
 
 /// Messages that a queue holds for a consumer that is slow; the oldest go first.
 const MAX_LENGTH: usize = 100_000;
@@ -26,7 +27,7 @@ pub(super) struct PrivateQueue {
 
 #[derive(Debug, Default)]
 struct Content {
-    routing_keys: Vec<String>,
+    bindings: Vec<Binding>,
     consumers: usize,
     last_position: i64,
     waiting: BTreeMap<i64, Row>,
@@ -39,7 +40,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl PrivateQueues {
     /// The queue called `name`, made if it isn't there, with one more consumer.
-    pub(super) fn join(&self, name: &str, routing_keys: &[&str]) -> Arc<PrivateQueue> {
+    pub(super) fn join(&self, name: &str, topics: &[Topic<'_>]) -> Arc<PrivateQueue> {
         let mut queues = locked(&self.0);
         let queue = queues.entry(name.to_owned()).or_insert_with(|| {
             let (content, news) = (Mutex::default(), Notify::new());
@@ -47,7 +48,7 @@ impl PrivateQueues {
         });
         let mut content = locked(&queue.content);
         content.consumers += 1;
-        content.routing_keys.extend(routing_keys.iter().map(|&key| key.to_owned()));
+        content.bindings.extend(topics.iter().map(|&topic| Binding::to(topic)));
         drop(content);
         queue.clone()
     }
@@ -72,10 +73,9 @@ impl PrivateQueues {
 }
 
 impl PrivateQueue {
-    /// Whether it gets events with `routing_key`.
-    pub(super) fn takes(&self, routing_key: &str) -> bool {
-        let content = locked(&self.content);
-        content.routing_keys.iter().any(|pattern| routing::matches(pattern, routing_key))
+    /// Whether it gets what is published to `topic`.
+    pub(super) fn takes(&self, topic: Topic<'_>) -> bool {
+        locked(&self.content).bindings.iter().any(|binding| binding.takes(topic))
     }
 
     /// Puts a message at the end. Its position is given here.
@@ -149,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_messages_go_first_and_the_queue_with_its_last_consumer() {
         let queues = PrivateQueues::default();
-        let queue = queues.join("q", &["order.*"]);
+        let queue = queues.join("q", &[Topic::Events("order.*")]);
         for n in 0..MAX_LENGTH + 2 {
             queue.push(row(n));
         }
@@ -160,7 +160,10 @@ mod tests {
         queue.settle(&[taken[1].position], &[taken[0].position]);
         let again = queue.take(1).await.remove(0);
         assert_eq!((again.body.as_slice(), again.redelivered), (b"2".as_slice(), true));
-        assert!(queue.takes("order.created") && !queue.takes("sale.created"));
+        assert!(
+            queue.takes(Topic::Events("order.created"))
+                && !queue.takes(Topic::Events("sale.created"))
+        );
         queues.join("q", &[]);
         queues.leave(&queue);
         assert!(queues.named("q").is_some());

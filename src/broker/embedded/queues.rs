@@ -8,10 +8,11 @@ use tokio::sync::{Mutex, OnceCell};
 use super::classify_error;
 use super::open::{OpenQueue, OpenQueues};
 use super::private::PrivateQueues;
+use super::routing::Binding;
 use super::store::{self, ReturnLimit};
 use super::writer_handle::WriterHandle;
 use crate::broker::topology::Topology;
-use crate::broker::{Bounds, BrokerError, Queue};
+use crate::broker::{Bounds, BrokerError, Queue, Topic};
 use crate::sqlite::{Lock, SqliteFile, Survives};
 
 /// The queues, and what is needed to change them.
@@ -34,12 +35,6 @@ pub(super) struct Own {
     pub intents: i64,
     pub returned: i64,
     pub dead_letters: i64,
-}
-
-/// A subscriber's queue, and the routing key of events that it gets.
-pub(super) struct Binding {
-    pub queue_id: i64,
-    pub routing_key: String,
 }
 
 impl Queues {
@@ -94,20 +89,20 @@ impl Queues {
         store::queue_id(self.file.readers(), &name).await.map_err(classify_error)
     }
 
-    /// Makes a queue in the file, bound to `routing_keys` besides those it has, and returns its
+    /// Makes a queue in the file, bound to `topics` besides those it is bound to, and returns its
     /// number.
     pub(super) async fn bound(
         &self,
         queue: &Queue,
-        routing_keys: &[&str],
+        topics: &[Topic<'_>],
     ) -> Result<i64, BrokerError> {
         let name = self.names.queue(queue);
         let binding = async {
             let queue_id = self.make(&name).await?;
-            if !routing_keys.is_empty() {
+            if !topics.is_empty() {
                 let mut writing = self.file.begin(Survives::PowerLoss).await?;
-                for routing_key in routing_keys {
-                    store::bind(writing.connection(), queue_id, routing_key).await?;
+                for topic in topics {
+                    store::bind(writing.connection(), queue_id, &Binding::to(*topic)).await?;
                 }
                 writing.commit().await?;
             }
@@ -116,12 +111,12 @@ impl Queues {
         binding.await.map_err(|error: sqlx::Error| classify_error(error))
     }
 
-    /// Who gets events, by what the file says now: subscribers of other processes count too.
-    pub(super) async fn bindings(&self) -> Result<Vec<Binding>, BrokerError> {
+    /// Which queues get events, by what the file says now: subscribers of other processes count too.
+    pub(super) async fn bindings(&self) -> Result<Vec<(i64, Binding)>, BrokerError> {
         let ours = self.names.queue(&Queue::Subscriber(String::new()));
         let bindings = store::bindings(self.file.readers()).await.map_err(classify_error)?;
         let bindings = bindings.into_iter().filter(|(_, name, _)| name.starts_with(&ours));
-        Ok(bindings.map(|(queue_id, _, routing_key)| Binding { queue_id, routing_key }).collect())
+        Ok(bindings.map(|(queue_id, _, binding)| (queue_id, binding)).collect())
     }
 
     /// Opens a queue for one more consumer. The first one takes over what the last process has left

@@ -1,8 +1,40 @@
 //! The language of topic exchanges (AMQP 0-9-1, section 3.1.3.3): a routing key is words between
 //! dots; in the key of a binding `*` stands for one word and `#` for any number of them.
 
+use crate::broker::Topic;
+
+/// What a queue is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Binding {
+    /// `events` or `batches`.
+    pub kind: String,
+    /// Its pattern.
+    pub routing_key: String,
+}
+
+impl Binding {
+    pub(super) fn to(topic: Topic<'_>) -> Self {
+        let (kind, routing_key) = parts(topic);
+        Self { kind: kind.to_owned(), routing_key: routing_key.to_owned() }
+    }
+
+    /// Whether it takes a message that is published to `topic`, which has no pattern.
+    pub(super) fn takes(&self, topic: Topic<'_>) -> bool {
+        let (kind, routing_key) = parts(topic);
+        self.kind == kind && matches(&self.routing_key, routing_key)
+    }
+}
+
+/// The kind and the routing key of a topic.
+pub(super) fn parts(topic: Topic<'_>) -> (&'static str, &str) {
+    match topic {
+        Topic::Events(routing_key) => ("events", routing_key),
+        Topic::Batches(routing_key) => ("batches", routing_key),
+    }
+}
+
 /// Whether a binding with `pattern` takes messages with routing key `key`.
-pub(super) fn matches(pattern: &str, key: &str) -> bool {
+fn matches(pattern: &str, key: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('.').collect();
     let key: Vec<&str> = key.split('.').collect();
     words_match(&pattern, &key)
@@ -20,7 +52,8 @@ fn words_match(pattern: &[&str], key: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{Binding, matches};
+    use crate::broker::Topic;
 
     #[test]
     fn patterns_match_word_by_word() {
@@ -42,5 +75,11 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, key), expected, "{pattern} {key}");
         }
+    }
+
+    #[test]
+    fn events_and_batches_are_bound_to_apart() {
+        let binding = Binding::to(Topic::Batches("#"));
+        assert!(binding.takes(Topic::Batches("s")) && !binding.takes(Topic::Events("s")));
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row as _, SqliteExecutor};
 
+use super::routing::Binding;
 use super::stored;
 use crate::broker::Properties;
 
@@ -52,29 +53,36 @@ pub(super) async fn make_queue(
     .await
 }
 
-/// Has the queue get events with a routing key.
+/// Has the queue get what is bound to.
 pub(super) async fn bind(
     connection: &mut SqliteConnection,
     queue_id: i64,
-    routing_key: &str,
+    binding: &Binding,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into bindings (queue_id, routing_key) values (?1, ?2) on conflict do nothing",
+        "insert into bindings (queue_id, kind, routing_key) values (?1, ?2, ?3)
+         on conflict do nothing",
     )
     .bind(queue_id)
-    .bind(routing_key)
+    .bind(&binding.kind)
+    .bind(&binding.routing_key)
     .execute(connection)
     .await
     .map(drop)
 }
 
-/// Every binding: number and name of the queue, and the routing key.
+/// Every binding: number and name of the queue, and what it is bound to.
 pub(super) async fn bindings(
     executor: impl SqliteExecutor<'_>,
-) -> Result<Vec<(i64, String, String)>, sqlx::Error> {
-    sqlx::query_as("select queue_id, name, routing_key from bindings join queues using (queue_id)")
-        .fetch_all(executor)
-        .await
+) -> Result<Vec<(i64, String, Binding)>, sqlx::Error> {
+    let rows: Vec<(i64, String, String, String)> = sqlx::query_as(
+        "select queue_id, name, kind, routing_key from bindings join queues using (queue_id)",
+    )
+    .fetch_all(executor)
+    .await?;
+    let binding =
+        |(queue_id, name, kind, routing_key)| (queue_id, name, Binding { kind, routing_key });
+    Ok(rows.into_iter().map(binding).collect())
 }
 
 /// Reserves the next `count` positions of a queue; returns the one before the first.

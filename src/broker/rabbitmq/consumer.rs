@@ -27,8 +27,8 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 pub(super) struct Source {
     pub link: Arc<Link>,
     pub queue: Queue,
-    /// Of the events that the queue gets, if it is a subscriber's.
-    pub routing_keys: Vec<String>,
+    /// Exchanges and routing keys of what the queue gets, if it is a subscriber's or a private one.
+    pub bindings: Vec<(String, String)>,
     pub prefetch: u16,
 }
 
@@ -78,14 +78,14 @@ struct DeliverySink {
 impl Source {
     /// A new session, in which the first `careful` messages are taken one by one.
     pub(super) async fn open(&self, careful: usize) -> Result<Session, BrokerError> {
-        let Self { link, queue, routing_keys, prefetch } = self;
+        let Self { link, queue, bindings, prefetch } = self;
         let window = if careful > 0 { 1 } else { *prefetch };
         let connection = link.connect("consumer").await?;
         let name = link.topology.queue(queue);
         let opening = async {
             let channel = connection.create_channel().await?;
             if matches!(queue, Queue::Subscriber(_) | Queue::Private(_)) {
-                link.declare_subscription(&channel, queue, routing_keys).await?;
+                link.declare_subscription(&channel, queue, bindings).await?;
             }
             channel.basic_qos(window, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();

@@ -57,7 +57,8 @@ impl Publisher {
             Ok(lanes) => lanes,
             Err(error) => return unconfirmed(error),
         };
-        let is_event = |place: &usize| matches!(messages[*place], Message::Event(_));
+        let is_event =
+            |place: &usize| matches!(messages[*place], Message::Event(_) | Message::EventBatch(_));
         let (events, exact): (Vec<_>, Vec<_>) = (0..messages.len()).partition(is_event);
         let mut published = unconfirmed(BLOCKED);
         published.error = None;
@@ -192,7 +193,7 @@ pub(super) async fn publish(
 ) -> Result<PublisherConfirm, lapin::Error> {
     let Publication { exchange, routing_key, body, properties } = publication;
     let options = BasicPublishOptions { mandatory, ..Default::default() };
-    channel.basic_publish(exchange, routing_key, options, body, properties).await
+    channel.basic_publish(exchange, routing_key, options, &body, properties).await
 }
 
 /// A channel whose publishes are confirmed.

@@ -1,5 +1,6 @@
 //! Between floodgate's words and AMQP's: bodies, properties and headers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -8,12 +9,17 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::bounds::{MAX_CUT_BYTES, bounded, priority};
 use crate::broker::topology::{Topology, header};
-use crate::broker::{DeadLetter, DeathInfo, Message, Original, Properties, Queue, Reply, cut};
+use crate::broker::{
+    DeadLetter, DeathInfo, EventBatch, Message, Original, Properties, Queue, Reply, cut,
+};
 use crate::domain::event::{Event, rfc3339};
+use crate::domain::event_batch::batch_json;
 
 /// Persistent, AMQP 0-9-1 `delivery-mode`.
 const PERSISTENT: u8 = 2;
 const JSON: &str = "application/json";
+/// The media type of the JSON batch format of `CloudEvents`.
+const BATCH: &str = "application/cloudevents-batch+json";
 /// The longest text put into a header of a dead letter, in bytes.
 const MAX_DETAIL_BYTES: usize = 500;
 
@@ -21,7 +27,7 @@ const MAX_DETAIL_BYTES: usize = 500;
 pub(super) struct Publication<'a> {
     pub exchange: ShortString,
     pub routing_key: ShortString,
-    pub body: &'a [u8],
+    pub body: Cow<'a, [u8]>,
     pub properties: BasicProperties,
 }
 
@@ -133,7 +139,7 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
                 None => names.intents_exchange().into(),
             },
             routing_key: short(routing_key),
-            body,
+            body: Cow::Borrowed(body),
             properties: match properties {
                 Some(properties) => intent_properties(properties),
                 None => ours(BasicProperties::default()),
@@ -142,13 +148,19 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
         Message::Event(event) => Publication {
             exchange: names.events_exchange().into(),
             routing_key: short(&event.routing_key),
-            body: &event.data,
+            body: Cow::Borrowed(&event.data),
             properties: event_properties(event, names),
+        },
+        Message::EventBatch(EventBatch { routing_key, events }) => Publication {
+            exchange: names.event_batches_exchange().into(),
+            routing_key: short(routing_key),
+            body: Cow::Owned(batch_json(events, &names.event_source())),
+            properties: ours(BasicProperties::default()).with_content_type(BATCH.into()),
         },
         Message::DeadLetter(letter) => Publication {
             exchange: names.dead_exchange().into(),
             routing_key: short(&letter.properties.routing_key),
-            body: &letter.body,
+            body: Cow::Borrowed(&letter.body),
             properties: dead_letter_properties(letter, names),
         },
     }
@@ -160,7 +172,7 @@ pub(super) fn reply<'a>(reply: &'a Reply, names: &Topology) -> Publication<'a> {
     Publication {
         exchange: "".into(),
         routing_key: short(to),
-        body: &event.data,
+        body: Cow::Borrowed(&event.data),
         properties: event_properties(event, names).with_correlation_id(short(correlation_id)),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 
 use super::{Finding, PAGE};
@@ -10,6 +11,7 @@ use crate::app::Audited;
 use crate::broker::{Broker, Queue};
 use crate::cli::dead_letters::walk::{Step, Walk};
 use crate::domain::event::{decision_json, order_key_of};
+use crate::domain::event_batch::data_of;
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 use crate::domain::sale::SaleState;
 use crate::ledger::MAX_DISCREPANCIES;
@@ -50,7 +52,8 @@ pub(super) async fn compare(
     loop {
         match walk.next().await? {
             Step::Letter(mut event) => {
-                comparison.take(std::mem::take(&mut event.body)).await?;
+                let body = std::mem::take(&mut event.body);
+                comparison.take(&body).await?;
                 walk.keep(*event);
             }
             Step::Restart => {
@@ -72,11 +75,15 @@ pub(super) async fn compare(
 }
 
 impl Comparison<'_> {
-    async fn take(&mut self, body: Vec<u8>) -> anyhow::Result<()> {
-        // An event of a sale names no order.
-        let Some(key) = order_key_of(&body) else { return Ok(()) };
-        if self.scope.is_none_or(|scope| *scope == key.sale_id) {
-            self.page.push((key, body));
+    async fn take(&mut self, body: &[u8]) -> anyhow::Result<()> {
+        let events =
+            data_of(body).context("a message in the queue is no event and no batch of events")?;
+        for data in events {
+            // An event of a sale names no order.
+            let Some(key) = order_key_of(data) else { continue };
+            if self.scope.is_none_or(|scope| *scope == key.sale_id) {
+                self.page.push((key, data.to_vec()));
+            }
         }
         if self.page.len() >= PAGE as usize { self.compare_page().await } else { Ok(()) }
     }

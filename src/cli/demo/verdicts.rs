@@ -14,7 +14,8 @@ use super::buyer::Bought;
 use crate::app::temp_deployment::TempDeployment;
 use crate::broker::{Deliveries, Queue};
 use crate::domain::decision::{Decision, Outcome, Reason};
-use crate::domain::event::{decision_json, order_key_of};
+use crate::domain::event::{decision_json, outcome_of};
+use crate::domain::event_batch::data_of;
 use crate::domain::order::OrderKey;
 use crate::domain::sale::Sale;
 use crate::ledger::Ledger;
@@ -82,17 +83,18 @@ impl Seen {
 
 async fn take(mut deliveries: Deliveries, events: Arc<Mutex<Events>>, created: watch::Sender<u32>) {
     while let Some(delivery) = deliveries.next().await {
-        if let Some(order) = order_key_of(&delivery.body) {
+        for data in data_of(&delivery.body).unwrap_or_default() {
+            let Some((order, outcome)) = outcome_of(data) else { continue };
             let mut events = events.lock();
             if let Some(first) = events.by_order.get(&order) {
-                let differs = *first != delivery.body;
+                let differs = *first != data;
                 events.repeats += 1;
                 events.differing += usize::from(differs);
             } else {
-                if delivery.properties.routing_key.starts_with("order.created.") {
+                if outcome == "created" {
                     created.send_modify(|created| *created += 1);
                 }
-                events.by_order.insert(order, delivery.body.clone());
+                events.by_order.insert(order, data.to_vec());
             }
         }
         delivery.ack();

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floodgate::broker::{
-    Broker, DeadLetter, Deliveries, Delivery, Message, Published, Queue, Receipt, Reply,
+    Broker, DeadLetter, Deliveries, Delivery, EventBatch, MIXED, Message, Published, Queue,
+    Receipt, Reply, Topic,
 };
 use floodgate::domain::event::Event;
+use floodgate::domain::event_batch::data_of;
 
 use super::on_every_adapter;
 use crate::harness::PATIENCE;
@@ -25,6 +27,7 @@ on_every_adapter!(
     many_publishers_at_once_are_all_confirmed,
     a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_disconnected,
     every_subscriber_gets_its_own_copy,
+    batches_of_events_go_to_those_who_take_batches,
     a_private_queue_gets_events_and_replies,
 );
 
@@ -240,17 +243,19 @@ pub(super) fn durable() -> Queue {
 async fn a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_disconnected(
     broker: B,
 ) {
-    let events = broker.subscribe(durable(), &["order.#"], 10).await.expect("subscribe");
+    let events =
+        broker.subscribe(durable(), &[Topic::Events("order.#")], 10).await.expect("subscribe");
     end(events).await;
     let one = Queue::Private("one".into());
-    let keys = ["order.created.*", "sale.#"];
+    let keys = [Topic::Events("order.created.*"), Topic::Events("sale.#")];
     let mut events = broker.subscribe(one, &keys, 10).await.expect("subscribe");
     publish_events(&broker, &["order.sold_out.s", "order.created.s", "sale.sold_out.s"]).await;
     assert_eq!(bodies(&mut events, 2).await, ["order.created.s", "sale.sold_out.s"]);
     end(events).await;
 
     publish_events(&broker, &["order.created.t"]).await;
-    let mut events = broker.subscribe(durable(), &["order.#"], 10).await.expect("subscribe");
+    let mut events =
+        broker.subscribe(durable(), &[Topic::Events("order.#")], 10).await.expect("subscribe");
     let all = ["order.sold_out.s", "order.created.s", "order.created.t"];
     assert_eq!(bodies(&mut events, 3).await, all);
     end(events).await;
@@ -258,8 +263,12 @@ async fn a_subscriber_gets_the_events_it_asked_for_also_those_from_while_it_was_
 
 async fn every_subscriber_gets_its_own_copy(broker: B) {
     let queue = |n| Queue::Private(format!("copy-{n}"));
-    let mut first = broker.subscribe(queue(1), &["sale.sold_out.*"], 10).await.expect("subscribe");
-    let mut second = broker.subscribe(queue(2), &["sale.*.s"], 10).await.expect("subscribe");
+    let mut first = broker
+        .subscribe(queue(1), &[Topic::Events("sale.sold_out.*")], 10)
+        .await
+        .expect("subscribe");
+    let mut second =
+        broker.subscribe(queue(2), &[Topic::Events("sale.*.s")], 10).await.expect("subscribe");
     let published = publish_events(&broker, &["sale.sold_out.s", "sale.sold_out.t"]).await;
     assert_eq!(published.receipts, [Receipt::Confirmed; 2]);
     assert_eq!(bodies(&mut first, 2).await, ["sale.sold_out.s", "sale.sold_out.t"]);
@@ -273,6 +282,36 @@ async fn every_subscriber_gets_its_own_copy(broker: B) {
     }
     end(first).await;
     end(second).await;
+}
+
+async fn batches_of_events_go_to_those_who_take_batches(broker: B) {
+    let queue = |name: &str| Queue::Private(name.to_owned());
+    let topics = [Topic::Events("#"), Topic::Batches("s")];
+    let mut of_s = broker.subscribe(queue("s"), &topics, 10).await.expect("subscribe");
+    let topics = [Topic::Batches("_mixed")];
+    let mut mixed = broker.subscribe(queue("mixed"), &topics, 10).await.expect("subscribe");
+    let event = |key: &str| Event { data: format!(r#"{{"key":"{key}"}}"#).into(), ..event(key) };
+    let [one, two, three] = ["order.created.s", "order.sold_out.s", "order.created.t"].map(event);
+    let batches = [
+        EventBatch { routing_key: "s", events: vec![&one, &two] },
+        EventBatch { routing_key: MIXED, events: vec![&three, &one] },
+        EventBatch { routing_key: "t", events: vec![&three] },
+    ];
+    let messages: Vec<Message<'_>> = batches.iter().map(Message::EventBatch).collect();
+    let published = broker.publish(&messages).await;
+    assert!(published.receipts.iter().all(|receipt| receipt.is_done()), "{published:?}");
+    assert!(published.receipts.contains(&Receipt::NoSubscriber), "{published:?}");
+    broker.publish(&[Message::Event(&two)]).await.all().expect("publish");
+    for (deliveries, expected) in [
+        (&mut of_s, vec![vec![&one.data, &two.data], vec![&two.data]]),
+        (&mut mixed, vec![vec![&three.data, &one.data]]),
+    ] {
+        for (body, expected) in bodies(deliveries, expected.len()).await.iter().zip(expected) {
+            assert_eq!(data_of(body.as_bytes()).expect("JSON"), expected);
+        }
+    }
+    end(of_s).await;
+    end(mixed).await;
 }
 
 async fn a_private_queue_gets_events_and_replies(broker: B) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use floodgate::broker::{Delay, Deliveries, Delivery, Message, Properties, Queue};
+use floodgate::broker::{Delay, Deliveries, Delivery, Message, Properties, Queue, Topic};
 
 use super::broker::{B, durable, end, event, publish, text};
 use super::on_every_adapter;
@@ -124,7 +124,7 @@ async fn a_message_that_is_given_back_is_redelivered(broker: B) {
     let private = Queue::Private("redelivered".into());
     for queue in [Queue::Intents, Queue::Returned, durable(), private] {
         let mut deliveries =
-            broker.subscribe(queue.clone(), &["order.#"], 10).await.expect("queue");
+            broker.subscribe(queue.clone(), &[Topic::Events("order.#")], 10).await.expect("queue");
         match queue {
             Queue::Intents => publish(&broker, ["one".into()]).await,
             Queue::Returned => defer(&broker, b"one", None).await,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use floodgate::broker::{Broker, Deliveries, Queue};
 use floodgate::domain::decision::{Decision, Outcome};
+use floodgate::domain::event_batch::data_of;
 use floodgate::domain::order::{Order, OrderKey};
 use floodgate::ledger::Ledger;
 
@@ -45,10 +46,12 @@ pub async fn settled_in(
             let some: Vec<_> = missing.iter().take(5).map(OrderKey::to_string).collect();
             panic!("{} of {} orders have no event, such as {some:?}", missing.len(), orders.len());
         };
-        let key = floodgate::domain::event::order_key_of(&event.body).expect("an order");
-        missing.remove(&key);
-        let first = seen.entry(key).or_insert_with(|| event.body.clone());
-        assert_eq!(*first, event.body, "a repeated event is the same to the byte");
+        for data in data_of(&event.body).expect("an event or a batch") {
+            let key = floodgate::domain::event::order_key_of(data).expect("an order");
+            missing.remove(&key);
+            let first = seen.entry(key).or_insert_with(|| data.to_vec());
+            assert_eq!(first, data, "a repeated event is the same to the byte");
+        }
         event.ack();
     }
     let mut totals = Totals::default();
@@ -101,7 +104,7 @@ pub async fn outcome(stage: &Stage, sale: &str, id: &str) -> Option<Outcome> {
     decision(stage.ledger.as_ref(), &order_key(sale, id)).await.map(|decision| decision.outcome)
 }
 
-async fn decision(ledger: &dyn Ledger, order: &OrderKey) -> Option<Decision> {
+pub async fn decision(ledger: &dyn Ledger, order: &OrderKey) -> Option<Decision> {
     ledger.decisions(std::slice::from_ref(order)).await.expect("ledger").remove(0)
 }
 

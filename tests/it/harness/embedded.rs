@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue};
+use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue, Topic};
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
@@ -57,7 +57,7 @@ impl Embedded {
     /// Every event of an order.
     pub async fn events(&self) -> Deliveries {
         let queue = Queue::Subscriber("events".into());
-        self.broker.subscribe(queue, &["order.#"], 5000).await.expect("subscribe")
+        self.broker.subscribe(queue, &[Topic::Events("order.#")], 5000).await.expect("subscribe")
     }
 
     /// Where everything is.

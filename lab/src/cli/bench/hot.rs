@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::load::Load;
-use super::run::{Process, Runner};
+use super::run::{Process, Runner, WORKER};
 use super::{median, rates};
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::cli::output;
@@ -51,17 +51,17 @@ pub(super) async fn measure(
             let half = Load::new(KINDS * round + kind, orders);
             let one = Load { stock: orders, ..half };
             let (load, process) = match kind {
-                0 => (one, Process::Worker),
+                0 => (one, WORKER),
                 1 => {
                     let stock = orders.div_ceil(SALES);
-                    (Load { sales: SALES, stock, ..half }, Process::Worker)
+                    (Load { sales: SALES, stock, ..half }, WORKER)
                 }
                 2 => (one, Process::WithoutRedis),
-                3 => (half, Process::Worker),
+                3 => (half, WORKER),
                 _ => (half, Process::WithoutRedis),
             };
             load.open_sales(deployment).await?;
-            rates.push(runner.throughput(&load, per_message.into(), process).await?.0);
+            rates.push(runner.throughput(&load, per_message.into(), process).await?.orders_per_s);
         }
     }
     runner.end().await;

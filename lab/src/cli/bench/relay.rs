@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::load::Load;
 use floodgate::app::App;
 use floodgate::broker::{Delivery, Message, Queue};
+use floodgate::domain::event::Event;
 use floodgate::shutdown;
 
 /// What a worker would be without its stages: for each message one event, of the size that a
@@ -39,8 +40,9 @@ impl Relay {
             }
             let (broker, event) = (broker.clone(), event.clone());
             relaying.spawn(async move {
-                let messages: Vec<Message<'_>> =
-                    batch.iter().map(|_| Message::Event(&event)).collect();
+                let events: Vec<Event> =
+                    batch.iter().map(|intent| of(&intent.body, &event)).collect();
+                let messages: Vec<Message<'_>> = events.iter().map(Message::Event).collect();
                 let published = broker.publish(&messages).await.all();
                 if published.is_ok() {
                     batch.into_iter().for_each(Delivery::ack);
@@ -59,4 +61,11 @@ impl Relay {
         deliveries.finished().await;
         Ok(())
     }
+}
+
+/// An event like `sample` that tells of the order in `intent`.
+fn of(intent: &[u8], sample: &Event) -> Event {
+    let mut data = intent.strip_suffix(b"}").unwrap_or(intent).to_vec();
+    data.extend_from_slice(br#","outcome":"sold_out","decided_at":"2026-11-26T08:00:00.123Z"}"#);
+    Event { data, ..sample.clone() }
 }

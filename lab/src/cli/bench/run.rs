@@ -1,36 +1,46 @@
 //! Running the processes that are measured, and measuring them.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use tokio::process::Child;
 
 use super::load::{CHUNK, Load};
 use floodgate::app::temp_deployment::TempDeployment;
-use floodgate::broker::{Broker, Deliveries, Message};
+use floodgate::broker::{Broker, Deliveries, Message, Queue, Topic};
 use floodgate::cli::process;
-use floodgate::domain::event::order_key_of;
+use floodgate::domain::event::{decision_json, order_key_of};
+use floodgate::domain::event_batch::data_of;
 use floodgate::domain::order::OrderKey;
 
 /// No event for so long means that something is wrong.
 pub(super) const STALLED: Duration = Duration::from_mins(1);
-/// How long the latency is cached, and how often a share of the load is sent.
+/// How long the latency is watched, and how often a share of the load is sent.
 const WATCHED: Duration = Duration::from_secs(8);
 const SHARE: Duration = Duration::from_millis(5);
 /// Events the bench holds unacknowledged; a subscriber is not to be what limits.
 pub(super) const SUBSCRIBER_PREFETCH: u16 = 5000;
+/// How long events may still come after the process that publishes them has ended.
+const LATE: Duration = Duration::from_millis(200);
+/// Decisions looked up at once.
+const PAGE: usize = 1000;
 
 /// What is run.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Process {
     Relay,
-    Worker,
+    /// A worker, or several.
+    Workers(u32),
     /// A worker whose Redis cannot be reached.
     WithoutRedis,
 }
+
+/// One worker.
+pub(super) const WORKER: Process = Process::Workers(1);
 
 /// Nothing listens there.
 const NO_REDIS: &str = "redis://127.0.0.1:1/";
@@ -41,6 +51,13 @@ pub(super) struct Latency {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub at_orders_per_s: f64,
+}
+
+/// How fast a load was worked off.
+pub(super) struct Throughput {
+    pub orders_per_s: f64,
+    /// Of the process that had the most.
+    pub peak_bytes: u64,
 }
 
 /// Runs processes against one deployment.
@@ -57,7 +74,13 @@ impl<'a> Runner<'a> {
         config: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let broker = deployment.app.broker().await?;
-        let events = deployment.events(SUBSCRIBER_PREFETCH).await?;
+        // The relay publishes single events, whatever the worker does.
+        let mut topics = vec![Topic::Events("order.#")];
+        if deployment.app.settings().events.publish.has_batches() {
+            topics.push(Topic::Batches("#"));
+        }
+        let queue = Queue::Subscriber(TempDeployment::SUBSCRIBER.to_owned());
+        let events = broker.subscribe(queue, &topics, SUBSCRIBER_PREFETCH).await?;
         Ok(Self { deployment, broker, events, config })
     }
 
@@ -66,25 +89,64 @@ impl<'a> Runner<'a> {
         self.events.finished().await;
     }
 
-    /// Fills the queue, then lets a process empty it. Returns orders per second between its first
-    /// and its last event, and its peak memory in bytes.
+    /// Fills the queue, then lets a process empty it. Takes the time between its first event and its last,
+    /// and checks that every order has one decision, and every decision its event.
     pub(super) async fn throughput(
         &mut self,
         load: &Load,
         per_message: u32,
         process: Process,
-    ) -> anyhow::Result<(f64, u64)> {
+    ) -> anyhow::Result<Throughput> {
         load.publish(self.broker.as_ref(), per_message, CHUNK).await?;
-        let child = self.start(process)?;
-        self.event().await?;
-        let begun = Instant::now();
-        for _ in 1..load.orders {
-            self.event().await?;
+        let processes = self.start(process)?;
+        let mut bodies = vec![self.message().await?];
+        let first = data_of(&bodies[0])?.len();
+        let (begun, mut events) = (Instant::now(), first);
+        while events < load.orders as usize {
+            let body = self.message().await?;
+            events += data_of(&body)?.len();
+            bodies.push(body);
         }
-        let rate = f64::from(load.orders - 1) / begun.elapsed().as_secs_f64();
-        let peak = peak_memory(&child)?;
-        process::drain(child).await?;
-        Ok((rate, peak))
+        let orders_per_s = (events - first) as f64 / begun.elapsed().as_secs_f64();
+        let mut peak_bytes = 0;
+        for process in &processes {
+            peak_bytes = peak_bytes.max(peak_memory(process)?);
+        }
+        for process in processes {
+            process::drain(process).await?;
+        }
+        if process != Process::Relay {
+            while let Ok(Some(late)) = tokio::time::timeout(LATE, self.events.next()).await {
+                bodies.push(late.body.clone());
+                late.ack();
+            }
+            self.check(load, &bodies).await?;
+        }
+        Ok(Throughput { orders_per_s, peak_bytes })
+    }
+
+    /// Fails unless every order of `load` has one decision, and one event or more, all of which tell of it.
+    async fn check(&self, load: &Load, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
+        let mut told: HashMap<OrderKey, &[u8]> = HashMap::with_capacity(load.orders as usize);
+        for body in bodies {
+            for data in data_of(body)? {
+                let order = order_key_of(data).context("an event that is about no order")?;
+                load.number(&order).with_context(|| format!("{order} is of another run"))?;
+                let first = *told.entry(order.clone()).or_insert(data);
+                ensure!(first == data, "{order} has events that differ");
+            }
+        }
+        ensure!(told.len() == load.orders as usize, "{} orders have events", told.len());
+        let ledger = self.deployment.app.ledger().await?;
+        let orders: Vec<&OrderKey> = told.keys().collect();
+        for page in orders.chunks(PAGE) {
+            let page: Vec<OrderKey> = page.iter().copied().cloned().collect();
+            for (order, decision) in page.iter().zip(ledger.decisions(&page).await?) {
+                let decision = decision.with_context(|| format!("{order} has no decision"))?;
+                ensure!(decision_json(&decision) == told[order], "{order} has another decision");
+            }
+        }
+        Ok(())
     }
 
     /// Sends orders at a steady rate, and takes the time until each one's event is here.
@@ -92,22 +154,31 @@ impl<'a> Runner<'a> {
         &mut self,
         load: &Load,
         per_message: u32,
+        process: Process,
         orders_per_s: f64,
     ) -> anyhow::Result<Latency> {
-        let child = self.start(Process::Worker)?;
+        let processes = self.start(process)?;
         let wanted = whole(orders_per_s * WATCHED.as_secs_f64());
         let orders = u32::try_from(wanted).unwrap_or(u32::MAX).clamp(per_message, load.orders);
         let orders = orders / per_message * per_message;
         let source = load.with_orders(orders);
         let sending = tokio::spawn(send(self.broker.clone(), source, per_message, orders_per_s));
-        let mut received = vec![None; orders as usize];
-        for _ in 0..orders {
-            let order = self.event().await?;
-            let number = load.number(&order).context("an event of another run")?;
-            received[number as usize].get_or_insert_with(Instant::now);
+        let (mut received, mut missing) = (vec![None; orders as usize], orders);
+        while missing > 0 {
+            let body = self.message().await?;
+            let now = Instant::now();
+            for data in data_of(&body)? {
+                let order = order_key_of(data).context("an event that is about no order")?;
+                let number = load.number(&order).context("an event of another run")?;
+                if received[number as usize].replace(now).is_none() {
+                    missing -= 1;
+                }
+            }
         }
         let sent = sending.await??;
-        process::drain(child).await?;
+        for process in processes {
+            process::drain(process).await?;
+        }
         let mut waits: Vec<f64> = received
             .into_iter()
             .zip(sent)
@@ -118,26 +189,31 @@ impl<'a> Runner<'a> {
         Ok(Latency { p50_ms: at(0.50), p99_ms: at(0.99), at_orders_per_s: orders_per_s })
     }
 
-    /// The order that the next event is about.
-    async fn event(&mut self) -> anyhow::Result<OrderKey> {
-        let Ok(Some(delivery)) = tokio::time::timeout(STALLED, self.events.next()).await else {
+    /// The body of the next message with events.
+    async fn message(&mut self) -> anyhow::Result<Vec<u8>> {
+        let Ok(Some(mut delivery)) = tokio::time::timeout(STALLED, self.events.next()).await else {
             bail!("no event for {STALLED:?}; see what the worker printed above");
         };
-        let order = order_key_of(&delivery.body).context("an event that is about no order")?;
+        let body = std::mem::take(&mut delivery.body);
         delivery.ack();
-        Ok(order)
+        Ok(body)
     }
 
-    fn start(&self, process: Process) -> anyhow::Result<Child> {
+    fn start(&self, process: Process) -> anyhow::Result<Vec<Child>> {
+        let count = if let Process::Workers(count) = process { count } else { 1 };
+        (0..count).map(|_| self.start_one(process)).collect()
+    }
+
+    fn start_one(&self, process: Process) -> anyhow::Result<Child> {
         let (deployment, config) = (self.deployment, self.config.as_deref());
         let mut command = match process {
             Process::Relay => process::this_program(deployment, config)?,
-            Process::Worker | Process::WithoutRedis => process::floodgate(deployment, config)?,
+            Process::Workers(_) | Process::WithoutRedis => process::floodgate(deployment, config)?,
         };
         command.env("FLOODGATE_LOG__FILTER", "warn");
         match process {
             Process::Relay => command.arg("bench-relay"),
-            Process::Worker => command.arg("worker"),
+            Process::Workers(_) => command.arg("worker"),
             Process::WithoutRedis => {
                 // It says once that Redis is unavailable, which is no news here.
                 command.env("FLOODGATE_LOG__FILTER", "error");

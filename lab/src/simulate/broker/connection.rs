@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use floodgate::broker::{
     Broker, BrokerError, Deliveries, Delivery, Depth, Message, Published, Queue, Receipt, Reply,
+    Topic,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -129,7 +130,7 @@ impl Broker for Connection {
     async fn subscribe(
         &self,
         queue: Queue,
-        _: &[&str],
+        _: &[Topic<'_>],
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError> {
         let (sender, incoming) = mpsc::unbounded_channel();
