@@ -146,3 +146,51 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::domain::order::{OrderId, Quantity};
+    use crate::domain::sale::Sale;
+
+    /// What becomes of an order of a unit of the sale `s` that has one, submitted before `now` by so many
+    /// milliseconds.
+    fn outcome(age_ms: i64, max_age: Duration) -> Option<Outcome> {
+        let id = SaleId::parse("s").unwrap();
+        let (stock, per_user_limit, opens_at, closes_at) = (1, None, None, None);
+        let sale = Sale {
+            id: id.clone(),
+            stock,
+            per_user_limit,
+            opens_at,
+            closes_at,
+            verification: false,
+        };
+        let now = DateTime::from_timestamp_millis(1_795_680_000_123).unwrap();
+        let mut state = State {
+            now,
+            max_age,
+            sales: [(id.clone(), SaleState::opened(sale))].into(),
+            units: HashMap::new(),
+            decisions: HashMap::new(),
+        };
+        let order = Order {
+            id: OrderId::parse("o").unwrap(),
+            sale_id: id,
+            user_id: UserId::parse("u").unwrap(),
+            quantity: Quantity::new(1).unwrap(),
+        };
+        let submitted_at = Some(now - TimeDelta::milliseconds(age_ms));
+        let candidate = Candidate { order, submitted_at, eligibility: Eligibility::Unchecked };
+        state.decide(&candidate).new_decision().map(|decision| decision.outcome)
+    }
+
+    #[test]
+    fn an_order_expires_a_millisecond_after_its_greatest_age() {
+        let (max_age, expired) = (Duration::from_secs(1), Outcome::Rejected(Reason::Expired));
+        assert_eq!(outcome(1000, max_age), Some(Outcome::Created));
+        assert_eq!(outcome(1001, max_age), Some(expired));
+    }
+}
