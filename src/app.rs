@@ -232,6 +232,7 @@ impl App {
             token_verifier,
             broker,
             published_as: self.settings.events.publish,
+            intent_limits: self.settings.intent.limits(),
             ledger,
             sale_cache,
             operations,

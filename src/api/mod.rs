@@ -14,6 +14,7 @@ mod coalescer;
 mod connection;
 mod decision_stats;
 mod docs;
+mod enqueue;
 mod etag;
 mod health;
 mod limits;
@@ -40,15 +41,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError, PublishedAs};
+use crate::domain::intent::Limits as IntentLimits;
 use crate::ledger::Ledger;
 use crate::operator_log::Refusals;
 use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
 use auth::TokenVerifier;
 use decision_stats::DecisionStats;
+use enqueue::Enqueue;
 use health::Health;
 use limits::Limits;
-use orders::{Enqueue, Lookup};
+use orders::Lookup;
 use problem::Problems;
 use rate::Rate;
 use recent::Recent;
@@ -70,6 +73,8 @@ pub struct Api {
     pub broker: Arc<dyn Broker>,
     /// Where decisions are found.
     pub published_as: PublishedAs,
+    /// Bounds on one message with orders.
+    pub intent_limits: IntentLimits,
     /// What knows of decisions.
     pub ledger: Arc<dyn Ledger>,
     /// What this process knows of sales.
@@ -114,6 +119,7 @@ impl Api {
             token_verifier,
             broker,
             published_as,
+            intent_limits,
             ledger,
             sale_cache,
             operations,
@@ -123,7 +129,7 @@ impl Api {
         let decision_stats = Arc::new(DecisionStats::new(broker.clone(), published_as));
         let refusals = Arc::new(Refusals::new(operations.journal.clone()));
         let state = Arc::new(State {
-            enqueue: orders::enqueue(broker.clone()),
+            enqueue: enqueue::enqueue(broker.clone(), replies.asking(), intent_limits),
             lookup: orders::lookup(ledger.clone()),
             rate: Rate::of(&settings),
             recent: Recent::default(),

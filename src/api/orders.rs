@@ -16,10 +16,10 @@ use super::access::Access;
 use super::asked::{Asked, IdOrigin, OrderRequest};
 use super::coalescer::RequestCoalescer;
 use super::docs::{OrderProblems, OrderShowProblems};
+use super::enqueue::Enqueued;
 use super::etag;
 use super::problem::{Problem, ProblemType};
 use super::requests::{self, Id, Json, OrderPath};
-use crate::broker::{Broker, BrokerError, Message, Properties};
 use crate::domain::decision::Decision;
 use crate::domain::event::decision_json;
 use crate::domain::intent;
@@ -27,9 +27,6 @@ use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
 use crate::domain::sale::{Phase, SaleState};
 use crate::ledger::{Ledger, LedgerError};
 
-/// Publishes on their way at once. Orders coalescer while they are under way, and RabbitMQ spends less on
-/// each: with 64 connections one at once took 6,400 orders/s, two 9,200, three 8,100.
-const PUBLISHES_AT_ONCE: usize = 2;
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
 /// How long an order waits for the answer whether it was decided before.
@@ -37,36 +34,7 @@ const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
 /// How often a client's decision is looked up while its reply has not come.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// An order ready for the queue.
-pub(super) struct Enqueued {
-    sale_id: SaleId,
-    body: Vec<u8>,
-    /// Where the decision is wanted.
-    properties: Properties,
-}
-
-pub(super) type Enqueue = RequestCoalescer<Enqueued, (), BrokerError>;
 pub(super) type Lookup = RequestCoalescer<OrderKey, Option<Decision>, LedgerError>;
-
-/// Puts orders into the queue, many in one publish.
-pub(super) fn enqueue(broker: Arc<dyn Broker>) -> Enqueue {
-    RequestCoalescer::new(PUBLISHES_AT_ONCE, move |orders: Vec<Enqueued>| {
-        let broker = broker.clone();
-        async move {
-            let messages: Vec<Message<'_>> = orders
-                .iter()
-                .map(|order| Message::Intent {
-                    routing_key: order.sale_id.as_str(),
-                    body: &order.body,
-                    properties: Some(&order.properties),
-                    delay: None,
-                })
-                .collect();
-            broker.publish(&messages).await.all()?;
-            Ok(vec![(); orders.len()])
-        }
-    })
-}
 
 /// Looks decisions up, many in one query.
 pub(super) fn lookup(ledger: Arc<dyn Ledger>) -> Lookup {
@@ -213,12 +181,11 @@ async fn stored(api: &Shared, order: &Order) -> Vec<u8> {
 
 /// Puts the order into the queue, and waits for its decision if that is wanted.
 async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Response, Problem> {
-    let mut waiting = wait.map(|_| api.replies.expect(order.key()));
-    let properties = waiting.as_ref().map(super::replies::Waiting::properties).unwrap_or_default();
-    let sale_id = order.sale_id.clone();
+    let mut waiting = wait.map(|_| api.replies.expect(order.clone()));
     let body = intent::to_json(order, Utc::now());
     api.stats.accepted(order.key());
-    let queued = api.enqueue.ask(Enqueued { sale_id, body, properties }).await;
+    let (sale_id, wants_reply) = (order.sale_id.clone(), waiting.is_some());
+    let queued = api.enqueue.ask(Enqueued { sale_id, body, wants_reply }).await;
     queued
         .map_err(|error| ProblemType::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -9,29 +10,34 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Deliveries, Properties, Queue};
-use crate::domain::event::order_key_of;
-use crate::domain::order::OrderKey;
+use crate::domain::event::order_of;
+use crate::domain::event_batch::data_of;
+use crate::domain::order::{Order, OrderKey};
 
 /// Replies taken from the broker at once.
 const PREFETCH: u16 = 1000;
 
-/// The requests that wait for their decision, by correlation id.
+/// The requests that wait for their decision, by order.
 pub(super) struct Replies {
     address: String,
-    waiting: Mutex<HashMap<String, Expected>>,
+    /// What every reply is known by.
+    correlation_id: String,
+    waiting: Mutex<HashMap<OrderKey, Vec<Expected>>>,
 }
 
 /// The reply that a request waits for.
 struct Expected {
-    /// The order that it must be about.
-    order: OrderKey,
+    number: u64,
+    /// What the decision must be about.
+    order: Order,
     sender: oneshot::Sender<Vec<u8>>,
 }
 
 /// One request that waits. Dropped, it waits no longer.
 pub(super) struct Waiting {
     replies: Arc<Replies>,
-    correlation_id: String,
+    order: OrderKey,
+    number: u64,
     reply: oneshot::Receiver<Vec<u8>>,
 }
 
@@ -43,7 +49,12 @@ impl Replies {
         let queue = Queue::Private(format!("replies.{}", Uuid::now_v7()));
         let address = broker.address(&queue);
         let deliveries = broker.subscribe(queue, &[], PREFETCH).await?;
-        Ok((Arc::new(Self { address, waiting: Mutex::default() }), deliveries))
+        Ok((Arc::new(Self::at(address)), deliveries))
+    }
+
+    fn at(address: String) -> Self {
+        let correlation_id = Uuid::now_v7().to_string();
+        Self { address, correlation_id, waiting: Mutex::default() }
     }
 
     /// Hands replies to those who wait for them, until `stop`.
@@ -53,52 +64,56 @@ impl Replies {
                 Some(delivery) = deliveries.next() => delivery,
                 () = stop.cancelled() => break,
             };
-            let id = delivery.properties.correlation_id.as_deref().unwrap_or_default();
-            self.hand_over(id, &delivery.body);
+            let id = delivery.properties.correlation_id.as_deref();
+            if id == Some(self.correlation_id.as_str()) {
+                for decision in data_of(&delivery.body).unwrap_or_default() {
+                    self.hand_over(decision);
+                }
+            }
             delivery.ack();
         }
         deliveries.stop();
         deliveries.finished().await;
     }
 
-    /// Hands a reply to the request with this correlation id, if it is about the order of that request.
-    fn hand_over(&self, correlation_id: &str, reply: &[u8]) {
+    /// Hands a decision to the requests that wait for it.
+    fn hand_over(&self, decision: &[u8]) {
+        let Some(order) = order_of(decision) else { return };
         let mut waiting = self.lock();
-        let Some(expected) = waiting.get(correlation_id) else { return };
-        if order_key_of(reply).as_ref() != Some(&expected.order) {
-            let OrderKey { sale_id, order_id } = &expected.order;
-            tracing::warn!(%sale_id, %order_id, "reply ignored: it is not about this order");
-            return;
-        }
-        if let Some(expected) = waiting.remove(correlation_id) {
+        let Some(expected) = waiting.get_mut(&order.key()) else { return };
+        for expected in expected.extract_if(.., |expected| expected.order == order) {
             // A client that left in this moment finds the decision by its sale and order id.
-            let _ = expected.sender.send(reply.to_vec());
+            let _ = expected.sender.send(decision.to_vec());
+        }
+    }
+
+    /// What an order must come with whose decision is wanted here.
+    pub(super) fn asking(&self) -> Properties {
+        Properties {
+            reply_to: Some(self.address.clone()),
+            correlation_id: Some(self.correlation_id.clone()),
+            accepts_batches: true,
+            ..Properties::default()
         }
     }
 
     /// Begins to wait for the decision of `order`, before the request is sent.
-    pub(super) fn expect(self: &Arc<Self>, order: OrderKey) -> Waiting {
-        let correlation_id = Uuid::now_v7().to_string();
+    pub(super) fn expect(self: &Arc<Self>, order: Order) -> Waiting {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        self.lock().insert(correlation_id.clone(), Expected { order, sender });
-        Waiting { replies: self.clone(), correlation_id, reply }
+        let key = order.key();
+        let expected = Expected { number, order, sender };
+        self.lock().entry(key.clone()).or_default().push(expected);
+        Waiting { replies: self.clone(), order: key, number, reply }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Expected>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<OrderKey, Vec<Expected>>> {
         self.waiting.lock()
     }
 }
 
 impl Waiting {
-    /// What the request must come with.
-    pub(super) fn properties(&self) -> Properties {
-        Properties {
-            reply_to: Some(self.replies.address.clone()),
-            correlation_id: Some(self.correlation_id.clone()),
-            ..Properties::default()
-        }
-    }
-
     /// The decision, as JSON. Waits for ever if none comes.
     pub(super) async fn decision(&mut self) -> Vec<u8> {
         match (&mut self.reply).await {
@@ -110,34 +125,52 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.replies.lock().remove(&self.correlation_id);
+        let mut waiting = self.replies.lock();
+        if let Some(expected) = waiting.get_mut(&self.order) {
+            expected.retain(|expected| expected.number != self.number);
+            if expected.is_empty() {
+                waiting.remove(&self.order);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::order::{OrderId, SaleId};
+    use crate::domain::order::{OrderId, Quantity, SaleId, UserId};
+
+    fn order(user: &str, quantity: i64) -> Order {
+        Order {
+            id: OrderId::parse("o").unwrap(),
+            sale_id: SaleId::parse("s").unwrap(),
+            user_id: UserId::parse(user).unwrap(),
+            quantity: Quantity::new(quantity).unwrap(),
+        }
+    }
 
     #[tokio::test]
-    async fn only_a_reply_about_its_own_order_ends_the_wait() {
-        let replies = Arc::new(Replies { address: "here".into(), waiting: Mutex::default() });
-        let order = OrderKey {
-            sale_id: SaleId::parse("s").unwrap(),
-            order_id: OrderId::parse("o").unwrap(),
-        };
-        let mut waiting = replies.expect(order);
-        let id = waiting.properties().correlation_id.unwrap();
-        for other in
-            [r#"{"order_id":"o","sale_id":"t"}"#, r#"{"order_id":"p","sale_id":"s"}"#, "{}"]
-        {
-            replies.hand_over(&id, other.as_bytes());
+    async fn only_a_decision_of_the_same_order_ends_a_wait() {
+        let replies = Arc::new(Replies::at("here".into()));
+        let mut waiting = replies.expect(order("u", 1));
+        let (mut again, mut other) = (replies.expect(order("u", 1)), replies.expect(order("u", 2)));
+        for decision in [
+            r#"{"order_id":"o","sale_id":"t","user_id":"u","quantity":1}"#,
+            r#"{"order_id":"p","sale_id":"s","user_id":"u","quantity":1}"#,
+            r#"{"order_id":"o","sale_id":"s","user_id":"v","quantity":1}"#,
+            "{}",
+        ] {
+            replies.hand_over(decision.as_bytes());
         }
-        let own = br#"{"order_id":"o","sale_id":"s","outcome":"created"}"#;
-        replies.hand_over("another request", own);
-        replies.hand_over(&id, own);
+        let own =
+            br#"{"order_id":"o","sale_id":"s","user_id":"u","quantity":1,"outcome":"created"}"#;
+        replies.hand_over(own);
         assert_eq!(waiting.decision().await, own);
-        drop(waiting);
+        assert_eq!(again.decision().await, own);
+        assert!(other.reply.try_recv().is_err());
+        drop((waiting, again));
+        assert_eq!(replies.lock().len(), 1);
+        drop(other);
         assert!(replies.lock().is_empty());
     }
 }

@@ -113,7 +113,7 @@ impl Broker for EmbeddedBroker {
         }
     }
 
-    fn reply(&self, Reply { to, correlation_id, event }: Reply) {
+    fn reply(&self, Reply { to, correlation_id, in_batches: _, event }: Reply) {
         match self.queues.private.named(&to) {
             Some(queue) => {
                 let properties = stored::of_event(&event, &to, Some(&correlation_id));

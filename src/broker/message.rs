@@ -48,6 +48,8 @@ pub struct Reply {
     pub to: String,
     /// What the request is known by.
     pub correlation_id: String,
+    /// It may be sent together with others.
+    pub in_batches: bool,
     /// The decision.
     pub event: Event,
 }
@@ -136,6 +138,9 @@ pub struct Properties {
     /// Where a reply is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
+    /// A reply may come together with others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accepts_batches: bool,
     /// What the reply is known by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,

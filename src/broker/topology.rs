@@ -2,8 +2,10 @@
 
 use super::{Delay, Queue, Topic};
 
-/// Headers of a dead letter.
+/// Headers: of an intent, and of a dead letter.
 pub mod header {
+    /// An intent's: the media type of a batch of events, if its reply may be in one.
+    pub const ACCEPT: &str = "accept";
     /// Why it can't be decided: one word.
     pub const REASON: &str = "floodgate-reason";
     /// The same for a person to read.

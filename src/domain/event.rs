@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::domain::decision::{Decision, Reason};
-use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
+use crate::domain::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::sale::{Announcement, Restock, SoldOut};
 
 /// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
@@ -136,6 +136,25 @@ pub fn order_key_of(data: &[u8]) -> Option<OrderKey> {
     })
 }
 
+/// The order that the data of an order's event or a reply is about, with its contents. `None` when it is no such
+/// data.
+pub fn order_of(data: &[u8]) -> Option<Order> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        order_id: String,
+        sale_id: String,
+        user_id: String,
+        quantity: i64,
+    }
+    let Told { order_id, sale_id, user_id, quantity } = serde_json::from_slice(data).ok()?;
+    Some(Order {
+        id: OrderId::parse(order_id).ok()?,
+        sale_id: SaleId::parse(sale_id).ok()?,
+        user_id: UserId::parse(user_id).ok()?,
+        quantity: Quantity::new(quantity)?,
+    })
+}
+
 /// The order that the data of an order's event is about, and its outcome. `None` when it is no such data.
 pub fn outcome_of(data: &[u8]) -> Option<(OrderKey, String)> {
     #[derive(serde::Deserialize)]
@@ -161,7 +180,6 @@ pub fn decision_json(decision: &Decision) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::domain::decision::Outcome;
-    use crate::domain::order::{Quantity, UserId};
 
     fn rejected(order_id: &str, sale_id: &str) -> Decision {
         Decision {
@@ -192,6 +210,7 @@ mod tests {
         );
         assert_eq!(Event::of(&decision), event);
         assert_eq!(order_key_of(&event.data), Some(decision.order.key()));
+        assert_eq!(order_of(&event.data), Some(decision.order.clone()));
         assert_eq!(outcome_of(&event.data), Some((decision.order.key(), "rejected".into())));
     }
 

@@ -151,5 +151,6 @@ impl EventPublisher {
 fn reply(entry: &Entry, event: &Event) -> Option<Reply> {
     let properties = entry.handle.properties();
     let (to, correlation_id) = (properties.reply_to.clone()?, properties.correlation_id.clone()?);
-    Some(Reply { to, correlation_id, event: event.clone() })
+    let in_batches = properties.accepts_batches;
+    Some(Reply { to, correlation_id, in_batches, event: event.clone() })
 }

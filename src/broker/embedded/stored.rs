@@ -67,6 +67,7 @@ mod tests {
         let properties = Properties {
             routing_key: "s".into(),
             reply_to: Some("q\"\\".into()),
+            accepts_batches: true,
             correlation_id: Some("é".into()),
             content_encoding: Some("gzip".into()),
             timestamp_s: Some(u64::MAX),

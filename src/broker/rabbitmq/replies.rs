@@ -1,6 +1,7 @@
 //! Replies: best effort, on a connection of their own, so that whatever becomes of one delays nothing
 //! else and costs no other reply.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -15,8 +16,8 @@ use crate::retry::Backoff;
 
 /// Replies that wait to be sent, about 1 KiB each. While the broker keeps up there are none.
 const MAX_WAITING: usize = 4096;
-/// Replies sent together.
-const CHUNK: usize = 64;
+/// Replies taken at once.
+const CHUNK: usize = 256;
 
 /// Sends replies.
 pub(super) struct Replies {
@@ -71,17 +72,19 @@ impl Replier {
                 continue;
             }
             backoff.reset();
-            let left = self.send(&replies).await;
-            if left.len() == replies.len() && left.len() == 1 {
-                self.drop_all(1);
+            let messages = together(&replies);
+            let left = self.send(&messages).await;
+            if left.len() == messages.len() && left.len() == 1 {
+                self.drop_all(messages[0].len());
             } else {
                 // One of them may have closed the channel on all. Alone, each hurts only itself.
                 for place in left {
-                    let alone = std::slice::from_ref(&replies[place]);
+                    let alone = std::slice::from_ref(&messages[place]);
                     let sent = self.ready().await.is_ok() && self.send(alone).await.is_empty();
-                    self.drop_all(usize::from(!sent));
+                    self.drop_all(if sent { 0 } else { alone[0].len() });
                 }
             }
+            drop(messages);
             replies.clear();
         }
     }
@@ -104,16 +107,17 @@ impl Replier {
         Ok(())
     }
 
-    /// Sends replies, and returns the places of those of which it is not known that they have arrived or
-    /// cannot.
-    async fn send(&mut self, replies: &[Reply]) -> Vec<usize> {
-        let Some(channel) = self.channel.clone() else { return (0..replies.len()).collect() };
+    /// Sends messages of replies, and returns the places of those of which it is not known that they have
+    /// arrived or cannot.
+    async fn send(&mut self, messages: &[Vec<&Reply>]) -> Vec<usize> {
+        let Some(channel) = self.channel.clone() else { return (0..messages.len()).collect() };
         let mut left: Vec<usize> = Vec::new();
         let sending = async {
             let mut confirms = Vec::new();
-            for reply in replies {
-                confirms
-                    .push(publish(&channel, wire::reply(reply, &self.link.topology), false).await);
+            let publications =
+                messages.iter().filter_map(|replies| wire::replies(replies, &self.link.topology));
+            for publication in publications {
+                confirms.push(publish(&channel, publication, false).await);
             }
             let mut receipts = Vec::new();
             for confirm in confirms {
@@ -130,7 +134,7 @@ impl Replier {
             Ok(receipts) => {
                 for (place, receipt) in receipts.into_iter().enumerate() {
                     match receipt {
-                        Receipt::Full => self.drop_all(1),
+                        Receipt::Full => self.drop_all(messages[place].len()),
                         Receipt::Unconfirmed => left.push(place),
                         _ => {}
                     }
@@ -138,10 +142,30 @@ impl Replier {
             }
             Err(error) => {
                 tracing::debug!(%error, "replies are not confirmed in time");
-                self.drop_all(replies.len());
+                self.drop_all(messages.iter().map(Vec::len).sum());
                 (self.channel, self.connection) = (None, None);
             }
         }
         left
     }
+}
+
+/// The messages of replies: those that may come together, by address and correlation id, and every other one
+/// alone.
+fn together(replies: &[Reply]) -> Vec<Vec<&Reply>> {
+    let mut messages: Vec<Vec<&Reply>> = Vec::new();
+    let mut batches: HashMap<(&str, &str), usize> = HashMap::new();
+    for reply in replies {
+        let key = (reply.to.as_str(), reply.correlation_id.as_str());
+        match batches.get(&key) {
+            Some(&place) if reply.in_batches => messages[place].push(reply),
+            _ => {
+                if reply.in_batches {
+                    batches.insert(key, messages.len());
+                }
+                messages.push(vec![reply]);
+            }
+        }
+    }
+    messages
 }

@@ -50,6 +50,11 @@ pub(super) fn received(
     let mut properties = Properties {
         routing_key,
         reply_to: text(amqp.reply_to()),
+        accepts_batches: amqp
+            .headers()
+            .as_ref()
+            .and_then(|headers| header_text(headers, header::ACCEPT))
+            .is_some_and(|accepted| accepted == BATCH),
         correlation_id: text(amqp.correlation_id()),
         content_encoding: text(amqp.content_encoding()),
         timestamp_s: *amqp.timestamp(),
@@ -166,15 +171,18 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
     }
 }
 
-/// `reply` in AMQP's terms.
-pub(super) fn reply<'a>(reply: &'a Reply, names: &Topology) -> Publication<'a> {
-    let Reply { to, correlation_id, event } = reply;
-    Publication {
-        exchange: "".into(),
-        routing_key: short(to),
-        body: Cow::Borrowed(&event.data),
-        properties: event_properties(event, names).with_correlation_id(short(correlation_id)),
-    }
+/// Replies with the same address, correlation id and form in AMQP's terms.
+pub(super) fn replies<'a>(replies: &[&'a Reply], names: &Topology) -> Option<Publication<'a>> {
+    let Reply { to, correlation_id, in_batches, event } = replies.first()?;
+    let (body, properties) = if *in_batches {
+        let events: Vec<&Event> = replies.iter().map(|reply| &reply.event).collect();
+        let body = Cow::Owned(batch_json(&events, &names.event_source()));
+        (body, ours(BasicProperties::default()).with_content_type(BATCH.into()))
+    } else {
+        (Cow::Borrowed(event.data.as_slice()), event_properties(event, names))
+    };
+    let properties = properties.with_correlation_id(short(correlation_id));
+    Some(Publication { exchange: "".into(), routing_key: short(to), body, properties })
 }
 
 /// Those it came with, or, for a new message, what they ask for.
@@ -192,6 +200,11 @@ fn intent_properties(properties: &Properties) -> BasicProperties {
     }
     if let Some(id) = &properties.correlation_id {
         amqp = amqp.with_correlation_id(short(id));
+    }
+    if properties.accepts_batches {
+        let mut headers = FieldTable::default();
+        headers.insert(header::ACCEPT.into(), AMQPValue::LongString(BATCH.into()));
+        amqp = amqp.with_headers(headers);
     }
     amqp
 }

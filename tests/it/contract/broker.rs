@@ -319,14 +319,32 @@ async fn a_private_queue_gets_events_and_replies(broker: B) {
     let to = broker.address(&queue);
     let mut replies = broker.subscribe(queue, &[], 10).await.expect("subscribe");
     let event = event("order.created.s");
-    let reply =
-        |to: &str| Reply { to: to.to_owned(), correlation_id: "c-7".into(), event: event.clone() };
+    let reply = |to: &str| Reply {
+        to: to.to_owned(),
+        correlation_id: "c-7".into(),
+        in_batches: false,
+        event: event.clone(),
+    };
     broker.reply(reply(&to));
     let next = tokio::time::timeout(PATIENCE, replies.next()).await.expect("in time");
     let delivery = next.expect("a reply");
     assert_eq!(text(&delivery), "order.created.s");
     assert_eq!(delivery.properties.correlation_id.as_deref(), Some("c-7"));
     delivery.ack();
+    // Those that may come together come in any form, in their order.
+    let named = |n: u32| Event { data: format!(r#"{{"n":{n}}}"#).into(), ..event.clone() };
+    for n in 0..5 {
+        broker.reply(Reply { in_batches: true, event: named(n), ..reply(&to) });
+    }
+    let mut told = Vec::new();
+    while told.len() < 5 {
+        let next = tokio::time::timeout(PATIENCE, replies.next()).await.expect("in time");
+        let delivery = next.expect("a reply");
+        assert_eq!(delivery.properties.correlation_id.as_deref(), Some("c-7"));
+        told.extend(data_of(&delivery.body).expect("JSON").into_iter().map(<[u8]>::to_vec));
+        delivery.ack();
+    }
+    assert_eq!(told, (0..5).map(|n| named(n).data).collect::<Vec<_>>());
     // No reply gets between intents or dead letters.
     for queue in [Queue::Intents, Queue::Returned, Queue::DeadLetters, durable()] {
         broker.reply(reply(&broker.address(&queue)));
