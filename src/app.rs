@@ -20,6 +20,7 @@ use crate::ledger::{Books, Ledger, PostgresLedger, SqliteLedger};
 use crate::operator_log::{Journal, OperatorLog};
 use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
+use crate::shards::{Division, Roster, ShardMap};
 use crate::sqlite::SqliteFile;
 use crate::verification::{HttpVerifier, Verifier};
 use crate::worker::Worker;
@@ -120,6 +121,44 @@ impl App {
         Ok(Audited { books: ledger.clone(), ledger, holdings })
     }
 
+    /// Which worker takes which shard of the intake; nothing embedded, where the intake is not divided.
+    pub fn shard_map(&self) -> Result<Option<Arc<dyn ShardMap>>> {
+        if self.settings.is_embedded() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(self.postgres()?)))
+    }
+
+    /// How the intake is divided.
+    pub async fn division(&self) -> Result<Division> {
+        match self.shard_map()? {
+            Some(map) => Ok(map.roster().await?.division),
+            None => Ok(Division::NONE),
+        }
+    }
+
+    /// How the intake is divided, and the workers that run.
+    pub async fn roster(&self) -> Result<Roster> {
+        match self.shard_map()? {
+            Some(map) => Ok(map.roster().await?),
+            None => bail!("an embedded deployment has one queue, which can't be divided"),
+        }
+    }
+
+    /// Divides the intake into `shards`; returns into how many it was divided before.
+    pub async fn divide(&self, shards: u16) -> Result<u16> {
+        let before = self.roster().await?.division;
+        let (map, broker) = (self.postgres()?, self.rabbitmq()?);
+        // First, so that every queue that gets orders is consumed.
+        map.divide(shards).await?;
+        let divided = broker.divide(before.most, shards).await;
+        if divided.is_err() {
+            map.divide(before.shards).await?;
+        }
+        of_server(Server::Amqp, divided)?;
+        Ok(before.shards)
+    }
+
     /// Where acts are written down that need no ledger: in the operators' log, if a database is
     /// configured. It may be unavailable.
     pub async fn journal(&self) -> Result<Journal> {
@@ -192,7 +231,8 @@ impl App {
         let (broker, inventory, records) =
             (self.broker().await?, self.inventory()?, self.records().await?);
         let sale_cache = Arc::new(SaleCache::start(records.ledger.clone(), broker.as_ref()).await?);
-        Ok(Adapters { broker, inventory, records, verifier: self.verifier()?, sale_cache })
+        let (verifier, shard_map) = (self.verifier()?, self.shard_map()?);
+        Ok(Adapters { broker, inventory, records, verifier, shard_map, sale_cache })
     }
 
     /// What checks users, if anything does.
@@ -207,13 +247,15 @@ impl App {
 
     /// A worker.
     pub fn worker(&self, adapters: &Adapters) -> Worker {
-        let Adapters { broker, inventory, records, verifier, sale_cache: _ } = adapters.clone();
+        let Adapters { broker, inventory, records, verifier, shard_map, sale_cache: _ } =
+            adapters.clone();
         let (ledger, clock) = (records.ledger, clock::system());
         Worker {
             broker,
             inventory,
             ledger,
             verifier,
+            shard_map,
             clock,
             options: self.settings.worker_options(),
         }
@@ -318,5 +360,6 @@ pub struct Adapters {
     pub inventory: Option<Arc<dyn Inventory>>,
     pub records: Records,
     pub verifier: Option<Arc<dyn Verifier>>,
+    pub shard_map: Option<Arc<dyn ShardMap>>,
     pub sale_cache: Arc<SaleCache>,
 }

@@ -12,7 +12,7 @@
 //! 8. [`domain::event`] is what subscribers are told, through the broker again.
 //!
 //! Beside the path, [`sales`] has what a process knows of sales and what operators do to them, which
-//! [`operator_log`] keeps. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
+//! [`operator_log`] keeps, and [`shards`] says which worker takes what. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
 //! [`config`], [`http`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
 //! deployment, [`user_service`] stands in for a shop's own, and [`fault`] is for tests.
 //!
@@ -38,6 +38,7 @@ pub mod operator_log;
 pub mod outage;
 pub mod retry;
 pub mod sales;
+pub mod shards;
 pub mod shutdown;
 pub mod sqlite;
 pub mod telemetry;

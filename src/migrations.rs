@@ -11,7 +11,8 @@ macro_rules! files {
     };
 }
 
-const POSTGRES: &[(&str, &str)] = files!("postgres": "0001_ledger", "0002_operator_log");
+const POSTGRES: &[(&str, &str)] =
+    files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards");
 const SQLITE: &[(&str, &str)] =
     files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches");
 

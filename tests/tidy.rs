@@ -88,7 +88,7 @@ const FLOORS: [&[&str]; 10] = [
     &["fuzzing"],
     &["domain", "migrations"],
     &["clock", "fault", "http", "outage", "retry", "shutdown", "sqlite", "tls"],
-    &["operator_log"],
+    &["operator_log", "shards"],
     &["broker", "inventory", "ledger", "user_service", "verification"],
     &["sales", "telemetry"],
     &["api", "worker"],

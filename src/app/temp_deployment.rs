@@ -13,6 +13,7 @@ use crate::config::{Server, Settings};
 use crate::domain::order::SaleId;
 use crate::inventory::RedisInventory;
 use crate::ledger::PostgresLedger;
+use crate::shards::ShardMap;
 
 /// A deployment that is removed after use.
 pub struct TempDeployment {
@@ -121,7 +122,9 @@ impl TempDeployment {
         match self.location {
             Location::Servers(servers) => {
                 let redis = servers.inventory.remove().await;
-                let queues = servers.broker.remove(&[Self::SUBSCRIBER]).await;
+                let roster = servers.ledger.roster().await;
+                let shards = roster.map_or(1, |roster| roster.division.most);
+                let queues = servers.broker.remove(&[Self::SUBSCRIBER], shards).await;
                 let database = PostgresLedger::drop_database(&servers.database_url).await;
                 redis?;
                 queues?;

@@ -73,6 +73,7 @@ impl EmbeddedBroker {
             Queue::Intents => self.queues.own().await?.intents,
             Queue::Returned => self.queues.own().await?.returned,
             Queue::DeadLetters => self.queues.own().await?.dead_letters,
+            Queue::IntentsShard(_) | Queue::ReturnedShard(_) => return Err(BrokerError::NoQueue),
             Queue::Subscriber(_) => self.queues.bound(&queue, topics).await?,
             Queue::Named(_) => self.queues.find(&queue).await?.ok_or(BrokerError::NoQueue)?,
         };

@@ -153,6 +153,9 @@ pub struct Properties {
     /// When it was sent, in seconds since 1970, as AMQP has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp_s: Option<u64>,
+    /// It came from a shard, which has orders of some sales only.
+    #[serde(skip)]
+    pub is_sharded: bool,
     /// The length of the body in bytes, if only its beginning is here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut_from: Option<usize>,

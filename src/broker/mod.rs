@@ -40,6 +40,10 @@ pub trait Broker: Send + Sync {
         prefetch: u16,
     ) -> Result<Deliveries, BrokerError>;
 
+    /// Has the consumers of intents and of returned ones take those of these shards besides, and of no others. A
+    /// shard has one consumer at a time: another one gets its first message when this one has settled all it had.
+    fn take_shards(&self, _shards: &[u16]) {}
+
     /// Publishes `messages` and waits until the broker has taken charge of each, or has not in time.
     async fn publish(&self, messages: &[Message<'_>]) -> Published;
 
@@ -90,17 +94,16 @@ impl Bounds {
     /// into [`Bounds::prefetch_bytes`] at the largest size. Other queues hold messages of floodgate's own,
     /// which are small.
     fn window(&self, queue: &Queue, prefetch: u16) -> u16 {
-        let (Queue::Intents | Queue::Returned) = queue else { return prefetch.max(1) };
+        if !queue.has_intents() {
+            return prefetch.max(1);
+        }
         let fitting = self.prefetch_bytes / (self.max_body_bytes as u64).max(1);
         prefetch.min(u16::try_from(fitting).unwrap_or(u16::MAX)).max(1)
     }
 
     /// The largest body that is taken from `queue` as a whole.
     fn largest(&self, queue: &Queue) -> usize {
-        match queue {
-            Queue::Intents | Queue::Returned => self.max_body_bytes,
-            _ => usize::MAX,
-        }
+        if queue.has_intents() { self.max_body_bytes } else { usize::MAX }
     }
 }
 
@@ -109,9 +112,13 @@ impl Bounds {
 pub enum Queue {
     /// Intents that wait for a decision.
     Intents,
+    /// The same, of one shard. A sale's orders are all in one shard.
+    IntentsShard(u16),
     /// Intents whose delay has passed. They have a queue of their own, so that a delay of a second
     /// does not become one behind the whole backlog.
     Returned,
+    /// The same, of one shard.
+    ReturnedShard(u16),
     /// Messages that could not be decided.
     DeadLetters,
     /// Events for a subscriber, by its name. They are kept while it is away.
@@ -121,6 +128,27 @@ pub enum Queue {
     Private(String),
     /// A subscriber's queue that it has made itself, by its whole name.
     Named(String),
+}
+
+impl Queue {
+    /// The queue's shard, if it is one of intents or of returned ones that is not sharded.
+    fn shard(&self, number: u16) -> Option<Self> {
+        match self {
+            Self::Intents => Some(Self::IntentsShard(number)),
+            Self::Returned => Some(Self::ReturnedShard(number)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a shard.
+    fn is_shard(&self) -> bool {
+        matches!(self, Self::IntentsShard(_) | Self::ReturnedShard(_))
+    }
+
+    /// Whether what is in it comes from producers.
+    fn has_intents(&self) -> bool {
+        self.is_shard() || matches!(self, Self::Intents | Self::Returned)
+    }
 }
 
 /// How long a deferred intent waits before it is delivered again.

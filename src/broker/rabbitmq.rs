@@ -5,10 +5,12 @@
 
 mod bounds;
 mod consumer;
+mod declare;
 mod oversized;
 mod publisher;
 mod reader;
 mod replies;
+mod shards;
 mod supervisor;
 mod wire;
 
@@ -16,16 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::options::{
-    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
-};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
+use lapin::{Connection, ConnectionProperties, ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
@@ -39,28 +38,21 @@ use consumer::Source;
 use publisher::Publisher;
 use reader::Reader;
 use replies::Replies;
+use shards::ShardedConsumer;
 use supervisor::Supervisor;
-
-/// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
-/// since RabbitMQ 4.0 a queue without a limit drops messages after 20.
-const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
 /// What is left out of the logs, in the language of their filter: the client library logs every event that has
 /// no subscriber, with all of its contents, and every lost connection; floodgate counts the former and says the
 /// latter once.
 pub const UNLOGGED: &str = "lapin=off";
 
-/// Messages that a private queue holds for a consumer that is slow; the oldest go first.
-const PRIVATE_MAX_LENGTH: i64 = 100_000;
-
-/// Binds a queue to everything, in the language of topic exchanges.
-const EVERY_KEY: &str = "#";
-
 /// [`Broker`] on RabbitMQ.
 pub struct RabbitBroker {
     link: Arc<Link>,
     publisher: Publisher,
     replies: Replies,
+    /// The shards that this process takes.
+    shards: watch::Sender<Vec<u16>>,
 }
 
 /// How to reach the server, and what has to be there.
@@ -104,7 +96,7 @@ impl RabbitBroker {
             tls: tls_config(tls),
         });
         let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
-        Ok(Self { link, publisher, replies })
+        Ok(Self { link, publisher, replies, shards: watch::Sender::default() })
     }
 
     /// The version of the server.
@@ -131,8 +123,17 @@ impl RabbitBroker {
         Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
     }
 
-    /// Deletes every queue and exchange of the namespace, and those of `subscribers`.
-    pub async fn remove(&self, subscribers: &[&str]) -> Result<(), BrokerError> {
+    /// Divides the intake into `shards` instead of `before`, of which 1 is not sharded. Needs the plugin
+    /// `rabbitmq_consistent_hash_exchange` where there are more. Loses nothing if it fails; it is to be repeated then.
+    pub async fn divide(&self, before: u16, shards: u16) -> Result<(), BrokerError> {
+        let channel = self.publisher.channel().await?;
+        let dividing = self.link.within(self.link.divide(&channel, before, shards)).await;
+        dividing.map_err(shards::explain)
+    }
+
+    /// Deletes every queue and exchange of the namespace, with up to `shards` of an intake that was divided, and the
+    /// queues of `subscribers`.
+    pub async fn remove(&self, subscribers: &[&str], shards: u16) -> Result<(), BrokerError> {
         let channel = self.publisher.channel().await?;
         let names = &self.link.topology;
         let mut queues = [Queue::Intents, Queue::Returned, Queue::DeadLetters]
@@ -142,11 +143,18 @@ impl RabbitBroker {
         queues.extend(
             subscribers.iter().map(|&name| names.queue(&Queue::Subscriber(name.to_owned()))),
         );
+        for (_, queue) in self.link.intakes() {
+            let shards = (0..shards).filter_map(|number| queue.shard(number));
+            queues.extend(shards.map(|shard| names.queue(&shard)));
+        }
+        let mut exchanges = names.exchanges();
+        exchanges.extend(self.link.intakes().map(|(exchange, _)| names.sharded(&exchange)));
+        exchanges.push(names.sharded_mark());
         let removing = async {
             for name in queues {
                 channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
             }
-            for exchange in names.exchanges() {
+            for exchange in exchanges {
                 channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await?;
             }
             Ok(())
@@ -175,7 +183,7 @@ impl Link {
             let connection =
                 Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
             let channel = connection.create_channel().await?;
-            self.declare(&channel).await?;
+            self.declare(&channel, &connection).await?;
             channel.close(200, "declared".into()).await?;
             Ok(connection)
         };
@@ -192,119 +200,6 @@ impl Link {
             Err(elapsed) => Err(BrokerError::Transient(Box::new(elapsed))),
         }
     }
-
-    async fn declare(&self, channel: &Channel) -> Result<(), lapin::Error> {
-        let names = &self.topology;
-        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        for exchange in names.exchanges() {
-            channel
-                .exchange_declare(
-                    exchange.into(),
-                    ExchangeKind::Topic,
-                    durable,
-                    FieldTable::default(),
-                )
-                .await?;
-        }
-
-        let mut dead = quorum(DEAD_LETTER_DELIVERY_LIMIT);
-        text(&mut dead, "x-overflow", "reject-publish");
-        let dead_exchange = names.dead_exchange();
-        let dead_letters = names.queue(&Queue::DeadLetters);
-        declare_queue(channel, &dead_letters, DURABLE, dead).await?;
-        bind(channel, &dead_letters, &dead_exchange, EVERY_KEY).await?;
-
-        let returned_exchange = names.returned_exchange();
-        for (queue, exchange) in
-            [(Queue::Intents, &names.intents_exchange()), (Queue::Returned, &returned_exchange)]
-        {
-            let name = names.queue(&queue);
-            let mut arguments = quorum(i64::from(self.bounds.delivery_limit));
-            dead_letter_to(&mut arguments, &dead_exchange);
-            declare_queue(channel, &name, DURABLE, arguments).await?;
-            bind(channel, &name, exchange, EVERY_KEY).await?;
-        }
-
-        for delay in Delay::ALL {
-            let name = names.delay(delay);
-            let mut waiting = FieldTable::default();
-            text(&mut waiting, "x-queue-type", "quorum");
-            waiting.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.ms().into()));
-            dead_letter_to(&mut waiting, &returned_exchange);
-            declare_queue(channel, &name, DURABLE, waiting).await?;
-            bind(channel, &name, &name, EVERY_KEY).await?;
-        }
-        Ok(())
-    }
-
-    /// Makes the queue of a subscriber or of one consumer, and binds it to the events.
-    async fn declare_subscription(
-        &self,
-        channel: &Channel,
-        queue: &Queue,
-        bindings: &[(String, String)],
-    ) -> Result<(), lapin::Error> {
-        let mut arguments = FieldTable::default();
-        let options = if let Queue::Private(_) = queue {
-            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(PRIVATE_MAX_LENGTH));
-            QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() }
-        } else {
-            text(&mut arguments, "x-queue-type", "quorum");
-            DURABLE
-        };
-        let name = self.topology.queue(queue);
-        declare_queue(channel, &name, options, arguments).await?;
-        for (exchange, routing_key) in bindings {
-            bind(channel, &name, exchange, routing_key).await?;
-        }
-        Ok(())
-    }
-}
-
-/// How a queue that outlives the server is declared.
-const DURABLE: QueueDeclareOptions = QueueDeclareOptions {
-    passive: false,
-    durable: true,
-    exclusive: false,
-    auto_delete: false,
-    nowait: false,
-};
-
-async fn declare_queue(
-    channel: &Channel,
-    name: &str,
-    options: QueueDeclareOptions,
-    arguments: FieldTable,
-) -> Result<(), lapin::Error> {
-    channel.queue_declare(name.into(), options, arguments).await.map(drop)
-}
-
-async fn bind(
-    channel: &Channel,
-    queue: &str,
-    exchange: &str,
-    routing_key: &str,
-) -> Result<(), lapin::Error> {
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(queue.into(), exchange.into(), routing_key.into(), options, none).await
-}
-
-fn quorum(delivery_limit: i64) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    text(&mut arguments, "x-queue-type", "quorum");
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
-    arguments
-}
-
-/// Dead-letters at least once, which needs this overflow rule (RabbitMQ's page on quorum queues).
-fn dead_letter_to(arguments: &mut FieldTable, exchange: &str) {
-    text(arguments, "x-dead-letter-exchange", exchange);
-    text(arguments, "x-dead-letter-strategy", "at-least-once");
-    text(arguments, "x-overflow", "reject-publish");
-}
-
-fn text(arguments: &mut FieldTable, name: &'static str, value: &str) {
-    arguments.insert(name.into(), AMQPValue::LongString(value.into()));
 }
 
 /// Tells errors that pass from those that stay: a queue that exists with other arguments, and
@@ -334,10 +229,24 @@ impl Broker for RabbitBroker {
         // The first connection is made here, so that a wrong address is known at once.
         let first = source.open(0).await?;
         let interrupted = Arc::default();
+        let is_intake = source.queue.shard(0).is_some();
         let consumer =
             Supervisor { source, stop: stop.clone(), interrupted: Arc::clone(&interrupted) };
-        let consumer = tokio::spawn(consumer.run(first, deliver));
+        let consumer = if is_intake {
+            let sharded = ShardedConsumer { unsharded: consumer, wanted: self.shards.subscribe() };
+            tokio::spawn(sharded.run(first, deliver))
+        } else {
+            tokio::spawn(consumer.run(Some(first), deliver))
+        };
         Ok(Deliveries::new(incoming, stop, consumer, interrupted))
+    }
+
+    fn take_shards(&self, shards: &[u16]) {
+        self.shards.send_if_modified(|taken| {
+            let changes = taken != shards;
+            shards.clone_into(taken);
+            changes
+        });
     }
 
     async fn publish(&self, messages: &[Message<'_>]) -> Published {

@@ -78,7 +78,19 @@ impl Topology {
         format!("{}.delay.{}", self.namespace, delay.ms())
     }
 
-    /// All exchanges.
+    /// Consistent-hash exchange that gives each sale's messages of `exchange` to one shard; routing key: as they
+    /// came.
+    pub fn sharded(&self, exchange: &str) -> String {
+        format!("{exchange}.sharded")
+    }
+
+    /// An exchange that is there while the intake is sharded, and that no message goes through: who
+    /// declares what is missing sees by it that the queues without a number are not bound.
+    pub fn sharded_mark(&self) -> String {
+        format!("{}.is-sharded", self.namespace)
+    }
+
+    /// All exchanges, but those for shards.
     pub fn exchanges(&self) -> Vec<String> {
         let mut all = vec![
             self.intents_exchange(),
@@ -95,7 +107,9 @@ impl Topology {
     pub fn queue(&self, queue: &Queue) -> String {
         match queue {
             Queue::Intents => format!("{}.intents", self.namespace),
+            Queue::IntentsShard(number) => format!("{}.intents.{number}", self.namespace),
             Queue::Returned => format!("{}.returned", self.namespace),
+            Queue::ReturnedShard(number) => format!("{}.returned.{number}", self.namespace),
             Queue::DeadLetters => format!("{}.dead", self.namespace),
             Queue::Subscriber(name) => format!("{}.subscriber.{name}", self.namespace),
             Queue::Private(name) => format!("{}.private.{name}", self.namespace),

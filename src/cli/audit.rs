@@ -17,6 +17,7 @@ use crate::domain::order::SaleId;
 use crate::domain::sale::SaleState;
 use crate::ledger::{Balance, Book, Discrepancy, MAX_DISCREPANCIES};
 use crate::operator_log::{Action, Entry};
+use crate::shards::Division;
 
 /// Decisions read at once.
 const PAGE: u32 = 1000;
@@ -104,7 +105,7 @@ impl Audit {
             Some(sale) => ledger.sales(Some(std::slice::from_ref(sale))).await?,
             None => ledger.sales(None).await?,
         };
-        let queues = queues(broker.as_ref()).await?;
+        let queues = queues(broker.as_ref(), app.division().await?).await?;
         let balance = books.balance(self.sale.as_ref()).await?;
         if let Some(sale) = &self.sale
             && sales.is_empty()
@@ -213,12 +214,17 @@ fn report_of(balance: Balance, queues: Queues) -> Report {
     report
 }
 
-async fn queues(broker: &dyn Broker) -> anyhow::Result<Queues> {
+async fn queues(broker: &dyn Broker, division: Division) -> anyhow::Result<Queues> {
     let ready =
         async |queue| Ok::<_, anyhow::Error>(u64::from(broker.depth(queue).await?.messages));
+    let (mut intents, mut returned) = (0, 0);
+    for shard in division.queues() {
+        intents += ready(shard.map_or(Queue::Intents, Queue::IntentsShard)).await?;
+        returned += ready(shard.map_or(Queue::Returned, Queue::ReturnedShard)).await?;
+    }
     Ok(Queues {
-        intents: ready(Queue::Intents).await?,
-        returned: ready(Queue::Returned).await?,
+        intents,
+        returned,
         deferred: broker.deferred().await?,
         dead_letters: dead_letters::by_reason(broker).await?,
     })

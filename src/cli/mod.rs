@@ -17,6 +17,7 @@ mod replay;
 mod sale;
 mod serve;
 pub mod server;
+mod shards;
 mod token;
 pub mod user_service;
 mod worker;
@@ -69,6 +70,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// Make a token to try the API with
     Token(token::Token),
+    /// Look at the shards of the intake, or divide it into another number of them
+    Shards(shards::ShardsArgs),
     /// Look at what operators did, and at tokens that were refused
     OperatorLog(operator_log::OperatorLogArgs),
     /// Stand in for the user service that is asked before a user may buy, to try floodgate against
@@ -111,6 +114,7 @@ impl Cli {
             Command::Replay(command) => command.run(app).await?,
             Command::DeadLetters(command) => command.run(app).await?,
             Command::Token(command) => command.run(app)?,
+            Command::Shards(command) => command.run(app).await?,
             Command::OperatorLog(command) => command.run(app).await?,
             Command::UserService(command) => command.run().await?,
             Command::Audit(command) => return command.run(app).await,

@@ -6,6 +6,7 @@
 
 mod operator_log;
 mod rows;
+mod shards;
 mod tls;
 mod transaction;
 
@@ -176,7 +177,9 @@ impl PostgresLedger {
                 ('decisions', 'select'), ('decisions', 'insert'),
                 ('buyers', 'select'), ('buyers', 'insert'), ('buyers', 'update'),
                 ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update'),
-                ('operator_log', 'select'), ('operator_log', 'insert')
+                ('operator_log', 'select'), ('operator_log', 'insert'),
+                ('division', 'select'), ('division', 'update'),
+                ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete')
             ) needed (t, p) where not has_table_privilege(t, p)";
         self.run(async |db| sqlx::query_as(missing).fetch_all(db).await).await
     }

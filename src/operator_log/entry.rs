@@ -49,6 +49,8 @@ actions! {
     Purged, "purged";
     /// Hints of a sale did not agree with the ledger, and were deleted.
     HintsDeleted, "hints_deleted";
+    /// The intake was divided into another number of shards.
+    Divided, "divided";
     /// A request came with a token that is not accepted.
     TokenRefused, "token_refused";
     /// A request came with a good token that lacks the scope for it.

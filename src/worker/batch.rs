@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::broker::{DeadLetter, Delay, Delivery, Properties};
 use crate::domain::intent;
-use crate::domain::order::Candidate;
+use crate::domain::order::{Candidate, SaleId};
 
 /// Acknowledges a delivery for one of its intents. The delivery is acknowledged when all its handles are; a handle
 /// that is requeued returns the whole delivery to the queue once the others are settled, and so does one that is
@@ -134,7 +134,8 @@ pub(super) struct Deferred {
     pub handle: AckHandle,
     pub routing_key: String,
     pub body: Vec<u8>,
-    pub delay: Delay,
+    /// None: it is to be decided by the worker that has its shard.
+    pub delay: Option<Delay>,
 }
 
 impl Deferred {
@@ -146,7 +147,22 @@ impl Deferred {
             Some(submitted_at) if entry.has_ledger_time => intent::to_json(&order, submitted_at),
             _ => handle.body()[span].to_vec(),
         };
-        Self { handle, routing_key: order.sale_id.to_string(), body, delay }
+        Self { handle, routing_key: order.sale_id.to_string(), body, delay: Some(delay) }
+    }
+
+    /// Orders of a sale, in the bytes they came in, for the shard of that sale.
+    pub(super) fn elsewhere(handle: &AckHandle, sale: &SaleId, entries: Vec<Entry>) -> Self {
+        let bodies: Vec<&[u8]> =
+            entries.iter().map(|entry| &handle.body()[entry.span.clone()]).collect();
+        let body = match bodies.as_slice() {
+            [one] => one.to_vec(),
+            many => [b"[", many.join(&b","[..]).as_slice(), b"]"].concat(),
+        };
+        // The message is acknowledged by one handle for all of them.
+        for entry in entries {
+            entry.handle.ack();
+        }
+        Self { handle: handle.clone(), routing_key: sale.to_string(), body, delay: None }
     }
 
     /// A dead letter that a full queue refused.
@@ -154,6 +170,7 @@ impl Deferred {
         PendingDeadLetter { letter, handle }: PendingDeadLetter,
         delay: Delay,
     ) -> Self {
+        let delay = Some(delay);
         Self { handle, routing_key: letter.properties.routing_key, body: letter.body, delay }
     }
 }
@@ -182,6 +199,8 @@ impl Batch {
 pub(super) enum Item {
     Entry(Entry),
     DeadLetter(Box<PendingDeadLetter>),
+    /// Orders of a sale that another shard may have, as one message.
+    Elsewhere(Box<Deferred>),
 }
 
 #[cfg(test)]

@@ -68,6 +68,7 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
             match self.left_over.pop_front() {
                 Some(Item::Entry(entry)) => batch.entries.push(entry),
                 Some(Item::DeadLetter(letter)) => batch.dead_letters.push(*letter),
+                Some(Item::Elsewhere(orders)) => batch.deferred.push(*orders),
                 None => {
                     let come_back = if returned < half { self.returned.ready() } else { None };
                     returned += usize::from(come_back.is_some());

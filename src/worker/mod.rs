@@ -16,6 +16,7 @@ mod parse;
 mod propose;
 mod publish;
 mod settings;
+mod steer;
 mod verify;
 mod wait;
 
@@ -36,6 +37,7 @@ use crate::ledger::Ledger;
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::sales::announce::announce;
+use crate::shards::ShardMap;
 use crate::verification::{Limits, Verification, Verifier};
 use amend::{FollowUps, amend};
 use batcher::Batcher;
@@ -45,6 +47,7 @@ use intake::{Intake, Next};
 use metrics::WorkerMetrics;
 use propose::{ProposedBatch, Proposer};
 use publish::EventPublisher;
+use steer::steer;
 use verify::Verify;
 
 pub use settings::{Options, WorkerSettings};
@@ -72,6 +75,8 @@ pub struct Worker {
     pub ledger: Arc<dyn Ledger>,
     /// Checks users; without it, orders of sales that want it wait until they are too old.
     pub verifier: Option<Arc<dyn Verifier>>,
+    /// Says which shards of the intake it takes; without it the intake is not divided.
+    pub shard_map: Option<Arc<dyn ShardMap>>,
     /// The time, for delays only: orders are decided by the ledger's clock.
     pub clock: Clock,
     /// What it is told.
@@ -113,6 +118,9 @@ impl Worker {
         let workers = Arc::new(AtomicU32::new(1));
         let counting = count_workers(self.broker.clone(), workers.clone());
         let _counter = AbortOnDropHandle::new(tokio::spawn(counting));
+        let steering =
+            self.shard_map.clone().map(|map| steer(map, self.broker.clone(), stop.clone()));
+        let _steerer = steering.map(|steering| AbortOnDropHandle::new(tokio::spawn(steering)));
         let ended = tokio::select! {
             biased;
             worked = self.work(metrics.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use chrono::DateTime;
 
-use super::batch::{AckHandle, Entry, Item, PendingDeadLetter};
+use super::batch::{AckHandle, Deferred, Entry, Item, PendingDeadLetter};
 use crate::broker::Delivery;
 use crate::domain::intent::{self, Fault, Limits, Refusal};
-use crate::domain::order::{Candidate, Eligibility, Intent};
+use crate::domain::order::{Candidate, Eligibility, Intent, SaleId};
 use crate::fault::crash_point;
 
 /// Parses a message. Its items come in the order of its elements; there is at least one.
@@ -44,10 +44,35 @@ pub(super) fn parse(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
             })
             .collect(),
     };
+    let items = if handle.properties().is_sharded { own_shard(&handle, items) } else { items };
     // Every item has its handle; this one was only for looking.
     handle.ack();
     crash_point("parsed");
     items
+}
+
+/// Leaves orders of other sales than the one that the message was sent to by its routing key to the shards of
+/// those. Orders of a sale stay together, in their order.
+fn own_shard(handle: &AckHandle, items: VecDeque<Item>) -> VecDeque<Item> {
+    let own = handle.properties().routing_key.as_str();
+    let mut kept = VecDeque::new();
+    let mut elsewhere: Vec<(SaleId, Vec<Entry>)> = Vec::new();
+    for item in items {
+        match item {
+            Item::Entry(entry) if entry.candidate.order.sale_id.as_str() != own => {
+                let sale = &entry.candidate.order.sale_id;
+                match elsewhere.iter_mut().find(|(other, _)| other == sale) {
+                    Some((_, entries)) => entries.push(entry),
+                    None => elsewhere.push((sale.clone(), vec![entry])),
+                }
+            }
+            item => kept.push_back(item),
+        }
+    }
+    let messages =
+        elsewhere.into_iter().map(|(sale, entries)| Deferred::elsewhere(handle, &sale, entries));
+    kept.extend(messages.map(|orders| Item::Elsewhere(Box::new(orders))));
+    kept
 }
 
 /// A body of which only the beginning is here.

@@ -98,7 +98,7 @@ impl EventPublisher {
                 routing_key,
                 body,
                 properties: Some(handle.properties()),
-                delay: Some(*delay),
+                delay: *delay,
             })
             .collect();
         let mut backoff = Backoff::step();
@@ -109,12 +109,17 @@ impl EventPublisher {
             left.retain(|_| receipts.next().is_some_and(|receipt| !receipt.is_done()));
             if !left.is_empty() {
                 let delay = backoff.next_delay();
-                tracing::warn!(?delay, messages = left.len(), "a delay queue is full");
+                tracing::warn!(
+                    ?delay,
+                    messages = left.len(),
+                    "a queue for deferred orders is full"
+                );
                 tokio::time::sleep(delay).await;
             }
         }
         crash_point("deferred");
-        self.metrics.deferred(deferred.len());
+        let waiting = deferred.iter().filter(|deferred| deferred.delay.is_some());
+        self.metrics.deferred(waiting.count());
         for deferred in deferred {
             deferred.handle.ack();
         }

@@ -287,6 +287,7 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["dead-letters", "redrive"],
         &["dead-letters", "purge"],
         &["operator-log"],
+        &["shards"],
         &["token"],
         &["user-service"],
         &["settings"],

@@ -21,6 +21,7 @@ mod page;
 mod permissions;
 mod poison;
 mod redis_faults;
+mod shards;
 mod snapshots;
 mod tls;
 mod undersell;

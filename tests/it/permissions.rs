@@ -91,7 +91,7 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
     let broker =
         RabbitBroker::new(&settings.amqp_url, tls, &name, &settings.broker, settings.bounds());
     let broker = broker.expect("a broker");
-    broker.remove(&[]).await.expect("queues removed");
+    broker.remove(&[], 1).await.expect("queues removed");
     shell(&format!("rabbitmqctl delete_user {name}"));
     let mut forget = redis::cmd("ACL");
     forget.arg("DELUSER").arg(&name);

@@ -28,6 +28,7 @@ const COMMANDS: &[&str] = &[
     "dead-letters purge",
     "token",
     "operator-log",
+    "shards",
     "user-service",
     "check",
     "config show",

@@ -162,6 +162,7 @@ impl Simulation {
             }),
             verifier: Some(self.users.clone()),
             clock: self.world.clock(skew),
+            shard_map: None,
             options: options(&self.plan),
         };
         let stop = CancellationToken::new();

@@ -72,6 +72,7 @@ mod tests {
             content_encoding: Some("gzip".into()),
             timestamp_s: Some(u64::MAX),
             message_id: Some("m".into()),
+            is_sharded: false,
             cut_from: Some(7),
             dead: Some(DeathInfo {
                 reason: "r".into(),

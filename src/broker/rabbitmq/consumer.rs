@@ -86,6 +86,8 @@ impl Source {
             let channel = connection.create_channel().await?;
             if matches!(queue, Queue::Subscriber(_) | Queue::Private(_)) {
                 link.declare_subscription(&channel, queue, bindings).await?;
+            } else if queue.is_shard() {
+                link.declare_intake(&channel, queue).await?;
             }
             channel.basic_qos(window, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
@@ -135,7 +137,9 @@ impl Session {
         match self.queue {
             _ if !breaks_frames(error) => 0,
             Queue::DeadLetters => usize::MAX,
-            Queue::Intents | Queue::Returned => usize::from(self.isolating),
+            Queue::Intents | Queue::IntentsShard(_) | Queue::Returned | Queue::ReturnedShard(_) => {
+                usize::from(self.isolating)
+            }
             Queue::Subscriber(_) | Queue::Private(_) | Queue::Named(_) => 0,
         }
     }
@@ -255,13 +259,17 @@ impl Session {
         sink: DeliverySink,
         mut settled: UnboundedReceiver<Settled>,
     ) -> Result<(), BrokerError> {
-        let tag = self.consumer.tag();
-        let cancelling = self.channel.basic_cancel(tag, BasicCancelOptions::default());
-        self.link.within(cancelling).await?;
-        // What the broker had sent before it heard of it is still here.
-        while let Some(delivery) = self.consumer.next().await {
-            self.deliver_one(delivery.map_err(classify_error)?, &sink);
+        if !self.queue.is_shard() {
+            let tag = self.consumer.tag();
+            let cancelling = self.channel.basic_cancel(tag, BasicCancelOptions::default());
+            self.link.within(cancelling).await?;
+            // What the broker had sent before it heard of it is still here.
+            while let Some(delivery) = self.consumer.next().await {
+                self.deliver_one(delivery.map_err(classify_error)?, &sink);
+            }
         }
+        // A shard's consumer stays until it has settled what it was given, because the next one gets messages as soon
+        // as it is cancelled. What comes meanwhile goes back with the channel.
         drop(sink);
         let mut batch = Vec::new();
         while !self.unsettled.is_empty() && settled.recv_many(&mut batch, 4096).await > 0 {

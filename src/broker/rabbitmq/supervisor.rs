@@ -33,10 +33,10 @@ struct Suspicion {
 }
 
 impl Supervisor {
-    pub(super) async fn run(self, first: Session, deliver: UnboundedSender<Delivery>) {
+    pub(super) async fn run(self, first: Option<Session>, deliver: UnboundedSender<Delivery>) {
         let mut deliver = Some(deliver);
         let mut backoff = Backoff::reconnect();
-        let mut session = Some(first);
+        let mut session = first;
         let mut suspicion = Suspicion::default();
         loop {
             let ended = match session.take() {

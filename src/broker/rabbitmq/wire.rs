@@ -59,6 +59,7 @@ pub(super) fn received(
         content_encoding: text(amqp.content_encoding()),
         timestamp_s: *amqp.timestamp(),
         message_id: text(amqp.message_id()),
+        is_sharded: queue.is_shard(),
         cut_from: None,
         // A delay queue dead-letters too, and what comes back from one is not dead.
         dead: amqp.headers().as_ref().filter(|_| *queue == Queue::DeadLetters).and_then(death_info),

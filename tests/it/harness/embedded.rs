@@ -71,6 +71,7 @@ impl Embedded {
             inventory: None,
             ledger: self.ledger.clone(),
             verifier: None,
+            shard_map: None,
             clock: clock::system(),
             options: Settings::load(None).expect("settings").worker_options(),
         }

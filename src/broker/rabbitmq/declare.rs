@@ -1,0 +1,164 @@
+//! Exchanges and queues: what is declared, and how.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use super::Link;
+use crate::broker::{Delay, Queue};
+
+/// Messages that a private queue holds for a consumer that is slow; the oldest go first.
+const PRIVATE_MAX_LENGTH: i64 = 100_000;
+
+/// Binds a queue to everything, in the language of topic exchanges.
+pub(super) const EVERY_KEY: &str = "#";
+
+/// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
+/// since RabbitMQ 4.0 a queue without a limit drops messages after 20.
+const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
+
+impl Link {
+    /// Everything that the namespace needs.
+    pub(super) async fn declare(
+        &self,
+        channel: &Channel,
+        connection: &Connection,
+    ) -> Result<(), lapin::Error> {
+        let names = &self.topology;
+        for exchange in names.exchanges() {
+            channel
+                .exchange_declare(
+                    exchange.into(),
+                    ExchangeKind::Topic,
+                    DURABLE_EXCHANGE,
+                    FieldTable::default(),
+                )
+                .await?;
+        }
+
+        let mut dead = quorum(DEAD_LETTER_DELIVERY_LIMIT);
+        text(&mut dead, "x-overflow", "reject-publish");
+        let dead_exchange = names.dead_exchange();
+        let dead_letters = names.queue(&Queue::DeadLetters);
+        declare_queue(channel, &dead_letters, DURABLE, dead).await?;
+        bind(channel, &dead_letters, &dead_exchange, EVERY_KEY).await?;
+
+        let is_sharded = self.is_sharded(connection).await?;
+        for (exchange, queue) in self.intakes() {
+            self.declare_intake(channel, &queue).await?;
+            if !is_sharded {
+                bind(channel, &names.queue(&queue), &exchange, EVERY_KEY).await?;
+            }
+        }
+        // The intake may have been divided since.
+        if !is_sharded && self.is_sharded(connection).await? {
+            for (exchange, queue) in self.intakes() {
+                self.unbind(channel, &exchange, &queue, EVERY_KEY).await?;
+            }
+        }
+        let returned_exchange = names.returned_exchange();
+
+        for delay in Delay::ALL {
+            let name = names.delay(delay);
+            let mut waiting = FieldTable::default();
+            text(&mut waiting, "x-queue-type", "quorum");
+            waiting.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.ms().into()));
+            dead_letter_to(&mut waiting, &returned_exchange);
+            declare_queue(channel, &name, DURABLE, waiting).await?;
+            bind(channel, &name, &name, EVERY_KEY).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a queue of intents.
+    pub(super) async fn declare_intake(
+        &self,
+        channel: &Channel,
+        queue: &Queue,
+    ) -> Result<(), lapin::Error> {
+        let mut arguments = quorum(i64::from(self.bounds.delivery_limit));
+        dead_letter_to(&mut arguments, &self.topology.dead_exchange());
+        if queue.is_shard() {
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        }
+        declare_queue(channel, &self.topology.queue(queue), DURABLE, arguments).await
+    }
+
+    /// Makes the queue of a subscriber or of one consumer, and binds it to the events.
+    pub(super) async fn declare_subscription(
+        &self,
+        channel: &Channel,
+        queue: &Queue,
+        bindings: &[(String, String)],
+    ) -> Result<(), lapin::Error> {
+        let mut arguments = FieldTable::default();
+        let options = if let Queue::Private(_) = queue {
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(PRIVATE_MAX_LENGTH));
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() }
+        } else {
+            text(&mut arguments, "x-queue-type", "quorum");
+            DURABLE
+        };
+        let name = self.topology.queue(queue);
+        declare_queue(channel, &name, options, arguments).await?;
+        for (exchange, routing_key) in bindings {
+            bind(channel, &name, exchange, routing_key).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How an exchange that outlives the server is declared.
+pub(super) const DURABLE_EXCHANGE: ExchangeDeclareOptions = ExchangeDeclareOptions {
+    passive: false,
+    durable: true,
+    auto_delete: false,
+    internal: false,
+    nowait: false,
+};
+
+/// How a queue that outlives the server is declared.
+const DURABLE: QueueDeclareOptions = QueueDeclareOptions {
+    passive: false,
+    durable: true,
+    exclusive: false,
+    auto_delete: false,
+    nowait: false,
+};
+
+async fn declare_queue(
+    channel: &Channel,
+    name: &str,
+    options: QueueDeclareOptions,
+    arguments: FieldTable,
+) -> Result<(), lapin::Error> {
+    channel.queue_declare(name.into(), options, arguments).await.map(drop)
+}
+
+pub(super) async fn bind(
+    channel: &Channel,
+    queue: &str,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<(), lapin::Error> {
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(queue.into(), exchange.into(), routing_key.into(), options, none).await
+}
+
+fn quorum(delivery_limit: i64) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    text(&mut arguments, "x-queue-type", "quorum");
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
+    arguments
+}
+
+/// Dead-letters at least once, which needs this overflow rule (RabbitMQ's page on quorum queues).
+fn dead_letter_to(arguments: &mut FieldTable, exchange: &str) {
+    text(arguments, "x-dead-letter-exchange", exchange);
+    text(arguments, "x-dead-letter-strategy", "at-least-once");
+    text(arguments, "x-overflow", "reject-publish");
+}
+
+fn text(arguments: &mut FieldTable, name: &'static str, value: &str) {
+    arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+}
