@@ -97,6 +97,11 @@ impl Deliveries {
         self.incoming.try_recv().ok()
     }
 
+    /// How many are here already.
+    pub fn waiting(&self) -> usize {
+        self.incoming.len()
+    }
+
     /// Whether the broker was lost meanwhile, and is there again: what was delivered before and not settled
     /// comes again.
     pub fn is_interrupted(&self) -> bool {

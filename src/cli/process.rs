@@ -28,6 +28,7 @@ pub fn this_program(deployment: &TempDeployment, config: Option<&Path>) -> anyho
     }
     command
         .env("FLOODGATE_NAMESPACE", &settings.namespace)
+        .env("FLOODGATE_AMQP_URL", settings.amqp_url.expose_secret())
         .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
         .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_EMBEDDED__FILE", &settings.embedded.file)

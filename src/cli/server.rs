@@ -83,6 +83,11 @@ impl Server {
         self.address
     }
 
+    /// The id of its process.
+    pub fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the server has ended")
+    }
+
     /// As `kill -9`, and then a new process instead.
     pub async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
         self.child.kill().await?;

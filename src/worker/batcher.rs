@@ -18,6 +18,8 @@ pub(super) struct Batcher<F> {
     left_over: VecDeque<Item>,
     /// The last batch had returned ones.
     had_returned: bool,
+    /// Items of the message that was parsed last.
+    per_message: usize,
 }
 
 impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
@@ -35,7 +37,7 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
 
     fn new(returned: Deliveries, intents: Deliveries, max_batch: usize, parse: F) -> Self {
         let left_over = VecDeque::new();
-        Self { returned, intents, max_batch, parse, left_over, had_returned: false }
+        Self { returned, intents, max_batch, parse, left_over, had_returned: false, per_message: 1 }
     }
 
     /// The next batch, of at least one item; waits for a delivery if there is none. `None` after
@@ -52,8 +54,20 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
                 Some(delivery) = self.intents.next() => delivery,
                 else => return None,
             };
-            self.left_over = (self.parse)(delivery);
+            self.open(delivery);
         }
+    }
+
+    fn open(&mut self, delivery: Delivery) {
+        self.left_over = (self.parse)(delivery);
+        self.per_message = self.left_over.len();
+    }
+
+    /// Whether the next batch is likely to be as large as allowed: if the messages that are ready are like the one
+    /// that was parsed last.
+    pub(super) fn is_full(&self) -> bool {
+        let messages = self.returned.waiting() + self.intents.waiting();
+        self.left_over.len() + messages * self.per_message >= self.max_batch
     }
 
     /// What is ready.
@@ -74,7 +88,7 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Batcher<F> {
                     returned += usize::from(come_back.is_some());
                     let next = come_back.or_else(|| self.intents.ready());
                     let Some(delivery) = next.or_else(|| self.returned.ready()) else { break };
-                    self.left_over = (self.parse)(delivery);
+                    self.open(delivery);
                 }
             }
         }
@@ -169,6 +183,28 @@ mod tests {
         assert_eq!(batches(4, &["r"; 5], &[]).await, ["rrrr", "r"]);
         assert_eq!(batches(4, &["r"; 3], &["ijklm"]).await, ["rrij", "klmr"]);
         assert_eq!(batches(1, &["r"; 3], &["i"; 2]).await, ["r", "i", "r", "i", "r"]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_full_when_what_is_ready_would_fill_it() {
+        let (mut batcher, [to_returned, to_intents]) = batcher(4);
+        let send = |queue: &UnboundedSender<Delivery>, body| queue.send(delivery(body)).unwrap();
+        for _ in 0..2 {
+            send(&to_intents, "i");
+        }
+        send(&to_returned, "r");
+        assert!(!batcher.is_full());
+        send(&to_intents, "i");
+        assert!(batcher.is_full());
+        assert_eq!(letters(&batcher.next().await.unwrap()), "riii");
+        assert!(!batcher.is_full());
+        send(&to_intents, "ijk");
+        assert_eq!(letters(&batcher.next().await.unwrap()), "ijk");
+        // Two messages with three each.
+        send(&to_intents, "ijk");
+        assert!(!batcher.is_full());
+        send(&to_intents, "ijk");
+        assert!(batcher.is_full());
     }
 
     #[tokio::test]

@@ -37,12 +37,14 @@ pub(super) struct Intake<F> {
 
 impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
     /// Waits until the ledger has seen a batch, or, if there is room for one more, until there is one to
-    /// propose. After `stop` the deliveries in the prefetch window still come, and the orders whose check
+    /// propose. While the ledger has a batch, the next one is left to grow until it is full: a batch costs the ledger
+    /// as much as some hundred orders, and smaller ones would only wait for it. After `stop` the deliveries in the prefetch window still come, and the orders whose check
     /// is under way. Dropping the future loses nothing.
     pub(super) async fn next(&mut self, has_room: bool, stop: &CancellationToken) -> Next {
         if self.exhausted && self.unseen == 0 && !self.verification.is_working() {
             return Next::End;
         }
+        let has_room = has_room && (self.unseen == 0 || self.batcher.is_full());
         tokio::select! {
             biased;
             Some(seen) = self.seen.recv() => {

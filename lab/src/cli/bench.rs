@@ -1,14 +1,20 @@
 //! `floodgate-lab bench`.
 
+mod all;
 mod api;
 mod beside;
 mod buyers;
 mod crowd;
+mod deep;
+mod embedded;
 mod hot;
 mod load;
 mod path;
+mod peers;
 mod relay;
+mod report;
 mod run;
+mod scale;
 mod verification;
 
 use std::path::PathBuf;
@@ -19,11 +25,14 @@ use floodgate::app::App;
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::PublishedAs;
 use floodgate::cli::output;
+pub(super) use peers::PlainWorker;
 pub(super) use relay::Relay;
+use report::Report;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  floodgate-lab bench --orders 100000 --batch 32\n  \
-    floodgate-lab bench --api --connections 64\n  \
+    floodgate-lab bench --orders 100000 --batch 32 --event-batches\n  \
+    floodgate-lab bench --api --in-flight 64\n  \
     floodgate-lab bench --crowd\n  \
     floodgate-lab bench --hot\n  \
     floodgate-lab bench --verification --workers 4\n\n\
@@ -34,6 +43,12 @@ pub(super) use relay::Relay;
     rate the whole path has reached. Uses a temporary namespace and database.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Bench {
+    /// Measure everything but the checking of users, and write the figures into --file
+    #[arg(group = "measured")]
+    all: Option<Everything>,
+    /// The page that `all` writes to, between its marks
+    #[arg(long, default_value = "docs/benchmarks.md", value_name = "FILE")]
+    file: PathBuf,
     /// Orders in each round
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     orders: u32,
@@ -44,24 +59,40 @@ pub(super) struct Bench {
     #[arg(long)]
     event_batches: bool,
     /// Rounds; relay and whole path take turns
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
     /// Measure the HTTP API instead: orders accepted, against the same messages published without it
-    #[arg(long, conflicts_with = "batch")]
+    #[arg(long, group = "measured")]
     api: bool,
-    /// Connections that post orders to the API
-    #[arg(long, default_value_t = 64, requires = "api", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    connections: u32,
+    /// Orders in flight at the API, each on a connection of its own; several are measured one after the other
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 1000], requires = "api", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    in_flight: Vec<u32>,
     /// Measure the HTTP API with 50 connections, alone and beside 500 that send one byte a second and 500
     /// that hold a stream open
-    #[arg(long, conflicts_with_all = ["batch", "api"])]
+    #[arg(long, group = "measured")]
     crowd: bool,
     /// Measure the checking of users instead: calls for few units, and a user service that fails
-    #[arg(long, conflicts_with_all = ["batch", "api", "crowd"])]
+    #[arg(long, group = "measured")]
     verification: bool,
-    /// Measure one sale against 1,000, every order granted, and with and without Redis
-    #[arg(long, conflicts_with_all = ["api", "crowd", "verification"])]
+    /// Measure one sale against 10,000, every order granted, and with and without Redis
+    #[arg(long, group = "measured")]
     hot: bool,
+    /// Measure one, two, four and eight workers, on one queue and on eight shards
+    #[arg(long, group = "measured")]
+    scale: bool,
+    /// Measure the whole path embedded, against the one on servers
+    #[arg(long, group = "measured")]
+    embedded: bool,
+    /// Measure with so many decisions in the ledger already, against one that has 10,000
+    #[arg(long, value_name = "DECISIONS", group = "measured", value_parser = clap::value_parser!(i64).range(10_000..=1_000_000_000))]
+    deep: Option<i64>,
+    /// Measure plain workers on the same servers: one in Rust with a transaction for each order, and one in Python
+    /// with an outbox
+    #[arg(long, group = "measured")]
+    peers: bool,
+    /// A Python that has aio_pika and asyncpg
+    #[arg(long, default_value = "python3", value_name = "PATH", requires = "peers")]
+    python: PathBuf,
     /// Workers that check users
     #[arg(long, default_value_t = 1, requires = "verification", value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
@@ -73,17 +104,34 @@ pub(super) struct Bench {
     json: bool,
 }
 
-/// What either bench has found.
+/// All measurements one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Everything {
+    All,
+}
+
+/// What a bench has found.
 enum Measured {
-    Path(path::Report),
-    Api(api::Report),
-    Crowd(crowd::Report),
+    Report(Report),
     Verification(Box<verification::Report>),
-    Hot(hot::Report),
 }
 
 impl Bench {
     pub(super) async fn run(self, app: &App, config: Option<PathBuf>) -> anyhow::Result<()> {
+        if self.all.is_some() {
+            return all::run(app, config, &self).await;
+        }
+        let report = Box::pin(self.measured(app, config)).await?;
+        match (&report, self.json) {
+            (Measured::Report(report), true) => output::json(&report.json()),
+            (Measured::Report(report), false) => report.print(),
+            (Measured::Verification(report), true) => output::json(report),
+            (Measured::Verification(report), false) => verification::print(report),
+        }
+    }
+
+    /// Takes a measurement in a deployment of its own.
+    async fn measured(&self, app: &App, config: Option<PathBuf>) -> anyhow::Result<Measured> {
         let name = format!("floodgate-bench-{}", std::process::id());
         let mut settings = app.settings().clone();
         if self.event_batches {
@@ -94,18 +142,7 @@ impl Bench {
         let removed = deployment.remove().await;
         let report = measured?;
         removed?;
-        match (&report, self.json) {
-            (Measured::Path(report), true) => output::json(report),
-            (Measured::Path(report), false) => path::print(report),
-            (Measured::Api(report), true) => output::json(report),
-            (Measured::Api(report), false) => api::print(report),
-            (Measured::Crowd(report), true) => output::json(report),
-            (Measured::Crowd(report), false) => crowd::print(report),
-            (Measured::Verification(report), true) => output::json(report),
-            (Measured::Verification(report), false) => verification::print(report),
-            (Measured::Hot(report), true) => output::json(report),
-            (Measured::Hot(report), false) => hot::print(report),
-        }
+        Ok(report)
     }
 
     async fn measure(
@@ -113,23 +150,31 @@ impl Bench {
         deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Measured> {
-        Ok(if self.api {
-            let size = (self.orders, self.rounds, self.connections);
-            Measured::Api(api::measure(deployment, config, size).await?)
+        let size = (self.orders, self.batch, self.rounds);
+        let (orders, _, rounds) = size;
+        Ok(Measured::Report(if self.api {
+            let in_flight = (orders, rounds, self.in_flight.as_slice());
+            api::measure(deployment, config, in_flight).await?
         } else if self.crowd {
-            let size = (self.orders, self.rounds);
-            Measured::Crowd(crowd::measure(deployment, config, size).await?)
-        } else if self.verification {
-            let Self { orders, rounds, workers, outage_s, .. } = *self;
-            let size = verification::Size { orders, rounds, workers, outage_s };
-            Measured::Verification(Box::new(verification::measure(deployment, config, size).await?))
+            crowd::measure(deployment, config, (orders, rounds)).await?
         } else if self.hot {
-            let size = (self.orders, self.batch, self.rounds);
-            Measured::Hot(hot::measure(deployment, config, size).await?)
+            hot::measure(deployment, config, size).await?
+        } else if self.scale {
+            scale::measure(deployment, config, size).await?
+        } else if self.embedded {
+            embedded::measure(deployment, config, size).await?
+        } else if let Some(decisions) = self.deep {
+            deep::measure(deployment, config, size, decisions).await?
+        } else if self.peers {
+            peers::measure(deployment, config, size, &self.python).await?
+        } else if self.verification {
+            let Self { workers, outage_s, .. } = *self;
+            let size = verification::Size { orders, rounds, workers, outage_s };
+            let report = verification::measure(deployment, config, size).await?;
+            return Ok(Measured::Verification(Box::new(report)));
         } else {
-            let size = (self.orders, self.batch, self.rounds);
-            Measured::Path(path::measure(deployment, config, size).await?)
-        })
+            path::measure(deployment, config, size).await?
+        }))
     }
 }
 
@@ -138,9 +183,4 @@ fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 2]
-}
-
-fn rates(rates: &[f64]) -> String {
-    let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
-    format!("{:.0} orders/s (rounds: {})", median(rates), each.join(", "))
 }

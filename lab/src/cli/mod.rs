@@ -33,6 +33,9 @@ enum Command {
     /// The sender and receiver of the bare relay that `bench` compares with
     #[command(hide = true)]
     BenchRelay(bench::Relay),
+    /// A plain worker that `bench --peers` compares with
+    #[command(hide = true)]
+    BenchPlainWorker(bench::PlainWorker),
     /// Compare with other designs for selling limited stock, side by side
     Compare(compare::Compare),
     /// One process of a design that `compare` compares with
@@ -62,6 +65,7 @@ impl Cli {
         match self.command {
             Command::Bench(command) => command.run(app, self.config).await?,
             Command::BenchRelay(command) => command.run(app).await?,
+            Command::BenchPlainWorker(command) => command.run(app).await?,
             Command::Compare(command) => return command.run(app, self.config).await,
             Command::CompareShop(command) => command.run(app).await?,
             Command::Simulate(command) => {

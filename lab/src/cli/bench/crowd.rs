@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
+use super::api;
 use super::load::Load;
-use super::{api, median};
+use super::report::{PER_SECOND, Report};
 use floodgate::app::temp_deployment::TempDeployment;
-use floodgate::cli::output;
 use floodgate::cli::server::Server;
 use floodgate::domain::order::SaleId;
 
@@ -33,27 +32,14 @@ const BYTE_EVERY: Duration = Duration::from_secs(1);
 /// A connection that was closed is opened again after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What was measured.
-#[derive(Serialize)]
-pub(super) struct Report {
-    mode: &'static str,
-    orders: u32,
-    /// Orders per second, one number for each round.
-    accepted_alone_per_s: Vec<f64>,
-    accepted_beside_crowd_per_s: Vec<f64>,
-    /// Beside the crowd over alone, of the medians.
-    ratio: f64,
-    /// Of the crowd, at the end of each round.
-    slow_connected: Vec<u32>,
-    streams_open: Vec<u32>,
-}
-
 /// Measures, the two taking turns.
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
     (orders, rounds): (u32, u16),
 ) -> anyhow::Result<Report> {
+    let mut report = Report::of(deployment).await?;
+    report.about("orders", orders);
     let server = Server::limited_api(deployment, config).await?;
     let address = server.address();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
@@ -65,20 +51,16 @@ pub(super) async fn measure(
         load.open_sales(deployment).await?;
         let crowd = Crowd::connect(address, &load.sale_id()).await?;
         beside.push(rate(deployment, address, load).await?);
-        slow_connected.push(crowd.slow.load(Ordering::Relaxed));
-        streams_open.push(crowd.following.load(Ordering::Relaxed));
+        slow_connected.push(f64::from(crowd.slow.load(Ordering::Relaxed)));
+        streams_open.push(f64::from(crowd.following.load(Ordering::Relaxed)));
     }
     server.stop().await?;
-    let ratio = median(&beside) / median(&alone);
-    Ok(Report {
-        mode: deployment.mode(),
-        orders,
-        accepted_alone_per_s: alone,
-        accepted_beside_crowd_per_s: beside,
-        ratio,
-        slow_connected,
-        streams_open,
-    })
+    report.figure(format!("accepted, {BUYERS} connections"), PER_SECOND, &alone);
+    report.figure("the same beside the crowd", PER_SECOND, &beside);
+    report.figure("slow connections open", "", &slow_connected);
+    report.figure("streams open", "", &streams_open);
+    report.ratio("beside the crowd / alone", &beside, &alone);
+    Ok(report)
 }
 
 /// Accepted orders per second.
@@ -217,23 +199,4 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-pub(super) fn print(report: &Report) -> anyhow::Result<()> {
-    let counts = |counts: &[u32]| {
-        let each: Vec<String> = counts.iter().map(ToString::to_string).collect();
-        each.join(", ")
-    };
-    output::table(
-        ["measured", ""],
-        [
-            ["mode".into(), report.mode.to_owned()],
-            ["orders a round".into(), report.orders.to_string()],
-            [format!("accepted, {BUYERS} connections"), super::rates(&report.accepted_alone_per_s)],
-            ["the same beside the crowd".into(), super::rates(&report.accepted_beside_crowd_per_s)],
-            ["beside the crowd / alone".into(), format!("{:.2}", report.ratio)],
-            ["slow connections open".into(), counts(&report.slow_connected)],
-            ["streams open".into(), counts(&report.streams_open)],
-        ],
-    )
 }

@@ -1,7 +1,7 @@
 //! Running the processes that are measured, and measuring them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::process::Child;
 
 use super::load::{CHUNK, Load};
+use super::peers::{self, Peer};
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::{Broker, Deliveries, Message, Queue, Topic};
 use floodgate::cli::process;
@@ -35,6 +36,8 @@ pub(super) enum Process {
     Relay,
     /// A worker, or several.
     Workers(u32),
+    /// A plain worker to compare with.
+    Peer(Peer),
     /// A worker whose Redis cannot be reached.
     WithoutRedis,
 }
@@ -66,6 +69,8 @@ pub(super) struct Runner<'a> {
     broker: Arc<dyn Broker>,
     events: Deliveries,
     config: Option<PathBuf>,
+    /// Runs what is written in Python.
+    python: PathBuf,
 }
 
 impl<'a> Runner<'a> {
@@ -81,7 +86,12 @@ impl<'a> Runner<'a> {
         }
         let queue = Queue::Subscriber(TempDeployment::SUBSCRIBER.to_owned());
         let events = broker.subscribe(queue, &topics, SUBSCRIBER_PREFETCH).await?;
-        Ok(Self { deployment, broker, events, config })
+        Ok(Self { deployment, broker, events, config, python: PathBuf::new() })
+    }
+
+    /// Has `python` run what is written in Python.
+    pub(super) fn with_python(self, python: &Path) -> Self {
+        Self { python: python.to_owned(), ..self }
     }
 
     pub(super) async fn end(self) {
@@ -115,7 +125,7 @@ impl<'a> Runner<'a> {
         for process in processes {
             process::drain(process).await?;
         }
-        if process != Process::Relay {
+        if !matches!(process, Process::Relay | Process::Peer(_)) {
             while let Ok(Some(late)) = tokio::time::timeout(LATE, self.events.next()).await {
                 bodies.push(late.body.clone());
                 late.ack();
@@ -207,12 +217,17 @@ impl<'a> Runner<'a> {
     fn start_one(&self, process: Process) -> anyhow::Result<Child> {
         let (deployment, config) = (self.deployment, self.config.as_deref());
         let mut command = match process {
-            Process::Relay => process::this_program(deployment, config)?,
+            Process::Relay | Process::Peer(Peer::Plain) => {
+                process::this_program(deployment, config)?
+            }
+            Process::Peer(Peer::Outbox) => peers::outbox(&self.python, &deployment.app),
             Process::Workers(_) | Process::WithoutRedis => process::floodgate(deployment, config)?,
         };
         command.env("FLOODGATE_LOG__FILTER", "warn");
         match process {
             Process::Relay => command.arg("bench-relay"),
+            Process::Peer(Peer::Plain) => command.arg("bench-plain-worker"),
+            Process::Peer(Peer::Outbox) => &mut command,
             Process::Workers(_) => command.arg("worker"),
             Process::WithoutRedis => {
                 // It says once that Redis is unavailable, which is no news here.
@@ -259,7 +274,7 @@ async fn send(
 
 /// A positive number without its fraction.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is what this does")]
-fn whole(number: f64) -> usize {
+pub(super) fn whole(number: f64) -> usize {
     number as usize
 }
 
