@@ -39,8 +39,8 @@ use report::Report;
     In each round the queue is filled first, then a worker is started in a separate process, and the \
     time from its first event to its last is taken. The bare relay does the same with one order a \
     message and an event of the same size for each, by the same code for consuming, publishing with \
-    confirms and acknowledging, but without Redis and without a ledger. Latency is taken at half the \
-    rate the whole path has reached. Uses a temporary namespace and database.")]
+    confirms and acknowledging, but without Redis and without a ledger. Latency is taken at half of the \
+    rate that both can sustain while orders are published. Uses a temporary namespace and database.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Bench {
     /// Measure everything but the checking of users, and write the figures into --file

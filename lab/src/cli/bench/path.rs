@@ -10,7 +10,8 @@ use floodgate::app::temp_deployment::TempDeployment;
 /// Runs of one round: throughput and latency, of the relay and of the whole path.
 const RUNS: u16 = 4;
 
-/// Measures, the two taking turns. Latency is taken at half of the lower rate of the two in each round.
+/// Measures, the two taking turns. Latency is taken at half of the rate that both can sustain, by their
+/// throughput in the same round.
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
@@ -27,15 +28,15 @@ pub(super) async fn measure(
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         let load = |run| Load::new(RUNS * round + run, orders);
-        let relayed = runner.throughput(&load(0), 1, Process::Relay).await?.orders_per_s;
+        let relayed = runner.throughput(&load(0), 1, Process::Relay).await?;
         load(1).open_sales(deployment).await?;
-        let Throughput { orders_per_s, peak_bytes } =
+        let Throughput { orders_per_s, sustained_per_s, peak_bytes } =
             runner.throughput(&load(1), per_message.into(), WORKER).await?;
-        relay.push(relayed);
+        relay.push(relayed.orders_per_s);
         whole.push(orders_per_s);
         peak.push(peak_bytes as f64 / f64::from(1 << 20));
         sales.push(load(1).sale_id());
-        let rate = orders_per_s.min(relayed) / 2.0;
+        let rate = sustained_per_s.min(relayed.sustained_per_s) / 2.0;
         of_relay.add(runner.latency(&load(2), 1, Process::Relay, rate).await?);
         load(3).open_sales(deployment).await?;
         of_path.add(runner.latency(&load(3), per_message.into(), WORKER, rate).await?);

@@ -20,6 +20,8 @@ use floodgate::domain::order::OrderKey;
 
 /// No event for so long means that something is wrong.
 pub(super) const STALLED: Duration = Duration::from_mins(1);
+/// How long orders are sent before their latency counts: connections and caches are new.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// How long the latency is watched, and how often a share of the load is sent.
 const WATCHED: Duration = Duration::from_secs(8);
 const SHARE: Duration = Duration::from_millis(5);
@@ -59,6 +61,9 @@ pub(super) struct Latency {
 /// How fast a load was worked off.
 pub(super) struct Throughput {
     pub orders_per_s: f64,
+    /// What it can keep up with while the same machine publishes the orders too: all orders over the time of filling
+    /// the queue and of emptying it.
+    pub sustained_per_s: f64,
     /// Of the process that had the most.
     pub peak_bytes: u64,
 }
@@ -107,7 +112,9 @@ impl<'a> Runner<'a> {
         per_message: u32,
         process: Process,
     ) -> anyhow::Result<Throughput> {
+        let filling = Instant::now();
         load.publish(self.broker.as_ref(), per_message, CHUNK).await?;
+        let filled_in = filling.elapsed().as_secs_f64();
         let processes = self.start(process)?;
         let mut bodies = vec![self.message().await?];
         let first = data_of(&bodies[0])?.len();
@@ -117,7 +124,9 @@ impl<'a> Runner<'a> {
             events += data_of(&body)?.len();
             bodies.push(body);
         }
-        let orders_per_s = (events - first) as f64 / begun.elapsed().as_secs_f64();
+        let emptied_in = begun.elapsed().as_secs_f64();
+        let orders_per_s = (events - first) as f64 / emptied_in;
+        let sustained_per_s = f64::from(load.orders) / (filled_in + emptied_in);
         let mut peak_bytes = 0;
         for process in &processes {
             peak_bytes = peak_bytes.max(peak_memory(process)?);
@@ -132,7 +141,7 @@ impl<'a> Runner<'a> {
             }
             self.check(load, &bodies).await?;
         }
-        Ok(Throughput { orders_per_s, peak_bytes })
+        Ok(Throughput { orders_per_s, sustained_per_s, peak_bytes })
     }
 
     /// Fails unless every order of `load` has one decision, and one event or more, all of which tell of it.
@@ -168,7 +177,8 @@ impl<'a> Runner<'a> {
         orders_per_s: f64,
     ) -> anyhow::Result<Latency> {
         let processes = self.start(process)?;
-        let wanted = whole(orders_per_s * WATCHED.as_secs_f64());
+        self.until_consumed(processes.len()).await?;
+        let wanted = whole(orders_per_s * (WARM_UP + WATCHED).as_secs_f64());
         let orders = u32::try_from(wanted).unwrap_or(u32::MAX).clamp(per_message, load.orders);
         let orders = orders / per_message * per_message;
         let source = load.with_orders(orders);
@@ -189,14 +199,26 @@ impl<'a> Runner<'a> {
         for process in processes {
             process::drain(process).await?;
         }
+        let warm = whole(orders_per_s * WARM_UP.as_secs_f64()).min(received.len() / 2);
         let mut waits: Vec<f64> = received
             .into_iter()
             .zip(sent)
+            .skip(warm)
             .filter_map(|(received, sent)| Some(received?.duration_since(sent).as_secs_f64() * 1e3))
             .collect();
         waits.sort_by(f64::total_cmp);
         let at = |share: f64| waits[whole((waits.len() - 1) as f64 * share)];
         Ok(Latency { p50_ms: at(0.50), p99_ms: at(0.99), at_orders_per_s: orders_per_s })
+    }
+
+    /// Waits until so many processes take intents.
+    async fn until_consumed(&self, processes: usize) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while (self.broker.depth(Queue::Intents).await?.consumers as usize) < processes {
+            ensure!(begun.elapsed() < STALLED, "nothing takes intents");
+            tokio::time::sleep(SHARE).await;
+        }
+        Ok(())
     }
 
     /// The body of the next message with events.
