@@ -1,6 +1,6 @@
 """A worker as many shops have one, to compare with: aio-pika, asyncpg, and a transactional outbox.
 
-Takes intents from a queue, decides each in a transaction of its own, with the sale's row locked, and writes its event to
+Takes intents from a queue, decides each in one transaction, with the sale's row locked, and writes its event to
 an outbox in the same transaction; then acknowledges. A relay publishes what is in the outbox, with confirms, and
 deletes it. Guarantees: no oversell, one decision for each order, and every event at least once.
 

@@ -7,7 +7,7 @@ use crate::domain::event::Event;
 use crate::domain::event_batch::size_in_batch;
 use crate::domain::order::SaleId;
 
-/// A sale with fewer events in a worker's batch has no message of its own: with many sales that would be as
+/// A sale with fewer events in a worker's batch has no message for itself: with many sales that would be as
 /// many messages as events.
 const MIN_OF_A_SALE: usize = 16;
 

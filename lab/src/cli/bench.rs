@@ -19,6 +19,7 @@ mod verification;
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use clap::Args;
 
 use floodgate::app::App;
@@ -64,7 +65,7 @@ pub(super) struct Bench {
     /// Measure the HTTP API instead: orders accepted, against the same messages published without it
     #[arg(long, group = "measured")]
     api: bool,
-    /// Orders in flight at the API, each on a connection of its own; several are measured one after the other
+    /// Orders in flight at the API, on as many connections; several are measured one after the other
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 1000], requires = "api", value_parser = clap::value_parser!(u32).range(1..=2000))]
     in_flight: Vec<u32>,
     /// Measure the HTTP API with 50 connections, alone and beside 500 that send one byte a second and 500
@@ -130,7 +131,7 @@ impl Bench {
         }
     }
 
-    /// Takes a measurement in a deployment of its own.
+    /// Takes a measurement in a temporary deployment.
     async fn measured(&self, app: &App, config: Option<PathBuf>) -> anyhow::Result<Measured> {
         let name = format!("floodgate-bench-{}", std::process::id());
         let mut settings = app.settings().clone();
@@ -176,6 +177,15 @@ impl Bench {
             path::measure(deployment, config, size).await?
         }))
     }
+}
+
+/// Orders, intents in a message, and rounds.
+type Size = (u32, u16, u16);
+
+/// Fails without servers, because `what` is about them.
+fn needs_servers(deployment: &TempDeployment, what: &str) -> anyhow::Result<()> {
+    ensure!(deployment.mode() != "embedded", "bench {what} needs servers; see: floodgate check");
+    Ok(())
 }
 
 /// The middle one of `values`, which are not empty.

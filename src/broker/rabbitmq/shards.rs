@@ -77,7 +77,7 @@ impl ShardedConsumer {
 
 impl Link {
     /// Whether the queues without a number are to be bound. See
-    /// [`sharded_mark`](crate::broker::topology::Topology::sharded_mark). A channel of its own, because a negative
+    /// [`sharded_mark`](crate::broker::topology::Topology::sharded_mark). On a new channel, because a negative
     /// answer closes it.
     pub(super) async fn is_sharded(
         &self,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use secrecy::ExposeSecret;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -10,6 +10,7 @@ use sqlx::postgres::PgConnection;
 use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Runner, WORKER};
+use super::{Size, needs_servers};
 use floodgate::app::temp_deployment::TempDeployment;
 
 /// The decisions of a ledger that is as good as empty.
@@ -30,15 +31,13 @@ const DECISIONS: &str = "
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
     decisions: i64,
 ) -> anyhow::Result<Report> {
-    if deployment.mode() == "embedded" {
-        bail!("the ledger is filled by PostgreSQL: bench --deep needs servers");
-    }
+    needs_servers(deployment, "--deep")?;
     let settings = deployment.app.settings();
     let deep = TempDeployment::create(settings, &format!("{}-deep", settings.namespace)).await?;
-    let measured = both(deployment, &deep, config, (orders, per_message, rounds), decisions).await;
+    let measured = both(deployment, &deep, config, size, decisions).await;
     let removed = deep.remove().await;
     let report = measured?;
     removed?;
@@ -49,13 +48,11 @@ async fn both(
     shallow: &TempDeployment,
     deep: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
     decisions: i64,
 ) -> anyhow::Result<Report> {
-    let mut report = Report::of(shallow).await?;
-    report.about("orders", orders);
-    report.about("intents a message", per_message);
-    report.about("events", shallow.app.settings().events.publish.name());
+    let mut report = Report::of_path(shallow, size).await?;
+    let (orders, per_message, rounds) = size;
     fill(shallow, FEW).await?;
     fill(deep, decisions).await?;
     let mut runners =

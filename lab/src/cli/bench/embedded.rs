@@ -2,29 +2,27 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use secrecy::SecretString;
 
 use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Runner, WORKER};
+use super::{Size, needs_servers};
 use floodgate::app::temp_deployment::TempDeployment;
 
 pub(super) async fn measure(
     servers: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
 ) -> anyhow::Result<Report> {
-    if servers.mode() == "embedded" {
-        bail!("there are no servers to compare with: bench --embedded needs them");
-    }
+    needs_servers(servers, "--embedded")?;
     let mut settings = servers.app.settings().clone();
     for url in [&mut settings.amqp_url, &mut settings.redis_url, &mut settings.database_url] {
         *url = SecretString::default();
     }
     let name = settings.namespace.clone();
     let embedded = TempDeployment::create(&settings, &name).await?;
-    let measured = both(servers, &embedded, config, (orders, per_message, rounds)).await;
+    let measured = both(servers, &embedded, config, size).await;
     embedded.app.close().await;
     let removed = embedded.remove().await;
     let report = measured?;
@@ -36,12 +34,10 @@ async fn both(
     servers: &TempDeployment,
     embedded: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
 ) -> anyhow::Result<Report> {
-    let mut report = Report::of(servers).await?;
-    report.about("orders", orders);
-    report.about("intents a message", per_message);
-    report.about("events", servers.app.settings().events.publish.name());
+    let mut report = Report::of_path(servers, size).await?;
+    let (orders, per_message, rounds) = size;
     let mut on_servers = Runner::new(servers, config.clone()).await?;
     let mut in_file = Runner::new(embedded, config).await?;
     let mut measured = [Vec::new(), Vec::new()];

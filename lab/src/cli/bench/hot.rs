@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
-
 use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Process, Runner, WORKER};
+use super::{Size, needs_servers};
 use floodgate::app::temp_deployment::TempDeployment;
 
 /// Sales that the orders are spread over.
@@ -17,15 +16,11 @@ const KINDS: u16 = 5;
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
 ) -> anyhow::Result<Report> {
-    if deployment.mode() == "embedded" {
-        bail!("there is no Redis to go without: bench --hot needs servers");
-    }
-    let mut report = Report::of(deployment).await?;
-    report.about("orders", orders);
-    report.about("intents a message", per_message);
-    report.about("events", deployment.app.settings().events.publish.name());
+    needs_servers(deployment, "--hot")?;
+    let mut report = Report::of_path(deployment, size).await?;
+    let (orders, per_message, rounds) = size;
     let mut runner = Runner::new(deployment, config).await?;
     let mut measured: [Vec<f64>; KINDS as usize] = Default::default();
     for round in 0..rounds {

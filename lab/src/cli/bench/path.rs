@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::Size;
 use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Latency, Process, Runner, Throughput, WORKER};
@@ -15,12 +16,10 @@ const RUNS: u16 = 4;
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
 ) -> anyhow::Result<Report> {
-    let mut report = Report::of(deployment).await?;
-    report.about("orders", orders);
-    report.about("intents a message", per_message);
-    report.about("events", deployment.app.settings().events.publish.name());
+    let mut report = Report::of_path(deployment, size).await?;
+    let (orders, per_message, rounds) = size;
     let mut runner = Runner::new(deployment, config).await?;
     let (mut relay, mut whole, mut peak) = (Vec::new(), Vec::new(), Vec::new());
     let (mut of_relay, mut of_path) = (Latencies::default(), Latencies::default());

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Process, Runner, WORKER};
+use super::{Size, needs_servers};
 use floodgate::app::App;
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::topology::Topology;
@@ -24,7 +25,7 @@ use floodgate::broker::{Broker, Delivery, Message, Queue};
 use floodgate::domain::event::Event;
 use floodgate::shutdown;
 
-/// Orders decided at the same time, each on a connection of its own.
+/// Orders decided at the same time, on as many connections.
 const AT_ONCE: u32 = 16;
 const PREFETCH: u16 = 1000;
 /// Runs of one round.
@@ -51,12 +52,10 @@ pub(super) enum Peer {
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    (orders, per_message, rounds): Size,
     python: &Path,
 ) -> anyhow::Result<Report> {
-    if deployment.mode() == "embedded" {
-        bail!("there is nothing to compare with embedded: bench --peers needs servers");
-    }
+    needs_servers(deployment, "--peers")?;
     let has_python = Command::new(python)
         .args(["-c", "import aio_pika, asyncpg"])
         .output()
@@ -187,7 +186,7 @@ async fn work(
     Ok(())
 }
 
-/// Decides an order in a transaction of its own, once for ever.
+/// Decides an order in one transaction, once for ever.
 async fn decide(order: &Order, pool: &PgPool) -> anyhow::Result<String> {
     let mut transaction = pool.begin().await?;
     let left: i32 =

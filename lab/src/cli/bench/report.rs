@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use super::median;
+use super::{Size, median};
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::cli::output;
 
@@ -49,6 +49,18 @@ impl Report {
                 report.about(finding.what, version);
             }
         }
+        Ok(report)
+    }
+
+    /// The same, of a bench of the whole path.
+    pub(super) async fn of_path(
+        deployment: &TempDeployment,
+        (orders, per_message, _): Size,
+    ) -> anyhow::Result<Self> {
+        let mut report = Self::of(deployment).await?;
+        report.about("orders", orders);
+        report.about("intents a message", per_message);
+        report.about("events", deployment.app.settings().events.publish.name());
         Ok(report)
     }
 

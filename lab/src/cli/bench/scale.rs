@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
-
 use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Process, Runner};
+use super::{Size, needs_servers};
 use floodgate::app::temp_deployment::TempDeployment;
 
 /// How many workers.
@@ -19,15 +18,11 @@ const SALES: u32 = 10_000;
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
-    (orders, per_message, rounds): (u32, u16, u16),
+    size: Size,
 ) -> anyhow::Result<Report> {
-    if deployment.mode() == "embedded" {
-        bail!("an embedded deployment has one worker: bench --scale needs servers");
-    }
-    let mut report = Report::of(deployment).await?;
-    report.about("orders", orders);
-    report.about("intents a message", per_message);
-    report.about("events", deployment.app.settings().events.publish.name());
+    needs_servers(deployment, "--scale")?;
+    let mut report = Report::of_path(deployment, size).await?;
+    let (orders, per_message, rounds) = size;
     let mut runner = Runner::new(deployment, config).await?;
     let kinds: Vec<(u32, u16, u32)> = [1, SALES]
         .into_iter()
