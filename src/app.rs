@@ -100,12 +100,13 @@ impl App {
     pub async fn records(&self) -> Result<Records> {
         if self.settings.is_embedded() {
             let ledger = self.embedded().await?.ledger.clone();
-            return Ok(Records { ledger: ledger.clone(), operator_log: ledger });
+            return Ok(Records { ledger: ledger.clone(), operator_log: ledger, shard_map: None });
         }
         let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
-        Ok(Records { ledger: ledger.clone(), operator_log: ledger })
+        let shard_map: Option<Arc<dyn ShardMap>> = Some(ledger.clone());
+        Ok(Records { ledger: ledger.clone(), operator_log: ledger, shard_map })
     }
 
     /// What an audit looks at: the ledger, checked to be there, and what the inventory holds, if there is one.
@@ -121,17 +122,9 @@ impl App {
         Ok(Audited { books: ledger.clone(), ledger, holdings })
     }
 
-    /// Which worker takes which shard of the intake; nothing embedded, where the intake is not divided.
-    pub fn shard_map(&self) -> Result<Option<Arc<dyn ShardMap>>> {
-        if self.settings.is_embedded() {
-            return Ok(None);
-        }
-        Ok(Some(Arc::new(self.postgres()?)))
-    }
-
     /// How the intake is divided.
     pub async fn division(&self) -> Result<Division> {
-        match self.shard_map()? {
+        match self.records().await?.shard_map {
             Some(map) => Ok(map.roster().await?.division),
             None => Ok(Division::NONE),
         }
@@ -139,7 +132,7 @@ impl App {
 
     /// How the intake is divided, and the workers that run.
     pub async fn roster(&self) -> Result<Roster> {
-        match self.shard_map()? {
+        match self.records().await?.shard_map {
             Some(map) => Ok(map.roster().await?),
             None => bail!("an embedded deployment has one queue, which can't be divided"),
         }
@@ -231,8 +224,7 @@ impl App {
         let (broker, inventory, records) =
             (self.broker().await?, self.inventory()?, self.records().await?);
         let sale_cache = Arc::new(SaleCache::start(records.ledger.clone(), broker.as_ref()).await?);
-        let (verifier, shard_map) = (self.verifier()?, self.shard_map()?);
-        Ok(Adapters { broker, inventory, records, verifier, shard_map, sale_cache })
+        Ok(Adapters { broker, inventory, records, verifier: self.verifier()?, sale_cache })
     }
 
     /// What checks users, if anything does.
@@ -247,16 +239,15 @@ impl App {
 
     /// A worker.
     pub fn worker(&self, adapters: &Adapters) -> Worker {
-        let Adapters { broker, inventory, records, verifier, shard_map, sale_cache: _ } =
-            adapters.clone();
-        let (ledger, clock) = (records.ledger, clock::system());
+        let Adapters { broker, inventory, records, verifier, sale_cache: _ } = adapters.clone();
+        let Records { ledger, shard_map, operator_log: _ } = records;
         Worker {
             broker,
             inventory,
             ledger,
             verifier,
             shard_map,
-            clock,
+            clock: clock::system(),
             options: self.settings.worker_options(),
         }
     }
@@ -338,6 +329,8 @@ pub struct Records {
     pub ledger: Arc<dyn Ledger>,
     /// The operators' log.
     pub operator_log: Arc<dyn OperatorLog>,
+    /// Which worker takes which shard of the intake; embedded the intake is not divided.
+    pub shard_map: Option<Arc<dyn ShardMap>>,
 }
 
 impl Records {
@@ -360,6 +353,5 @@ pub struct Adapters {
     pub inventory: Option<Arc<dyn Inventory>>,
     pub records: Records,
     pub verifier: Option<Arc<dyn Verifier>>,
-    pub shard_map: Option<Arc<dyn ShardMap>>,
     pub sale_cache: Arc<SaleCache>,
 }

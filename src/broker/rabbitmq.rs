@@ -182,9 +182,7 @@ impl Link {
             let runtime = lapin::runtime::default_runtime()?;
             let connection =
                 Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
-            let channel = connection.create_channel().await?;
-            self.declare(&channel, &connection).await?;
-            channel.close(200, "declared".into()).await?;
+            self.declare(&connection).await?;
             Ok(connection)
         };
         self.outage.noted(self.within(connecting).await, BrokerError::is_transient)

@@ -1,8 +1,10 @@
 //! Exchanges and queues: what is declared, and how.
 
+use futures_util::future::try_join_all;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
+use tokio::try_join;
 
 use super::Link;
 use crate::broker::{Delay, Queue};
@@ -19,55 +21,59 @@ const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
 impl Link {
     /// Everything that the namespace needs.
-    pub(super) async fn declare(
-        &self,
-        channel: &Channel,
-        connection: &Connection,
-    ) -> Result<(), lapin::Error> {
-        let names = &self.topology;
-        for exchange in names.exchanges() {
-            channel
-                .exchange_declare(
-                    exchange.into(),
-                    ExchangeKind::Topic,
-                    DURABLE_EXCHANGE,
-                    FieldTable::default(),
-                )
-                .await?;
+    pub(super) async fn declare(&self, connection: &Connection) -> Result<(), lapin::Error> {
+        let asking = connection.create_channel().await?;
+        let is_sharded = self.is_sharded(&asking).await?;
+        let channel = if is_sharded { asking } else { connection.create_channel().await? };
+        self.declare_on(&channel, is_sharded).await?;
+        if !is_sharded {
+            // The intake may have been divided since.
+            if !self.is_sharded(&channel).await? {
+                return Ok(());
+            }
+            for (exchange, queue) in self.intakes() {
+                self.unbind(&channel, &exchange, &queue, EVERY_KEY).await?;
+            }
         }
+        channel.close(200, "declared".into()).await
+    }
 
+    async fn declare_on(&self, channel: &Channel, is_sharded: bool) -> Result<(), lapin::Error> {
+        // Asked for all at once, so that a server that is far away is waited for three times, not thirty.
+        let names = &self.topology;
+        let exchanges = names.exchanges().into_iter().map(|exchange| {
+            let (options, none) = (DURABLE_EXCHANGE, FieldTable::default());
+            channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, none)
+        });
+        try_join_all(exchanges).await?;
+
+        let dead_letters = names.queue(&Queue::DeadLetters);
         let mut dead = quorum(DEAD_LETTER_DELIVERY_LIMIT);
         text(&mut dead, "x-overflow", "reject-publish");
-        let dead_exchange = names.dead_exchange();
-        let dead_letters = names.queue(&Queue::DeadLetters);
-        declare_queue(channel, &dead_letters, DURABLE, dead).await?;
-        bind(channel, &dead_letters, &dead_exchange, EVERY_KEY).await?;
-
-        let is_sharded = self.is_sharded(connection).await?;
-        for (exchange, queue) in self.intakes() {
-            self.declare_intake(channel, &queue).await?;
-            if !is_sharded {
-                bind(channel, &names.queue(&queue), &exchange, EVERY_KEY).await?;
-            }
-        }
-        // The intake may have been divided since.
-        if !is_sharded && self.is_sharded(connection).await? {
-            for (exchange, queue) in self.intakes() {
-                self.unbind(channel, &exchange, &queue, EVERY_KEY).await?;
-            }
-        }
-        let returned_exchange = names.returned_exchange();
-
-        for delay in Delay::ALL {
-            let name = names.delay(delay);
+        let delays = Delay::ALL.map(|delay| (names.delay(delay), delay.ms()));
+        let waiting = delays.iter().map(|(name, ms)| {
             let mut waiting = FieldTable::default();
             text(&mut waiting, "x-queue-type", "quorum");
-            waiting.insert("x-message-ttl".into(), AMQPValue::LongLongInt(delay.ms().into()));
-            dead_letter_to(&mut waiting, &returned_exchange);
-            declare_queue(channel, &name, DURABLE, waiting).await?;
-            bind(channel, &name, &name, EVERY_KEY).await?;
+            waiting.insert("x-message-ttl".into(), AMQPValue::LongLongInt((*ms).into()));
+            dead_letter_to(&mut waiting, &names.returned_exchange());
+            declare_queue(channel, name, DURABLE, waiting)
+        });
+        let intakes = self.intakes();
+        let intakes_declared = intakes.iter().map(|(_, queue)| self.declare_intake(channel, queue));
+        try_join!(
+            declare_queue(channel, &dead_letters, DURABLE, dead),
+            try_join_all(waiting),
+            try_join_all(intakes_declared),
+        )?;
+
+        let mut bindings = vec![(dead_letters, names.dead_exchange())];
+        bindings.extend(delays.into_iter().map(|(name, _)| (name.clone(), name)));
+        if !is_sharded {
+            bindings.extend(intakes.map(|(exchange, queue)| (names.queue(&queue), exchange)));
         }
-        Ok(())
+        let binding =
+            bindings.iter().map(|(queue, exchange)| bind(channel, queue, exchange, EVERY_KEY));
+        try_join_all(binding).await.map(drop)
     }
 
     /// Makes a queue of intents.

@@ -76,24 +76,13 @@ impl ShardedConsumer {
 }
 
 impl Link {
-    /// Whether the queues without a number are to be bound. See
-    /// [`sharded_mark`](crate::broker::topology::Topology::sharded_mark). On a new channel, because a negative
-    /// answer closes it.
-    pub(super) async fn is_sharded(
-        &self,
-        connection: &lapin::Connection,
-    ) -> Result<bool, lapin::Error> {
-        let channel = connection.create_channel().await?;
-        let mark = self.topology.sharded_mark();
+    /// Whether the intake is divided, by [`sharded_mark`](crate::broker::topology::Topology::sharded_mark). If it is
+    /// not, the answer closes the channel.
+    pub(super) async fn is_sharded(&self, channel: &Channel) -> Result<bool, lapin::Error> {
+        let (mark, none) = (self.topology.sharded_mark(), FieldTable::default());
         let passive = ExchangeDeclareOptions { passive: true, ..DURABLE_EXCHANGE };
-        let looking = channel.exchange_declare(
-            mark.into(),
-            ExchangeKind::Fanout,
-            passive,
-            FieldTable::default(),
-        );
-        match looking.await {
-            Ok(()) => channel.close(200, "seen".into()).await.map(|()| true),
+        match channel.exchange_declare(mark.into(), ExchangeKind::Fanout, passive, none).await {
+            Ok(()) => Ok(true),
             Err(error) => match error.kind() {
                 ErrorKind::ProtocolError(refusal) if refusal.get_id() == 404 => Ok(false),
                 _ => Err(error),

@@ -100,7 +100,7 @@ impl Stage {
         let deployment = TempDeployment::create(&settings, &cleanup.name).await.expect("servers");
         let broker = deployment.app.broker().await.expect("broker");
         let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
-        let Records { ledger, operator_log } = deployment.app.records().await.expect("ledger");
+        let Records { ledger, operator_log, .. } = deployment.app.records().await.expect("ledger");
         let events = deployment.events(5000).await.expect("events");
         Self { deployment, broker, inventory, ledger, operator_log, events, _cleanup: cleanup }
     }
