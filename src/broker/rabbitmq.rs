@@ -25,6 +25,7 @@ use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
+use tokio::try_join;
 use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
@@ -38,7 +39,7 @@ use consumer::Source;
 use publisher::Publisher;
 use reader::Reader;
 use replies::Replies;
-use shards::ShardedConsumer;
+use shards::{LATE_BINDING, ShardedConsumer};
 use supervisor::Supervisor;
 
 /// What is left out of the logs, in the language of their filter: the client library logs every event that has
@@ -128,7 +129,13 @@ impl RabbitBroker {
     pub async fn divide(&self, before: u16, shards: u16) -> Result<(), BrokerError> {
         let channel = self.publisher.channel().await?;
         let dividing = self.link.within(self.link.divide(&channel, before, shards)).await;
-        dividing.map_err(shards::explain)
+        dividing.map_err(shards::explain)?;
+        if shards > 1 {
+            // Who looked for the mark before it was there may have bound them meanwhile.
+            tokio::time::sleep(LATE_BINDING).await;
+            self.link.within(self.link.unbind_unsharded(&channel)).await?;
+        }
+        Ok(())
     }
 
     /// Deletes every queue and exchange of the namespace, with up to `shards` of an intake that was divided, and the
@@ -175,17 +182,21 @@ fn tls_config(tls: Tls) -> OwnedTLSConfig {
 impl Link {
     /// A new connection, with everything declared that the namespace needs.
     async fn connect(&self, role: &str) -> Result<Connection, BrokerError> {
-        let name = format!("floodgate {role}");
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = async {
-            let (uri, tls) = (self.uri.clone(), self.tls.clone());
-            let runtime = lapin::runtime::default_runtime()?;
-            let connection =
-                Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
-            self.declare(&connection).await?;
+            let (connection, is_sharded) = try_join!(self.open(role), self.is_sharded())?;
+            self.declare(&connection, is_sharded).await?;
             Ok(connection)
         };
         self.outage.noted(self.within(connecting).await, BrokerError::is_transient)
+    }
+
+    /// A new connection, and nothing else.
+    async fn open(&self, role: &str) -> Result<Connection, lapin::Error> {
+        let name = format!("floodgate {role}");
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let (uri, tls) = (self.uri.clone(), self.tls.clone());
+        let runtime = lapin::runtime::default_runtime()?;
+        Connection::connect_uri_with_config(uri, properties, tls, runtime).await
     }
 
     /// Waits for an answer of the server, but no longer than the time limit.

@@ -20,25 +20,13 @@ pub(super) const EVERY_KEY: &str = "#";
 const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
 impl Link {
-    /// Everything that the namespace needs.
-    pub(super) async fn declare(&self, connection: &Connection) -> Result<(), lapin::Error> {
-        let asking = connection.create_channel().await?;
-        let is_sharded = self.is_sharded(&asking).await?;
-        let channel = if is_sharded { asking } else { connection.create_channel().await? };
-        self.declare_on(&channel, is_sharded).await?;
-        if !is_sharded {
-            // The intake may have been divided since.
-            if !self.is_sharded(&channel).await? {
-                return Ok(());
-            }
-            for (exchange, queue) in self.intakes() {
-                self.unbind(&channel, &exchange, &queue, EVERY_KEY).await?;
-            }
-        }
-        channel.close(200, "declared".into()).await
-    }
-
-    async fn declare_on(&self, channel: &Channel, is_sharded: bool) -> Result<(), lapin::Error> {
+    /// Everything that the namespace needs, but for shards.
+    pub(super) async fn declare(
+        &self,
+        connection: &Connection,
+        is_sharded: bool,
+    ) -> Result<(), lapin::Error> {
+        let channel = &connection.create_channel().await?;
         // Asked for all at once, so that a server that is far away is waited for three times, not thirty.
         let names = &self.topology;
         let exchanges = names.exchanges().into_iter().map(|exchange| {
@@ -73,7 +61,8 @@ impl Link {
         }
         let binding =
             bindings.iter().map(|(queue, exchange)| bind(channel, queue, exchange, EVERY_KEY));
-        try_join_all(binding).await.map(drop)
+        try_join_all(binding).await?;
+        channel.close(200, "declared".into()).await
     }
 
     /// Makes a queue of intents.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions,
@@ -25,6 +26,9 @@ use crate::broker::{BrokerError, Delivery, Queue};
 const CONSISTENT_HASH: &str = "x-consistent-hash";
 /// Buckets of each shard, which the exchange takes as the routing key of a binding.
 const WEIGHT: &str = "1";
+
+/// How long a process may take from looking for the mark to binding.
+pub(super) const LATE_BINDING: Duration = Duration::from_secs(1);
 
 /// Consumes a queue of intents, and besides those of its shards that this process takes.
 pub(super) struct ShardedConsumer {
@@ -76,18 +80,26 @@ impl ShardedConsumer {
 }
 
 impl Link {
-    /// Whether the intake is divided, by [`sharded_mark`](crate::broker::topology::Topology::sharded_mark). If it is
-    /// not, the answer closes the channel.
-    pub(super) async fn is_sharded(&self, channel: &Channel) -> Result<bool, lapin::Error> {
+    /// Whether the intake is divided, by [`sharded_mark`](crate::broker::topology::Topology::sharded_mark). Asks on a
+    /// connection that is used for nothing else: a negative answer closes the channel, and the client library may hand
+    /// that to the next channel of the connection.
+    pub(super) async fn is_sharded(&self) -> Result<bool, lapin::Error> {
+        let connection = self.open("asking").await?;
+        let channel = connection.create_channel().await?;
         let (mark, none) = (self.topology.sharded_mark(), FieldTable::default());
         let passive = ExchangeDeclareOptions { passive: true, ..DURABLE_EXCHANGE };
-        match channel.exchange_declare(mark.into(), ExchangeKind::Fanout, passive, none).await {
-            Ok(()) => Ok(true),
+        let found = match channel
+            .exchange_declare(mark.into(), ExchangeKind::Fanout, passive, none)
+            .await
+        {
+            Ok(()) => true,
             Err(error) => match error.kind() {
-                ErrorKind::ProtocolError(refusal) if refusal.get_id() == 404 => Ok(false),
-                _ => Err(error),
+                ErrorKind::ProtocolError(refusal) if refusal.get_id() == 404 => false,
+                _ => return Err(error),
             },
-        }
+        };
+        connection.close(200, "asked".into()).await?;
+        Ok(found)
     }
 
     /// The exchange and the queue of intents, and those of returned ones.
@@ -132,6 +144,11 @@ impl Link {
         }
         let none = FieldTable::default();
         channel.exchange_declare(mark.into(), ExchangeKind::Fanout, DURABLE_EXCHANGE, none).await?;
+        self.unbind_unsharded(channel).await
+    }
+
+    /// No message gets to the queues without a number any more.
+    pub(super) async fn unbind_unsharded(&self, channel: &Channel) -> Result<(), lapin::Error> {
         for (exchange, queue) in self.intakes() {
             self.unbind(channel, &exchange, &queue, EVERY_KEY).await?;
         }
@@ -167,7 +184,7 @@ impl Link {
             .await
     }
 
-    pub(super) async fn unbind(
+    async fn unbind(
         &self,
         channel: &Channel,
         exchange: &str,
