@@ -62,6 +62,9 @@ const LOOK_OFTEN: Duration = Duration::from_millis(50);
 const FIRST_LOOKS: u64 = 100;
 const LOOK_SELDOM: Duration = Duration::from_secs(2);
 
+/// How long a worker that ends may take to leave its shards to the others.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// How often a worker looks for announcements that another one has left unpublished.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(5);
 
@@ -120,12 +123,16 @@ impl Worker {
         let _counter = AbortOnDropHandle::new(tokio::spawn(counting));
         let steering =
             self.shard_map.clone().map(|map| steer(map, self.broker.clone(), stop.clone()));
-        let _steerer = steering.map(|steering| AbortOnDropHandle::new(tokio::spawn(steering)));
+        let steerer = steering.map(|steering| AbortOnDropHandle::new(tokio::spawn(steering)));
         let ended = tokio::select! {
             biased;
             worked = self.work(metrics.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
+        if let Some(steerer) = steerer.filter(|_| stop.is_cancelled()) {
+            // It leaves the shards to the others; if it cannot, they notice that it is silent.
+            let _ = tokio::time::timeout(LEAVING, steerer).await;
+        }
         let how = if ended.is_ok() { "drained" } else { "ended" };
         metrics.log(how, self.broker.dropped_replies());
         ended
