@@ -11,9 +11,8 @@ use floodgate::domain::order::{Order, SaleId};
 use floodgate::domain::sale::Sale;
 use floodgate::sales::cache::SaleCache;
 
-use crate::harness::check;
 use crate::harness::embedded::{DELIVERY_LIMIT, Embedded};
-use crate::harness::{PATIENCE, Running, body, order, sale, time};
+use crate::harness::{PATIENCE, Running, body, check, order, sale, time};
 
 async fn publish(broker: &dyn Broker, bodies: &[String]) {
     let messages: Vec<Message<'_>> =
