@@ -57,9 +57,10 @@ pub trait Ledger: Outbox {
 /// between the two cannot lose it.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Announcements that are not published as far as is known, those of a sale in their order, at most
-    /// [`MAX_ANNOUNCEMENTS`].
-    async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError>;
+    /// Announcements of these sales, or of all, that are not published as far as is known: those of a sale in
+    /// their order, at most [`MAX_ANNOUNCEMENTS`].
+    async fn unpublished(&self, sales: Option<&[SaleId]>)
+    -> Result<Vec<Announcement>, LedgerError>;
 
     /// Announcements are published, and owed no more.
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError>;
@@ -165,7 +166,7 @@ impl Book {
 }
 
 /// The most announcements read at once.
-pub const MAX_ANNOUNCEMENTS: u32 = 1000;
+pub const MAX_ANNOUNCEMENTS: usize = 1000;
 
 /// What an operator may do to a sale.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -290,8 +290,11 @@ impl Ledger for PostgresLedger {
 
 #[async_trait]
 impl Outbox for PostgresLedger {
-    async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
-        self.run(async |db| statements::unpublished(db).await).await
+    async fn unpublished(
+        &self,
+        sales: Option<&[SaleId]>,
+    ) -> Result<Vec<Announcement>, LedgerError> {
+        self.run(async |db| statements::unpublished(db, sales).await).await
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {

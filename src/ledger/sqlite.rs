@@ -158,8 +158,11 @@ impl Ledger for SqliteLedger {
 
 #[async_trait]
 impl Outbox for SqliteLedger {
-    async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
-        self.read(async |db| statements::unpublished(db).await).await
+    async fn unpublished(
+        &self,
+        sales: Option<&[SaleId]>,
+    ) -> Result<Vec<Announcement>, LedgerError> {
+        self.read(async |db| statements::unpublished(db, sales).await).await
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {

@@ -163,14 +163,20 @@ pub(super) async fn announce<C: Sql>(db: &mut C, announcements: &[Announcement])
     db.write(sql, announced(announcements)).await
 }
 
-/// What subscribers are owed, for each sale in the order in which it happened.
-pub(super) async fn unpublished<C: Sql>(db: &mut C) -> Result<Vec<Announcement>, sqlx::Error> {
-    // The set says how many at most.
+/// What subscribers are owed, of these sales or of all, for each sale in the order in which it happened.
+pub(super) async fn unpublished<C: Sql>(
+    db: &mut C,
+    sales: Option<&[SaleId]>,
+) -> Result<Vec<Announcement>, sqlx::Error> {
+    // The empty set stands for all.
+    let set = C::set("announcements", "sale_id");
     let sql = format!(
-        "select {ANNOUNCEMENT} from announcements where not published
-         order by sale_id, version, units nulls last limit cast($1 as integer)"
+        "select {ANNOUNCEMENT} from announcements
+         where not published and (cast($1 as text) = '[]' or sale_id in (select i.sale_id from {set} i))
+         order by sale_id, version, units nulls last limit {MAX_ANNOUNCEMENTS}"
     );
-    rows::announcements(db.read(sql, MAX_ANNOUNCEMENTS.to_string()).await?)
+    let keys = sales.unwrap_or_default().iter().map(|id| json!({ "sale_id": id }));
+    rows::announcements(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
 }
 
 /// Marks what subscribers were told.

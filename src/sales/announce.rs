@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use crate::broker::{Broker, BrokerError, Message};
 use crate::domain::event::Event;
+use crate::domain::order::SaleId;
 use crate::fault::crash_point;
 use crate::ledger::{LedgerError, Outbox};
 
@@ -21,13 +22,14 @@ pub enum AnnounceError {
     Broker(#[from] BrokerError),
 }
 
-/// Publishes what is owed.
+/// Publishes what is owed of these sales, or of all.
 pub async fn announce<O: Outbox + ?Sized>(
     outbox: &O,
     broker: &dyn Broker,
+    sales: Option<&[SaleId]>,
 ) -> Result<(), AnnounceError> {
     loop {
-        let owed = outbox.unpublished().await?;
+        let owed = outbox.unpublished(sales).await?;
         if owed.is_empty() {
             return Ok(());
         }

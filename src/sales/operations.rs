@@ -103,7 +103,8 @@ impl Operations {
         record(&self.journal, &changed, entry.as_slice()).await;
         let changed = changed?;
         if let Changed::Done { restock: Some(_), .. } = &changed {
-            let announced = announce(self.ledger.as_ref(), self.broker.as_ref()).await;
+            let of = std::slice::from_ref(sale);
+            let announced = announce(self.ledger.as_ref(), self.broker.as_ref(), Some(of)).await;
             announced.map_err(OperationError::NotTold)?;
         }
         Ok(changed)

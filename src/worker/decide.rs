@@ -1,6 +1,6 @@
 //! Decide: have the ledger decide a batch, whatever the hints were.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,8 +57,8 @@ pub(super) struct Seen {
     pub left: HashMap<SaleId, u32>,
     /// Users who were verified, of orders that need no more decision.
     pub settled: Vec<(SaleId, UserId)>,
-    /// A sale has sold its last unit.
-    pub sold_out: bool,
+    /// Sales that have sold their last unit.
+    pub sold_out: HashSet<SaleId>,
 }
 
 /// Has batches decided.
@@ -98,10 +98,12 @@ impl Decider {
         for (entry, answer) in entries.into_iter().zip(answers) {
             self.apply(entry, answer, &mut decided, &mut seen);
         }
-        seen.sold_out = decided.decided.iter().any(|Settled { decision, .. }| {
+        let sold = decided.decided.iter().filter(|Settled { decision, .. }| {
             let state = result.sales.get(&decision.order.sale_id);
             state.is_some_and(|state| state.sold_out_at == Some(decision.decided_at))
         });
+        seen.sold_out =
+            sold.map(|Settled { decision, .. }| decision.order.sale_id.clone()).collect();
         (decided, seen)
     }
 

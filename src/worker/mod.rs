@@ -25,15 +25,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError, Queue};
 use crate::clock::Clock;
+use crate::domain::order::SaleId;
 use crate::inventory::Inventory;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, MAX_ANNOUNCEMENTS};
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::sales::announce::announce;
@@ -110,9 +112,8 @@ impl Worker {
         let metrics = Arc::new(WorkerMetrics::default());
         let _reporter =
             AbortOnDropHandle::new(tokio::spawn(report(metrics.clone(), self.broker.clone())));
-        let sold_out = Arc::new(Notify::new());
-        let announcing =
-            keep_announcing(self.ledger.clone(), self.broker.clone(), sold_out.clone());
+        let (sold_out, to_announce) = mpsc::unbounded_channel();
+        let announcing = keep_announcing(self.ledger.clone(), self.broker.clone(), to_announce);
         let _announcer = AbortOnDropHandle::new(tokio::spawn(announcing));
         let too_late = async {
             stop.cancelled().await;
@@ -142,7 +143,7 @@ impl Worker {
         &self,
         metrics: Arc<WorkerMetrics>,
         workers: Arc<AtomicU32>,
-        sold_out: Arc<Notify>,
+        sold_out: mpsc::UnboundedSender<SaleId>,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
         let options = &self.options;
@@ -201,7 +202,7 @@ impl Worker {
     fn decide_all(
         &self,
         metrics: Arc<WorkerMetrics>,
-        sold_out: Arc<Notify>,
+        sold_out: mpsc::UnboundedSender<SaleId>,
         mut batches: mpsc::Receiver<ProposedBatch>,
         tell: mpsc::UnboundedSender<Seen>,
     ) -> impl Future<Output = ()> + Send + 'static {
@@ -224,11 +225,11 @@ impl Worker {
         async move {
             let mut committing = JoinSet::new();
             while let Some(batch) = batches.recv().await {
-                let (batch, seen) = decider.decide(batch).await;
-                if seen.sold_out {
-                    sold_out.notify_one();
-                }
+                let (batch, mut seen) = decider.decide(batch).await;
                 // Without a receiver the worker is ending.
+                for sale in seen.sold_out.drain() {
+                    let _ = sold_out.send(sale);
+                }
                 let _ = tell.send(seen);
                 if !batch.is_empty() {
                     let permit = permit(&permits).await;
@@ -286,18 +287,28 @@ async fn permit(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     }
 }
 
-/// Publishes what is owed to subscribers when a sale has sold out here, and now and then what another
-/// process has left, for as long as it is polled.
-async fn keep_announcing(ledger: Arc<dyn Ledger>, broker: Arc<dyn Broker>, sold_out: Arc<Notify>) {
+/// Publishes what is owed to subscribers of the sales that have sold out here, and now and then what another
+/// process has left, for as long as it is polled. Workers which all published everything at once would repeat
+/// each other where many sales end.
+async fn keep_announcing(
+    ledger: Arc<dyn Ledger>,
+    broker: Arc<dyn Broker>,
+    mut sold_out: mpsc::UnboundedReceiver<SaleId>,
+) {
+    let mut everything = tokio::time::interval(ANNOUNCE_EVERY);
+    everything.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sales = Vec::new();
     loop {
-        if let Err(error) = announce(ledger.as_ref(), broker.as_ref()).await {
+        let of = tokio::select! {
+            biased;
+            _ = everything.tick() => None,
+            // Nothing comes when the worker is ending.
+            1.. = sold_out.recv_many(&mut sales, MAX_ANNOUNCEMENTS) => Some(sales.as_slice()),
+        };
+        if let Err(error) = announce(ledger.as_ref(), broker.as_ref(), of).await {
             tracing::debug!(%error, "cannot announce yet");
         }
-        tokio::select! {
-            biased;
-            () = sold_out.notified() => {}
-            () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
-        }
+        sales.clear();
     }
 }
 

@@ -1,6 +1,8 @@
 //! That a sale sold out or was restocked is announced at least once and always under the same id,
 //! whichever process dies in between.
 
+use std::collections::HashSet;
+
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Queue, Topic};
 use floodgate::ledger::Ledger;
@@ -52,7 +54,7 @@ impl News {
 }
 
 async fn until_nothing_is_owed(ledger: &dyn Ledger) {
-    until(async || ledger.unpublished().await.expect("outbox").is_empty()).await;
+    until(async || ledger.unpublished(None).await.expect("outbox").is_empty()).await;
 }
 
 /// One announcement, told once or several times, of which at least `times` in the same way.
@@ -75,7 +77,7 @@ async fn the_end_of_a_sale_is_announced_although_its_worker_died_before() {
         let fail_points = format!("{gap}=return");
         let doomed = WorkerProcess::with(&stage, &[("FAILPOINTS", fail_points.as_str())]);
         assert_eq!(doomed.wait(), None, "{gap}: it aborts");
-        let owed = stage.ledger.unpublished().await.expect("outbox").len();
+        let owed = stage.ledger.unpublished(None).await.expect("outbox").len();
         assert_eq!(owed, usize::from(gap != "locked"), "{gap}");
         let worker = WorkerProcess::start(&stage);
         until_decided(stage.ledger.as_ref(), &all).await;
@@ -98,7 +100,7 @@ async fn a_restock_is_announced_although_its_command_died_before() {
             let mut doomed = floodgate(&stage, &restock);
             let died = doomed.env("FAILPOINTS", fail_points).output().expect("floodgate runs");
             assert_eq!(died.status.code(), None, "{gap}: it aborts");
-            assert_eq!(stage.ledger.unpublished().await.expect("outbox").len(), 1, "{gap}");
+            assert_eq!(stage.ledger.unpublished(None).await.expect("outbox").len(), 1, "{gap}");
             // The operator, who got no answer, repeats it; or any worker finds it.
             let worker = if again {
                 assert_eq!(run(&stage, &restock).status.code(), Some(0));
@@ -154,4 +156,27 @@ async fn an_embedded_sale_is_announced_although_its_process_died_before() {
         worker.signal("TERM");
         assert_eq!(worker.wait(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn workers_leave_it_to_the_one_that_sold_the_last_unit() {
+    const SALES: usize = 2000;
+    let stage = Stage::new("many").await;
+    let news = News::of(&stage).await;
+    let sales: Vec<String> = (0..SALES).map(|number| format!("s-{number}")).collect();
+    let open: Vec<_> = sales.iter().map(|id| sale(id, 1)).collect();
+    stage.ledger.open(&open).await.expect("open");
+    let all: Vec<_> = sales.iter().map(|id| order("o", id, "u", 1)).collect();
+    let workers = [stage.worker().await, stage.worker().await, stage.worker().await];
+    stage.post_orders(&all).await;
+    until_decided(stage.ledger.as_ref(), &all).await;
+    let told = news.told(&stage).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    let each: HashSet<&str> = told.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(each.len(), SALES);
+    // Their look for what others have left may repeat what is just being published.
+    assert!(told.len() < SALES * 3 / 2, "{} announcements of {SALES} sales", told.len());
+    stage.remove().await;
 }

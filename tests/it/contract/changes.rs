@@ -80,7 +80,7 @@ async fn news_of_a_sale_are_owed_in_their_order(ledger: L) {
         },
     )
     .await;
-    let owed = ledger.unpublished().await.expect("outbox");
+    let owed = ledger.unpublished(None).await.expect("outbox");
     let [
         Announcement::SoldOut(SoldOut { version: 1, stock: 1, .. }),
         Announcement::Restocked(Restock { version: 2, stock: 2, .. }),
@@ -89,7 +89,7 @@ async fn news_of_a_sale_are_owed_in_their_order(ledger: L) {
         panic!("{owed:?}")
     };
     ledger.published(&owed[..1]).await.expect("outbox");
-    assert_eq!(ledger.unpublished().await.expect("outbox"), owed[1..]);
+    assert_eq!(ledger.unpublished(None).await.expect("outbox"), owed[1..]);
 }
 
 async fn an_adjustment_id_stands_for_one_restock_of_its_sale(ledger: L) {

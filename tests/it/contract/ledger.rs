@@ -344,18 +344,21 @@ async fn the_same_batch_at_once_is_decided_once(ledger: L) {
 async fn selling_the_last_unit_is_owed_until_it_is_published(ledger: L) {
     ledger.open(&[sale("s", 3), sale("t", 1), sale("none", 0)]).await.expect("open");
     decide(&ledger, &[order("a", "s", "u", 2), order("e", "none", "u", 1)]).await;
-    assert_eq!(ledger.unpublished().await.expect("outbox"), []);
+    assert_eq!(ledger.unpublished(None).await.expect("outbox"), []);
     let last = [order("b", "s", "u", 1), order("c", "s", "u", 1)];
     decide(&ledger, &last).await;
     let at = state(&ledger, "s").await.sold_out_at.expect("sold out");
     let sold_out = SoldOut { sale_id: sale_id("s"), version: 1, stock: 3, at };
     let owed = [Announcement::SoldOut(sold_out)];
-    assert_eq!(ledger.unpublished().await.expect("outbox"), owed);
+    assert_eq!(ledger.unpublished(None).await.expect("outbox"), owed);
     decide(&ledger, &last).await;
-    assert_eq!(ledger.unpublished().await.expect("outbox"), owed, "once");
+    assert_eq!(ledger.unpublished(None).await.expect("outbox"), owed, "once");
+    let of = async |sale: &str| ledger.unpublished(Some(&[sale_id(sale)])).await.expect("outbox");
+    assert_eq!(of("s").await, owed);
+    assert_eq!(of("t").await, []);
     for _ in 0..2 {
         ledger.published(&owed).await.expect("outbox");
-        assert_eq!(ledger.unpublished().await.expect("outbox"), []);
+        assert_eq!(ledger.unpublished(None).await.expect("outbox"), []);
     }
     assert_eq!(state(&ledger, "t").await.sold_out_at, None);
 }

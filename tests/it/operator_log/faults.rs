@@ -125,6 +125,6 @@ async fn an_act_is_recorded_also_when_its_client_hangs_up() {
     assert!(acting.await.is_err_and(|error| error.is_cancelled()), "the client has left");
     slow.go_on.notify_one();
     until(async || operator_log.entries(&ALL).await.expect("read").len() == 1).await;
-    let owed = async || embedded.ledger.unpublished().await.expect("outbox").len();
+    let owed = async || embedded.ledger.unpublished(None).await.expect("outbox").len();
     until(async || owed().await == 0).await;
 }

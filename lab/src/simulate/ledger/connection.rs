@@ -223,10 +223,15 @@ impl Ledger for Connection {
 
 #[async_trait]
 impl Outbox for Connection {
-    async fn unpublished(&self) -> Result<Vec<Announcement>, LedgerError> {
+    async fn unpublished(
+        &self,
+        sales: Option<&[SaleId]>,
+    ) -> Result<Vec<Announcement>, LedgerError> {
         self.answer().await?;
         let tables = self.database.tables.lock();
-        let owed = tables.announcements.iter().filter(|(_, published)| !published);
+        let owed = tables.announcements.iter().filter(|(announcement, published)| {
+            !published && sales.is_none_or(|sales| sales.contains(announcement.key().0))
+        });
         Ok(owed.map(|(announcement, _)| announcement.clone()).collect())
     }
 
