@@ -1,8 +1,10 @@
 //! Intake: what the worker takes up next.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Item};
@@ -10,6 +12,12 @@ use super::batcher::Batcher;
 use super::decide::Seen;
 use super::verify::Verify;
 use crate::broker::Delivery;
+
+/// A batch that is not full is taken no sooner than this after the last one, and not while the ledger has one. A
+/// batch costs the servers as much as some hundred orders, so many small ones wait for each other: on two cores
+/// at 3,000 orders/s the slowest hundredth took 48 ms without this, 39 ms with 5 ms, and 27 ms with 10 ms, while
+/// the median stayed at 17 ms.
+const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What is to be done next.
 pub(super) enum Next {
@@ -29,6 +37,8 @@ pub(super) struct Intake<F> {
     pub seen: mpsc::UnboundedReceiver<Seen>,
     /// Batches that were proposed and that the ledger has not seen yet.
     pub unseen: usize,
+    /// When the last batch was taken.
+    pub taken_at: Option<Instant>,
     /// The worker takes no more deliveries.
     pub stopping: bool,
     /// Every delivery is taken.
@@ -37,14 +47,15 @@ pub(super) struct Intake<F> {
 
 impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
     /// Waits until the ledger has seen a batch, or, if there is room for one more, until there is one to
-    /// propose. While the ledger has a batch, the next one is left to grow until it is full: a batch costs the ledger
-    /// as much as some hundred orders, and smaller ones would only wait for it. After `stop` the deliveries in the prefetch window still come, and the orders whose check
-    /// is under way. Dropping the future loses nothing.
+    /// propose. After `stop` the deliveries in the prefetch window still come, and the orders whose check is
+    /// under way. Dropping the future loses nothing.
     pub(super) async fn next(&mut self, has_room: bool, stop: &CancellationToken) -> Next {
         if self.exhausted && self.unseen == 0 && !self.verification.is_working() {
             return Next::End;
         }
-        let has_room = has_room && (self.unseen == 0 || self.batcher.is_full());
+        let grown_at = self.grown_at();
+        let grows = grown_at > Instant::now();
+        let has_room = has_room && !grows && (self.unseen == 0 || self.batcher.is_full());
         tokio::select! {
             biased;
             Some(seen) = self.seen.recv() => {
@@ -58,9 +69,11 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
                 self.stopping = true;
                 self.batcher.stop();
             }
+            () = sleep_until(grown_at), if grows => {}
             verified = self.verification.next(), if has_room => return Next::Propose(verified),
             arrived = self.batcher.next(), if has_room && !self.exhausted => {
                 if let Some(batch) = arrived {
+                    self.taken_at = Some(Instant::now());
                     return Next::Propose(batch);
                 }
                 self.exhausted = true;
@@ -68,5 +81,13 @@ impl<F: Fn(Delivery) -> VecDeque<Item>> Intake<F> {
             }
         }
         Next::Seen
+    }
+
+    /// Until when the next batch is left to grow.
+    fn grown_at(&self) -> Instant {
+        match self.taken_at {
+            Some(at) if !self.batcher.is_full() => at + BATCH_INTERVAL,
+            _ => Instant::now(),
+        }
     }
 }

@@ -157,6 +157,7 @@ impl Worker {
             verification: self.verify(workers),
             seen,
             unseen: 0,
+            taken_at: None,
             stopping: false,
             exhausted: false,
         };

@@ -18,6 +18,8 @@ pub(super) struct Load {
     pub orders: u32,
     /// Sales that the orders are for, in turns.
     pub sales: u32,
+    /// Orders of one sale that follow each other.
+    pub in_a_row: u32,
     /// Units on offer in each sale.
     pub stock: u32,
 }
@@ -25,7 +27,7 @@ pub(super) struct Load {
 impl Load {
     /// Orders for a sale with half the stock, that differ from those of any other `run`.
     pub(super) fn new(run: u16, orders: u32) -> Self {
-        Self { run, orders, sales: 1, stock: orders / 2 }
+        Self { run, orders, sales: 1, in_a_row: 1, stock: orders / 2 }
     }
 
     /// The same run with another number of orders.
@@ -42,7 +44,7 @@ impl Load {
     fn sale_of(&self, number: u32) -> SaleId {
         let id = match self.sales {
             1 => format!("bench-{:05}", self.run),
-            sales => format!("bench-{:05}-{:04}", self.run, number % sales),
+            sales => format!("bench-{:05}-{:04}", self.run, number / self.in_a_row % sales),
         };
         let Ok(id) = SaleId::parse(id) else { unreachable!("fixed form") };
         id

@@ -131,7 +131,7 @@ impl Report {
 
     /// Bars for the figures in orders a second.
     fn chart(&self) -> String {
-        const WIDTH: f64 = 40.0;
+        const WIDTH: f64 = 30.0;
         let rates: Vec<(&str, f64)> = self
             .figures
             .iter()
@@ -139,10 +139,10 @@ impl Report {
             .map(|figure| (figure.name.as_str(), median(&figure.rounds)))
             .collect();
         let most = rates.iter().map(|(_, rate)| *rate).fold(1.0, f64::max);
+        let names = rates.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let bar = |(name, rate): (&str, f64)| {
             let length = super::run::whole((rate / most * WIDTH).round());
-            let name: String = name.chars().take(34).collect();
-            format!("{name:<34} {}\n", "█".repeat(length.max(1)))
+            format!("{name:<names$} {}\n", "█".repeat(length.max(1)))
         };
         rates.into_iter().map(bar).collect()
     }
@@ -178,8 +178,7 @@ fn rounded(value: f64) -> String {
 
 /// What it costs to have 4 KiB on the disk, in milliseconds: the median of 50.
 fn fsync_ms() -> anyhow::Result<f64> {
-    let path = std::env::temp_dir().join(format!("floodgate-bench-{}", std::process::id()));
-    let mut file = std::fs::File::create(&path).context("a file to measure fsync with")?;
+    let mut file = tempfile::tempfile().context("a file to measure fsync with")?;
     let mut times = Vec::new();
     for _ in 0..50 {
         file.write_all(&[0; 4096])?;
@@ -187,7 +186,6 @@ fn fsync_ms() -> anyhow::Result<f64> {
         file.sync_data()?;
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
-    std::fs::remove_file(&path)?;
     Ok(median(&times))
 }
 

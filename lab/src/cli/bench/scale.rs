@@ -36,8 +36,10 @@ pub(super) async fn measure(
             let (round, of) = (round + 1, if shards == 1 { "one queue" } else { "shards" });
             eprintln!("round {round} of {rounds}: {sales} sales, {of}, {workers} workers");
             deployment.app.divide(shards).await?;
-            let stock = orders.div_ceil(sales);
-            let load = Load { sales, stock, ..Load::new(run, orders) };
+            // As producers do for a divided intake: a message has orders of one sale.
+            let stock = orders.div_ceil(sales).next_multiple_of(per_message.into());
+            let load =
+                Load { sales, in_a_row: per_message.into(), stock, ..Load::new(run, orders) };
             run += 1;
             load.open_sales(deployment).await?;
             let process = Process::Workers(workers);
