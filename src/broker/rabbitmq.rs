@@ -183,7 +183,8 @@ impl Link {
     /// A new connection, with everything declared that the namespace needs.
     async fn connect(&self, role: &str) -> Result<Connection, BrokerError> {
         let connecting = async {
-            let (connection, is_sharded) = try_join!(self.open(role), self.is_sharded())?;
+            let (connection, is_sharded) =
+                try_join!(self.open(role, self.uri.clone()), self.is_sharded())?;
             self.declare(&connection, is_sharded).await?;
             Ok(connection)
         };
@@ -191,10 +192,10 @@ impl Link {
     }
 
     /// A new connection, and nothing else.
-    async fn open(&self, role: &str) -> Result<Connection, lapin::Error> {
+    async fn open(&self, role: &str, uri: AMQPUri) -> Result<Connection, lapin::Error> {
         let name = format!("floodgate {role}");
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let (uri, tls) = (self.uri.clone(), self.tls.clone());
+        let tls = self.tls.clone();
         let runtime = lapin::runtime::default_runtime()?;
         Connection::connect_uri_with_config(uri, properties, tls, runtime).await
     }

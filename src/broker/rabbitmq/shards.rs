@@ -8,6 +8,7 @@ use std::time::Duration;
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions,
 };
+use lapin::protocol::constants::FRAME_MIN_SIZE;
 use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::sync::mpsc::UnboundedSender;
@@ -84,7 +85,10 @@ impl Link {
     /// connection that is used for nothing else: a negative answer closes the channel, and the client library may hand
     /// that to the next channel of the connection.
     pub(super) async fn is_sharded(&self) -> Result<bool, lapin::Error> {
-        let connection = self.open("asking").await?;
+        let mut uri = self.uri.clone();
+        // The library holds room for 64 frames, which are of 128 KiB unless said otherwise.
+        uri.query.frame_max = Some(FRAME_MIN_SIZE);
+        let connection = self.open("asking", uri).await?;
         let channel = connection.create_channel().await?;
         let (mark, none) = (self.topology.sharded_mark(), FieldTable::default());
         let passive = ExchangeDeclareOptions { passive: true, ..DURABLE_EXCHANGE };

@@ -60,10 +60,9 @@ pub(super) async fn measure(
             for (way, has_id, rates) in [(1, false, &mut accepted), (2, true, &mut with_id)] {
                 load(way).open_sales(deployment).await?;
                 let before = (cpu_s(std::process::id())?, cpu_s(server.id()?)?);
-                let begun = Instant::now();
                 let load = Arc::new(load(way));
-                let mut waits = post(load, server.address(), connections, has_id).await?;
-                rates.push(f64::from(orders) / begun.elapsed().as_secs_f64());
+                let (rate, mut waits) = post(load, server.address(), connections, has_id).await?;
+                rates.push(rate);
                 if !has_id {
                     waits.sort_unstable();
                     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
@@ -154,19 +153,24 @@ fn confirmed(confirmation: &Confirmation) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Posts every order of `load`, over so many connections. Returns how long each took.
+/// Posts every order of `load`, over so many connections that are open already. Returns the orders a second, and
+/// how long each took.
 pub(super) async fn post(
     load: Arc<Load>,
     address: SocketAddr,
     connections: u32,
     with_id: bool,
-) -> anyhow::Result<Vec<Duration>> {
+) -> anyhow::Result<(f64, Vec<Duration>)> {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Client::connect(address, load.sale_id().as_str()).await?);
+    }
+    let begun = Instant::now();
     let next = Arc::new(AtomicU32::new(0));
     let mut posting = JoinSet::new();
-    for _ in 0..connections {
+    for mut client in clients {
         let (load, next) = (load.clone(), next.clone());
         posting.spawn(async move {
-            let mut client = Client::connect(address, load.sale_id().as_str()).await?;
             let mut waits = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -183,7 +187,7 @@ pub(super) async fn post(
     while let Some(some) = posting.join_next().await {
         waits.extend(some??);
     }
-    Ok(waits)
+    Ok((f64::from(load.orders) / begun.elapsed().as_secs_f64(), waits))
 }
 
 /// A client with one connection, as cheap as a client can be: what it costs is taken from the server.
