@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::protocol::constants::FRAME_MIN_SIZE;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
@@ -179,12 +180,20 @@ fn tls_config(tls: Tls) -> OwnedTLSConfig {
     OwnedTLSConfig { identity, cert_chain: tls.ca }
 }
 
+/// The largest frames of a connection, for 64 of which the library holds room.
+#[derive(Clone, Copy)]
+enum Frames {
+    /// As large as the server allows, which is 128 KiB by default: what producers send in headers has to fit one.
+    Large,
+    /// The smallest that AMQP allows, where only floodgate's own messages come.
+    Small,
+}
+
 impl Link {
     /// A new connection, with everything declared that the namespace needs.
-    async fn connect(&self, role: &str) -> Result<Connection, BrokerError> {
+    async fn connect(&self, role: &str, frames: Frames) -> Result<Connection, BrokerError> {
         let connecting = async {
-            let (connection, is_sharded) =
-                try_join!(self.open(role, self.uri.clone()), self.is_sharded())?;
+            let (connection, is_sharded) = try_join!(self.open(role, frames), self.is_sharded())?;
             self.declare(&connection, is_sharded).await?;
             Ok(connection)
         };
@@ -192,7 +201,11 @@ impl Link {
     }
 
     /// A new connection, and nothing else.
-    async fn open(&self, role: &str, uri: AMQPUri) -> Result<Connection, lapin::Error> {
+    async fn open(&self, role: &str, frames: Frames) -> Result<Connection, lapin::Error> {
+        let mut uri = self.uri.clone();
+        if let Frames::Small = frames {
+            uri.query.frame_max = Some(FRAME_MIN_SIZE);
+        }
         let name = format!("floodgate {role}");
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let tls = self.tls.clone();

@@ -12,10 +12,11 @@ use crate::shards::Roster;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate shards\n  floodgate shards 8\n\n\
-    With more than one shard each sale has all of its orders in one shard, and each shard has one worker at\n\
-    a time, so that a sale keeps its order however many workers there are. Needs RabbitMQ's plugin\n\
-    rabbitmq_consistent_hash_exchange. Workers notice a change within seconds. Orders that wait in queues of\n\
-    before are decided beside new ones; nothing is lost, and nothing is decided twice.")]
+    With more than one shard each sale has all of its orders in one shard, and each\n\
+    shard has one worker at a time, so that a sale keeps its order however many\n\
+    workers there are. Needs RabbitMQ's plugin rabbitmq_consistent_hash_exchange.\n\
+    Workers notice a change within seconds. Orders that wait in queues of before are\n\
+    decided beside new ones; nothing is lost, and nothing is decided twice.")]
 pub(super) struct ShardsArgs {
     /// Divide the intake into so many shards from now on: 1 (one queue for all) to 64
     #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]

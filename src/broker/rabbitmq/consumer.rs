@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, classify_error, wire};
+use super::{Frames, Link, classify_error, wire};
 use crate::broker::{BrokerError, Delivery, Queue, Settlement};
 
 /// How long a settled delivery may wait for the ones before it, so that one acknowledgement can
@@ -80,7 +80,10 @@ impl Source {
     pub(super) async fn open(&self, careful: usize) -> Result<Session, BrokerError> {
         let Self { link, queue, bindings, prefetch } = self;
         let window = if careful > 0 { 1 } else { *prefetch };
-        let connection = link.connect("consumer").await?;
+        // A private queue ends with its connection, and with it a message that does not fit.
+        let is_private = matches!(queue, Queue::Private(_));
+        let frames = if is_private { Frames::Small } else { Frames::Large };
+        let connection = link.connect("consumer", frames).await?;
         let name = link.topology.queue(queue);
         let opening = async {
             let channel = connection.create_channel().await?;

@@ -10,7 +10,7 @@ use lapin::{Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::Mutex;
 
 use super::wire::{self, Publication};
-use super::{Link, classify_error};
+use super::{Frames, Link, classify_error};
 use crate::broker::{BrokerError, Message, Published, Receipt};
 use crate::fault::crash_point;
 
@@ -140,7 +140,7 @@ impl Publisher {
         {
             return Ok(lanes.clone());
         }
-        let connection = self.link.connect("publisher").await?;
+        let connection = self.link.connect("publisher", Frames::Large).await?;
         let opening = async {
             let events = confirming(&connection).await?;
             let exact = [

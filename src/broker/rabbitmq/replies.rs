@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 use lapin::{Channel, Connection};
 use tokio::sync::mpsc;
 
-use super::Link;
 use super::publisher::{confirming, publish, receipt};
 use super::wire;
+use super::{Frames, Link};
 use crate::broker::{BrokerError, Receipt, Reply};
 use crate::retry::Backoff;
 
@@ -99,7 +99,7 @@ impl Replier {
             return Ok(());
         }
         if self.connection.as_ref().is_none_or(|connection| !connection.status().connected()) {
-            self.connection = Some(self.link.connect("replies").await?);
+            self.connection = Some(self.link.connect("replies", Frames::Large).await?);
         }
         if let Some(connection) = &self.connection {
             self.channel = Some(self.link.within(confirming(connection)).await?);

@@ -8,7 +8,6 @@ use std::time::Duration;
 use lapin::options::{
     ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, ExchangeUnbindOptions,
 };
-use lapin::protocol::constants::FRAME_MIN_SIZE;
 use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,10 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Link;
 use super::consumer::{Session, Source};
 use super::declare::{DURABLE_EXCHANGE, EVERY_KEY, bind};
 use super::supervisor::Supervisor;
+use super::{Frames, Link};
 use crate::broker::{BrokerError, Delivery, Queue};
 
 /// Of the plugin `rabbitmq_consistent_hash_exchange`. Its bindings are numbered in the order in which they are made,
@@ -85,10 +84,7 @@ impl Link {
     /// connection that is used for nothing else: a negative answer closes the channel, and the client library may hand
     /// that to the next channel of the connection.
     pub(super) async fn is_sharded(&self) -> Result<bool, lapin::Error> {
-        let mut uri = self.uri.clone();
-        // The library holds room for 64 frames, which are of 128 KiB unless said otherwise.
-        uri.query.frame_max = Some(FRAME_MIN_SIZE);
-        let connection = self.open("asking", uri).await?;
+        let connection = self.open("asking", Frames::Small).await?;
         let channel = connection.create_channel().await?;
         let (mark, none) = (self.topology.sharded_mark(), FieldTable::default());
         let passive = ExchangeDeclareOptions { passive: true, ..DURABLE_EXCHANGE };
