@@ -53,7 +53,7 @@ impl Load {
     pub(super) async fn open_sales(&self, deployment: &TempDeployment) -> anyhow::Result<()> {
         let sales: Vec<Sale> = (0..self.sales)
             .map(|number| Sale {
-                id: self.sale_of(number),
+                id: self.sale_of(number * self.in_a_row),
                 stock: self.stock,
                 per_user_limit: None,
                 opens_at: None,
