@@ -185,7 +185,7 @@ fn tls_config(tls: Tls) -> OwnedTLSConfig {
 enum Frames {
     /// As large as the server allows, which is 128 KiB by default: what producers send in headers has to fit one.
     Large,
-    /// The smallest that AMQP allows, where only floodgate's own messages come.
+    /// The smallest that the library takes, 8 KiB, where only floodgate's own messages come.
     Small,
 }
 
