@@ -223,8 +223,7 @@ impl App {
         }
         let (broker, inventory, records) =
             (self.broker().await?, self.inventory()?, self.records().await?);
-        let sale_cache = Arc::new(SaleCache::start(records.ledger.clone(), broker.as_ref()).await?);
-        Ok(Adapters { broker, inventory, records, verifier: self.verifier()?, sale_cache })
+        Ok(Adapters { broker, inventory, records, verifier: self.verifier()? })
     }
 
     /// What checks users, if anything does.
@@ -239,7 +238,7 @@ impl App {
 
     /// A worker.
     pub fn worker(&self, adapters: &Adapters) -> Worker {
-        let Adapters { broker, inventory, records, verifier, sale_cache: _ } = adapters.clone();
+        let Adapters { broker, inventory, records, verifier } = adapters.clone();
         let Records { ledger, shard_map, operator_log: _ } = records;
         Worker {
             broker,
@@ -253,11 +252,13 @@ impl App {
     }
 
     /// The HTTP API.
-    pub fn api(&self, adapters: &Adapters) -> Result<Api> {
-        let Adapters { broker, records, sale_cache, .. } = adapters.clone();
+    pub async fn api(&self, adapters: &Adapters) -> Result<Api> {
+        let Adapters { broker, records, .. } = adapters.clone();
         let (settings, token_verifier) = (self.settings.api.clone(), self.token_verifier()?);
         let has_user_service = !self.settings.verification.url.is_empty();
         let ledger = records.ledger.clone();
+        // Only here: each process that has one gets every sale's news, which a worker has no use for.
+        let sale_cache = Arc::new(SaleCache::start(ledger.clone(), broker.as_ref()).await?);
         let operations = records.operations(broker.clone());
         Ok(Api {
             settings,
@@ -345,7 +346,7 @@ impl Records {
     }
 }
 
-/// The ports, each with its adapter, and what they have in common in one process.
+/// The ports, each with its adapter.
 #[derive(Clone)]
 #[allow(missing_docs)]
 pub struct Adapters {
@@ -353,5 +354,4 @@ pub struct Adapters {
     pub inventory: Option<Arc<dyn Inventory>>,
     pub records: Records,
     pub verifier: Option<Arc<dyn Verifier>>,
-    pub sale_cache: Arc<SaleCache>,
 }

@@ -26,7 +26,7 @@ impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
         let adapters = app.adapters().await?;
-        serve(bound(app, &adapters)?, stop).await
+        serve(bound(app, &adapters).await?, stop).await
     }
 }
 
@@ -34,7 +34,7 @@ impl Up {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
         let adapters = app.adapters().await?;
-        let bound = bound(app, &adapters)?;
+        let bound = bound(app, &adapters).await?;
         let ending = CancellationToken::new();
         let mut worker = tokio::spawn(app.worker(&adapters).run(ending.clone()));
         // First no more orders are taken, then those in flight are decided: a client that waits for a
@@ -53,8 +53,8 @@ impl Up {
 }
 
 /// The API and where it listens: everything that can be wrong with the settings shows here.
-fn bound(app: &App, adapters: &Adapters) -> Result<(Api, TcpListener)> {
-    let api = app.api(adapters)?;
+async fn bound(app: &App, adapters: &Adapters) -> Result<(Api, TcpListener)> {
+    let api = app.api(adapters).await?;
     let listener = app.listener(&api)?;
     Ok((api, listener))
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
-use floodgate::broker::Queue;
+use floodgate::broker::{Message, Queue, Receipt};
 use floodgate::domain::decision::{Outcome, Reason};
-use floodgate::domain::sale::Sale;
+use floodgate::domain::event::Event;
+use floodgate::domain::sale::{Sale, SoldOut};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::{Running, Stage, body, order, orders, sale};
@@ -151,6 +152,19 @@ async fn an_intent_with_reply_to_is_answered_there() {
     assert_eq!((&reply["sale_id"], &reply["order_id"]), (&"s".into(), &"o".into()));
     assert_eq!(reply["outcome"], "created");
     assert_eq!(stage.event().await, reply);
+    worker.stop().await;
+    stage.remove().await;
+}
+
+/// Each copy costs the broker a message for each sale that ends, with many workers more than the orders do.
+#[tokio::test]
+async fn workers_do_not_get_the_news_of_sales() {
+    let stage = Stage::new("news").await;
+    let worker = stage.worker().await;
+    let at = Utc::now();
+    let sold_out = SoldOut { sale_id: sale("s", 1).id, version: 1, stock: 1, at };
+    let published = stage.broker.publish(&[Message::Event(&Event::sold_out(&sold_out))]).await;
+    assert_eq!(published.receipts, [Receipt::NoSubscriber]);
     worker.stop().await;
     stage.remove().await;
 }
