@@ -3,39 +3,52 @@
 mod check;
 pub mod temp_deployment;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::Api;
 use crate::api::auth::TokenVerifier;
+use crate::api::{Api, Monitor};
 use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Holdings, Inventory, RedisInventory};
 use crate::ledger::{Books, Ledger, PostgresLedger, SqliteLedger};
+use crate::metrics::Metrics;
 use crate::operator_log::{Journal, OperatorLog};
 use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
 use crate::shards::{Division, Roster, ShardMap};
 use crate::sqlite::SqliteFile;
+use crate::status::{Depths, StatusBoard, WorkerHealth, tell, watch_depths};
 use crate::verification::{HttpVerifier, Verifier};
-use crate::worker::Worker;
+use crate::worker::{Worker, WorkerError};
 
 pub use check::Finding;
 use check::of_server;
 
 /// Connections to Redis besides one for each batch in flight: one to propose, and one to spare.
 const SPARE_REDIS_CONNECTIONS: usize = 2;
+/// How often a worker process counts what waits in the queues. There may be many of them; an API process looks each
+/// second.
+const LOOK_SELDOM: Duration = Duration::from_secs(10);
+/// How long a worker that has ended may take to tell so.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted. The kernel may allow fewer (net.core.somaxconn).
 const BACKLOG: u32 = 4096;
 
 /// Builds the adapters of a deployment from its settings.
 pub struct App {
     settings: Box<Settings>,
+    metrics: Arc<Metrics>,
+    health: Arc<WorkerHealth>,
     embedded: OnceCell<Embedded>,
 }
 
@@ -50,7 +63,12 @@ struct Embedded {
 impl App {
     /// An application with `settings`.
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Box::new(settings), embedded: OnceCell::new() }
+        Self {
+            settings: Box::new(settings),
+            metrics: Arc::default(),
+            health: Arc::default(),
+            embedded: OnceCell::new(),
+        }
     }
 
     /// The settings it was made with.
@@ -58,15 +76,25 @@ impl App {
         &self.settings
     }
 
+    /// What everything that it builds counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// The adapters that need no servers, made when they are first asked for.
     async fn embedded(&self) -> Result<&Embedded> {
-        let settings = &self.settings;
+        let Self { settings, metrics, .. } = self;
         let opening = async || {
             let file = SqliteFile::open(&settings.embedded.file).await?;
             let bounds = settings.bounds();
             Ok(Embedded {
-                broker: Arc::new(EmbeddedBroker::new(file.clone(), &settings.namespace, bounds)),
-                ledger: Arc::new(SqliteLedger::new(file.clone(), clock::system())),
+                broker: Arc::new(EmbeddedBroker::new(
+                    file.clone(),
+                    &settings.namespace,
+                    bounds,
+                    metrics,
+                )),
+                ledger: Arc::new(SqliteLedger::new(file.clone(), clock::system(), metrics)),
                 file,
             })
         };
@@ -188,7 +216,8 @@ impl App {
         let settings = &self.settings;
         settings.require(&[Server::Amqp])?;
         let (url, tls, bounds) = (&settings.amqp_url, settings.amqp_tls()?, settings.bounds());
-        Ok(RabbitBroker::new(url, tls, &settings.namespace, &settings.broker, bounds)?)
+        let (namespace, settings) = (&settings.namespace, &settings.broker);
+        Ok(RabbitBroker::new(url, tls, namespace, settings, bounds, &self.metrics)?)
     }
 
     /// With up to `connections`.
@@ -203,7 +232,8 @@ impl App {
 
     fn postgres(&self) -> Result<PostgresLedger> {
         self.settings.require(&[Server::Database])?;
-        Ok(PostgresLedger::new(&self.settings.database_url, &self.settings.ledger)?)
+        let Settings { database_url, ledger, .. } = &*self.settings;
+        Ok(PostgresLedger::new(database_url, ledger, &self.metrics)?)
     }
 
     /// All servers, or none.
@@ -246,8 +276,35 @@ impl App {
             ledger,
             verifier,
             shard_map,
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
             clock: clock::system(),
             options: self.settings.worker_options(),
+        }
+    }
+
+    /// Runs a worker until `stop` and its drain, and tells meanwhile how it does.
+    pub fn run_worker(
+        &self,
+        adapters: &Adapters,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), WorkerError>> + Send + use<> {
+        let ended = CancellationToken::new();
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        let Adapters { broker, records, .. } = adapters.clone();
+        let (unheard, _) = watch::channel(Depths::default());
+        let (map, counted) = (records.shard_map, metrics.broker.clone());
+        let looking = watch_depths(broker.clone(), map, counted, LOOK_SELDOM, unheard);
+        let telling = tell(broker, metrics, health, ended.clone());
+        let working = self.worker(adapters).run(stop);
+        async move {
+            let _looking = AbortOnDropHandle::new(tokio::spawn(looking));
+            let telling = AbortOnDropHandle::new(tokio::spawn(telling));
+            let worked = working.await;
+            ended.cancel();
+            // Without a broker the last word is not waited for.
+            let _ = tokio::time::timeout(LAST_WORD, telling).await;
+            worked
         }
     }
 
@@ -259,17 +316,21 @@ impl App {
         let ledger = records.ledger.clone();
         // Only here: each process that has one gets every sale's news, which a worker has no use for.
         let sale_cache = Arc::new(SaleCache::start(ledger.clone(), broker.as_ref()).await?);
+        let (shard_map, metrics) = (records.shard_map.clone(), self.metrics.clone());
+        let status = StatusBoard::start(broker.clone(), shard_map, metrics).await?;
         let operations = records.operations(broker.clone());
         Ok(Api {
             settings,
             has_user_service,
             token_verifier,
             broker,
-            published_as: self.settings.events.publish,
             intent_limits: self.settings.intent.limits(),
             ledger,
             sale_cache,
             operations,
+            metrics: self.metrics.clone(),
+            worker_health: self.health.clone(),
+            status: Arc::new(status),
         })
     }
 
@@ -283,6 +344,28 @@ impl App {
         self.require_all()?;
         let records = self.records().await?;
         Ok(records.operations(self.broker().await?))
+    }
+
+    /// What a worker process serves besides, and where; `None`: nothing.
+    pub fn monitor(&self) -> Result<Option<(Monitor, TcpListener)>> {
+        let Some(address) = self.settings.worker.listen else { return Ok(None) };
+        let listener = match listen(address) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                tracing::warn!(
+                    "{address} is in use: no metrics of this worker; FLOODGATE_WORKER__LISTEN names another address"
+                );
+                return Ok(None);
+            }
+            Err(error) => {
+                let error = Err(error);
+                return error.with_context(|| {
+                    format!("can't listen on {address} (FLOODGATE_WORKER__LISTEN)")
+                });
+            }
+        };
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        Ok(Some((Monitor { settings: self.settings.api.clone(), metrics, health }, listener)))
     }
 
     /// Where the API is to listen. Without a key it answers every client, so then it must be where only

@@ -12,8 +12,8 @@
 //! 8. [`domain::event`] is what subscribers are told, through the broker again.
 //!
 //! Beside the path, [`sales`] has what a process knows of sales and what operators do to them, which
-//! [`operator_log`] keeps, and [`shards`] says which worker takes what. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
-//! [`config`], [`http`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
+//! [`operator_log`] keeps, [`shards`] says which worker takes what, and [`status`] how a deployment does. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
+//! [`config`], [`http`], [`metrics`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
 //! deployment, [`user_service`] stands in for a shop's own, and [`fault`] is for tests.
 //!
 //! Measurements, and other designs to compare with, are in the package in `lab/`.
@@ -33,6 +33,7 @@ mod fuzzing;
 pub mod http;
 pub mod inventory;
 pub mod ledger;
+pub mod metrics;
 mod migrations;
 pub mod operator_log;
 pub mod outage;
@@ -41,6 +42,7 @@ pub mod sales;
 pub mod shards;
 pub mod shutdown;
 pub mod sqlite;
+pub mod status;
 pub mod telemetry;
 pub mod tls;
 pub mod user_service;

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use chrono::Utc;
 
 use super::Shared;
-use super::auth::{self, ADMIN_SCOPE, Principal, RETRY_AFTER, SUBMIT_SCOPE};
+use super::auth::{self, ADMIN_SCOPE, METRICS_SCOPE, Principal, RETRY_AFTER, SUBMIT_SCOPE};
 use super::client::Client;
 use super::permits::Permit;
 use super::problem::{Problem, ProblemType};
@@ -110,6 +110,16 @@ fn refused_token(api: &Shared, parts: &Parts, refusal: &auth::Refusal) -> Proble
 }
 
 impl Access {
+    /// Refuses those who may not read metrics.
+    pub(super) fn must_scrape(&self) -> Result<(), Problem> {
+        match &self.principal {
+            Some(principal) if !principal.metrics && !principal.admin => {
+                Err(lacks(METRICS_SCOPE, "this"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The buyer of an order: who asks, or, for a service that may order for others, whom it names.
     pub(super) fn buyer(&self, named: Option<String>) -> Result<UserId, Problem> {
         let named = named.map(UserId::parse).transpose()?;
@@ -157,4 +167,21 @@ impl Access {
 fn lacks(scope: &str, what: &str) -> Problem {
     let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
     ProblemType::Forbidden.because(format!("{what} needs the scope {scope}")).challenge(challenge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_for_operators_and_who_has_the_scope() {
+        let token = |admin, metrics| {
+            let principal = Principal { subject: None, admin, submit: true, metrics };
+            Access { principal: Some(principal), _request: None }
+        };
+        assert!(token(true, false).must_scrape().is_ok());
+        assert!(token(false, true).must_scrape().is_ok());
+        let refused = token(false, false).must_scrape().expect_err("no scope");
+        assert_eq!(refused.problem_type(), ProblemType::Forbidden);
+    }
 }

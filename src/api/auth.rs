@@ -26,6 +26,8 @@ pub use sign::{InvalidPrivateKey, NotSigned, SigningKey};
 
 use crate::api::ApiSettings;
 use crate::domain::order::{InvalidId, UserId};
+use crate::metrics::{Dependency, Metrics};
+use crate::outage::Outage;
 use location::Location;
 use published::PublishedKeys;
 use token::{Claims, Header, bearer_token, is_access_token};
@@ -44,6 +46,9 @@ pub const ADMIN_SCOPE: &str = "floodgate:admin";
 /// The scope of those who submit orders.
 pub const SUBMIT_SCOPE: &str = "floodgate:submit";
 
+/// The scope of those who read metrics. Operators may, too.
+pub const METRICS_SCOPE: &str = "floodgate:metrics";
+
 /// Who a token speaks for, and what its scopes allow. What a request needs is the route's to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
@@ -53,6 +58,8 @@ pub struct Principal {
     pub admin: bool,
     /// Whether the token has [`SUBMIT_SCOPE`].
     pub submit: bool,
+    /// Whether the token has [`METRICS_SCOPE`].
+    pub metrics: bool,
 }
 
 /// Why a request has no principal. The texts are for the client: they say what is wrong with what it
@@ -198,9 +205,9 @@ impl TokenVerifier {
     }
 
     /// Keeps keys that are published up to date for as long as it is polled.
-    pub async fn keep_up(self) {
+    pub async fn keep_up(self, metrics: Arc<Metrics>) {
         if let Keys::Published(keys) = self.keys {
-            keys.keep_up().await;
+            keys.keep_up(Outage::new(metrics.dependencies.of(Dependency::Jwks))).await;
         }
     }
 
@@ -231,6 +238,7 @@ impl TokenVerifier {
         Ok(Principal {
             admin: has(ADMIN_SCOPE),
             submit: has(SUBMIT_SCOPE),
+            metrics: has(METRICS_SCOPE),
             subject: claims.sub.map(UserId::parse).transpose()?,
         })
     }

@@ -99,6 +99,7 @@ macro_rules! problems {
 problems! { [];
     LiveProblems: Overloaded;
     ReadyProblems: Overloaded BrokerUnavailable LedgerUnavailable KeysUnavailable;
+    MetricsProblems: BadHeader CrossOrigin Misdirected Unauthorized Forbidden;
 }
 
 problems! { EVERYWHERE;
@@ -108,7 +109,7 @@ problems! { EVERYWHERE;
     OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;
-    DecisionStreamProblems: Unauthorized Forbidden;
+    StatusStreamProblems: Unauthorized Forbidden;
     OpenProblems: BadJson Unauthorized Forbidden Timeout SaleDiffers TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;
     RestockProblems: BadJson Unauthorized Forbidden UnknownSale Timeout AdjustmentConflict
@@ -193,8 +194,8 @@ fn response(problem_types: &[ProblemType]) -> Response {
         super::orders::post, super::orders::show,
         super::sales::list, super::sales::show, super::stream::sale,
         super::sales::open, super::sales::restock, super::sales::verify, super::sales::close,
-        super::stream::decisions,
-        super::health::live, super::health::ready,
+        super::stream::status,
+        super::health::live, super::health::ready, super::metrics::show,
     ),
     components(schemas(Body, DecisionView, super::sales::SaleView)),
     tags(

@@ -60,10 +60,12 @@ fn within(at: &Mutex<Option<Instant>>, limit: Duration) -> bool {
     LiveProblems,
 ))]
 pub(super) async fn live(State(api): State<Shared>) -> Result<&'static str, Problem> {
-    if within(&api.health.beat_at, STUCK_AFTER) {
-        Ok("live\n")
-    } else {
+    if !within(&api.health.beat_at, STUCK_AFTER) {
         Err(ProblemType::Overloaded.because("the process is stuck"))
+    } else if api.worker_health.is_stuck() {
+        Err(ProblemType::Overloaded.because("orders wait, all servers answer, and nothing moves"))
+    } else {
+        Ok("live\n")
     }
 }
 

@@ -12,12 +12,13 @@ pub mod auth;
 mod client;
 mod coalescer;
 mod connection;
-mod decision_stats;
 mod docs;
 mod enqueue;
 mod etag;
 mod health;
 mod limits;
+mod metrics;
+mod monitor;
 mod orders;
 mod page;
 mod permits;
@@ -40,14 +41,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::broker::{Broker, BrokerError, PublishedAs};
+use crate::broker::{Broker, BrokerError};
 use crate::domain::intent::Limits as IntentLimits;
 use crate::ledger::Ledger;
+use crate::metrics::Metrics;
 use crate::operator_log::Refusals;
 use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
+use crate::status::{StatusBoard, WorkerHealth};
 use auth::TokenVerifier;
-use decision_stats::DecisionStats;
 use enqueue::Enqueue;
 use health::Health;
 use limits::Limits;
@@ -58,6 +60,7 @@ use recent::Recent;
 use replies::Replies;
 
 pub use docs::openapi;
+pub use monitor::Monitor;
 pub use sales::SaleView;
 pub use settings::ApiSettings;
 
@@ -71,8 +74,6 @@ pub struct Api {
     pub token_verifier: Option<TokenVerifier>,
     /// Where orders go.
     pub broker: Arc<dyn Broker>,
-    /// Where decisions are found.
-    pub published_as: PublishedAs,
     /// Bounds on one message with orders.
     pub intent_limits: IntentLimits,
     /// What knows of decisions.
@@ -81,6 +82,12 @@ pub struct Api {
     pub sale_cache: Arc<SaleCache>,
     /// What operators may do.
     pub operations: Operations,
+    /// What this process counts.
+    pub metrics: Arc<Metrics>,
+    /// Whether the worker in this process moves, if there is one.
+    pub worker_health: Arc<WorkerHealth>,
+    /// What all workers say of themselves.
+    pub status: Arc<StatusBoard>,
 }
 
 /// What every request may need.
@@ -97,8 +104,11 @@ struct State {
     replies: Arc<Replies>,
     rate: Rate,
     recent: Recent,
-    stats: Arc<DecisionStats>,
+    status: Arc<StatusBoard>,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    has_open_metrics: bool,
+    worker_health: Arc<WorkerHealth>,
     limits: Limits,
     stop: CancellationToken,
 }
@@ -118,15 +128,17 @@ impl Api {
             has_user_service,
             token_verifier,
             broker,
-            published_as,
             intent_limits,
             ledger,
             sale_cache,
             operations,
+            metrics,
+            worker_health,
+            status,
         } = self;
+        let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
-        let decision_stats = Arc::new(DecisionStats::new(broker.clone(), published_as));
         let refusals = Arc::new(Refusals::new(operations.journal.clone()));
         let state = Arc::new(State {
             enqueue: enqueue::enqueue(broker.clone(), replies.asking(), intent_limits),
@@ -135,9 +147,12 @@ impl Api {
             recent: Recent::default(),
             limits: Limits::of(&settings),
             replies: replies.clone(),
-            stats: decision_stats.clone(),
+            status,
             refusals: refusals.clone(),
             health: health.clone(),
+            metrics: metrics.clone(),
+            has_open_metrics: is_loopback || settings.metrics_open,
+            worker_health,
             stop: stop.clone(),
             ledger,
             sale_cache,
@@ -146,13 +161,11 @@ impl Api {
             settings,
             has_user_service,
         });
-        let _keys = state
-            .token_verifier
-            .clone()
-            .map(|token_verifier| AbortOnDropHandle::new(tokio::spawn(token_verifier.keep_up())));
+        let _keys = state.token_verifier.clone().map(|token_verifier| {
+            AbortOnDropHandle::new(tokio::spawn(token_verifier.keep_up(metrics.clone())))
+        });
         let _beside = [
             AbortOnDropHandle::new(tokio::spawn(health.run(broker))),
-            AbortOnDropHandle::new(tokio::spawn(decision_stats.run())),
             AbortOnDropHandle::new(tokio::spawn(rate::forget_buyers(state.clone()))),
         ];
         let receiving = tokio::spawn(replies.run(receiving, stop.clone()));
@@ -189,7 +202,7 @@ fn routes(state: Shared) -> Router {
         .route("/v1/sales/{sale_id}/restock", post(sales::restock))
         .route("/v1/sales/{sale_id}/verification", post(sales::verify))
         .route("/v1/sales/{sale_id}/close", post(sales::close))
-        .route("/v1/decisions/stream", get(stream::decisions))
+        .route("/v1/status/stream", get(stream::status))
         .layer(from_fn_with_state(state.clone(), limits::limited_operators));
     let clients = Router::new()
         .route("/v1/sales", get(sales::list))
@@ -208,6 +221,7 @@ fn routes(state: Shared) -> Router {
         // Asked by orchestrators, which must get an answer also when there is too much to do.
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::show))
         .method_not_allowed_fallback(server::method_not_allowed)
         .with_state(state)
 }

@@ -183,7 +183,6 @@ async fn stored(api: &Shared, order: &Order) -> Vec<u8> {
 async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Response, Problem> {
     let mut waiting = wait.map(|_| api.replies.expect(order.clone()));
     let body = intent::to_json(order, Utc::now());
-    api.stats.accepted(order.key());
     let (sale_id, wants_reply) = (order.sale_id.clone(), waiting.is_some());
     let queued = api.enqueue.ask(Enqueued { sale_id, body, wants_reply }).await;
     queued

@@ -29,6 +29,7 @@ pub struct ApiSettings {
     pub jwt_jwks_refresh: Duration,
     pub jwt_issuer: String,
     pub jwt_audience: String,
+    pub metrics_open: bool,
     pub max_body_bytes: usize,
     pub max_header_bytes: usize,
     #[serde(rename = "request_timeout_ms")]

@@ -1,4 +1,4 @@
-//! Server-sent events, of the WHATWG HTML standard: the state of a sale, and how decisions go.
+//! Server-sent events, of the WHATWG HTML standard: the state of a sale, and how the deployment does.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::access::AsOperator;
 use super::client::Client;
-use super::docs::{DecisionStreamProblems, SaleProblems};
+use super::docs::{SaleProblems, StatusStreamProblems};
 use super::limits::{Follower, holding};
 use super::problem::Problem;
 use super::requests::Id;
 use super::sales::{SaleView, unknown};
+use crate::domain::event::rfc3339;
 use crate::domain::order::SaleId;
 use crate::domain::sale::SaleState;
 
@@ -64,30 +65,29 @@ pub(super) async fn sale(
     Ok(respond(api.stop.clone(), after(last_event_id(&headers), events), room))
 }
 
-/// Follow decisions
+/// Follow how the deployment does
 ///
-/// An event `decisions` each second: totals since this server began to look, decisions per second,
-/// and the time from acceptance to decision of orders that came through this server.
+/// An event `status` each second: decisions, what waits in the queues, the workers and the servers they need, as an
+/// `Overview`.
 #[utoipa::path(
-    get, path = "/v1/decisions/stream", tag = "Operators", operation_id = "followDecisions",
+    get, path = "/v1/status/stream", tag = "Operators", operation_id = "followStatus",
     security(("bearerAuth" = [])),
     params(
         ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "The id of the last event that the client got"),
     ),
     responses(
         (status = 200, description = "Events, for as long as the client listens", content_type = "text/event-stream"),
-        DecisionStreamProblems,
+        StatusStreamProblems,
     ),
 )]
-pub(super) async fn decisions(
+pub(super) async fn status(
     State(api): State<Shared>,
     _: AsOperator,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let room = api.limits.follower(client)?;
-    let events =
-        changes(api.stats.follow()).map(|totals| (totals.event_id(), event("decisions", &totals)));
+    let events = changes(api.status.follow()).map(|now| (rfc3339(now.at), event("status", &now)));
     Ok(respond(api.stop.clone(), after(last_event_id(&headers), events), room))
 }
 

@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Properties;
+use crate::metrics::UnsettledGuard;
 
 /// A message delivered to this consumer. Settling consumes it, so it cannot be settled twice. Dropped
 /// unsettled, it goes back to the queue when the consumer ends.
@@ -20,6 +22,8 @@ pub struct Delivery {
     /// the broker a second delivery may come without it.
     pub redelivered: bool,
     settle: Settler,
+    /// It counts as unsettled, if it has orders.
+    unsettled: Option<UnsettledGuard>,
 }
 
 type Settler = Box<dyn FnOnce(Settlement) + Send + Sync>;
@@ -38,7 +42,20 @@ pub enum Settlement {
 impl Delivery {
     /// A delivery that is settled by calling `settle`.
     pub fn new(body: Vec<u8>, properties: Properties, redelivered: bool, settle: Settler) -> Self {
-        Self { body, properties, redelivered, settle }
+        Self { body, properties, redelivered, settle, unsettled: None }
+    }
+
+    /// The same, which counts as unsettled until it is settled or dropped.
+    #[must_use]
+    pub fn counted(self, unsettled: Option<UnsettledGuard>) -> Self {
+        Self { unsettled, ..self }
+    }
+
+    /// Its oldest order is from `time`.
+    pub fn is_since(&self, time: DateTime<Utc>) {
+        if let Some(unsettled) = &self.unsettled {
+            unsettled.is_since(time);
+        }
     }
 
     /// Tells the broker that the message is done. The telling may get lost; then the message comes

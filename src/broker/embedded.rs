@@ -17,7 +17,6 @@ mod writer;
 mod writer_handle;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use chrono::Utc;
@@ -30,6 +29,7 @@ use super::{
 };
 use crate::domain::event_batch::batch_json;
 use crate::fault::crash_point;
+use crate::metrics::Metrics;
 use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};
 use message_batch::MessageBatch;
@@ -46,7 +46,6 @@ use writer_handle::WriterHandle;
 pub struct EmbeddedBroker {
     queues: Arc<Queues>,
     closed: CancellationToken,
-    dropped_replies: AtomicU64,
 }
 
 impl EmbeddedBroker {
@@ -55,13 +54,14 @@ impl EmbeddedBroker {
     /// # Panics
     ///
     /// Outside of a Tokio runtime: it starts the task that writes.
-    pub fn new(file: SqliteFile, namespace: &str, bounds: Bounds) -> Self {
+    pub fn new(file: SqliteFile, namespace: &str, bounds: Bounds, metrics: &Metrics) -> Self {
         let open = Arc::new(OpenQueues::default());
         let (writer, commands) = WriterHandle::new();
         // Ends with the last writer.
         tokio::spawn(Writer::new(file.clone(), open.clone()).run(commands));
-        let queues = Arc::new(Queues::new(file, namespace, bounds, writer, open));
-        Self { queues, closed: CancellationToken::new(), dropped_replies: AtomicU64::new(0) }
+        let queues =
+            Arc::new(Queues::new(file, namespace, bounds, writer, open, metrics.broker.clone()));
+        Self { queues, closed: CancellationToken::new() }
     }
 
     async fn source(&self, queue: Queue, topics: &[Topic<'_>]) -> Result<Source, BrokerError> {
@@ -99,10 +99,12 @@ impl Broker for EmbeddedBroker {
     ) -> Result<Deliveries, BrokerError> {
         let bounds = &self.queues.bounds;
         let (window, largest) = (bounds.window(&queue, prefetch), bounds.largest(&queue));
+        let has_intents = queue.has_intents();
         let source = self.source(queue, topics).await?;
         let (deliver, incoming) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let consumer = Consumer::new(self.queues.clone(), source, window, largest, stop.clone());
+        let queues = self.queues.clone();
+        let consumer = Consumer::new(queues, source, window, largest, has_intents, stop.clone());
         let consumer = tokio::spawn(consumer.run(deliver, self.closed.clone()));
         Ok(Deliveries::new(incoming, stop, consumer, Arc::default()))
     }
@@ -120,12 +122,8 @@ impl Broker for EmbeddedBroker {
                 let properties = stored::of_event(&event, &to, Some(&correlation_id));
                 queue.push(new_row(event.data, properties));
             }
-            None => drop(self.dropped_replies.fetch_add(1, Ordering::Relaxed)),
+            None => self.queues.metrics.dropped_replies.inc(),
         }
-    }
-
-    fn dropped_replies(&self) -> u64 {
-        self.dropped_replies.load(Ordering::Relaxed)
     }
 
     fn address(&self, queue: &Queue) -> String {
@@ -185,9 +183,7 @@ impl EmbeddedBroker {
 
     async fn route(&self, messages: &[Message<'_>]) -> Result<Routed, BrokerError> {
         let own = self.queues.own().await?;
-        let is_event =
-            |message: &Message<'_>| matches!(message, Message::Event(_) | Message::EventBatch(_));
-        let (bindings, private) = if messages.iter().any(is_event) {
+        let (bindings, private) = if messages.iter().any(Message::is_for_subscribers) {
             (self.queues.bindings().await?, self.queues.private.all())
         } else {
             (Vec::new(), Vec::new())
@@ -211,6 +207,11 @@ impl EmbeddedBroker {
                     let topic = Topic::Events(&event.routing_key);
                     let properties = stored::of_event(event, &event.routing_key, None);
                     routed.event(topic, &event.data, &properties, &bindings, &private);
+                    continue;
+                }
+                Message::Status(body) => {
+                    let properties = Properties::default();
+                    routed.event(Topic::Status, body, &properties, &bindings, &private);
                     continue;
                 }
                 Message::EventBatch(EventBatch { routing_key, events }) => {
@@ -302,7 +303,7 @@ mod tests {
     async fn without_room_on_the_disk_publishes_are_refused_and_settlements_are_not_lost() {
         let folder = tempfile::tempdir().unwrap();
         let file = SqliteFile::open(folder.path().join("f.db")).await.unwrap();
-        let broker = EmbeddedBroker::new(file.clone(), "test", BOUNDS);
+        let broker = EmbeddedBroker::new(file.clone(), "test", BOUNDS, &Metrics::new());
         let body = vec![b'x'; 100_000];
         for _ in 0..3 {
             broker.publish(&[Message::intent("s", &body)]).await.all().unwrap();

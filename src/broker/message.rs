@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{BrokerError, Delay, EventBatch};
@@ -14,6 +15,8 @@ use crate::domain::event::Event;
 /// Something to publish.
 #[derive(Debug, Clone)]
 pub enum Message<'a> {
+    /// What a worker says of itself, as JSON. It is lost where nobody listens.
+    Status(&'a [u8]),
     /// One or more intents, as JSON.
     Intent {
         /// The sale, as far as it is known: one word of the routing key.
@@ -38,6 +41,11 @@ impl<'a> Message<'a> {
     /// A new message with intents, without anything special.
     pub fn intent(routing_key: &'a str, body: &'a [u8]) -> Self {
         Self::Intent { routing_key, body, properties: None, delay: None }
+    }
+
+    /// Whether it goes to those who listen, of whom there may be none.
+    pub fn is_for_subscribers(&self) -> bool {
+        matches!(self, Self::Event(_) | Self::EventBatch(_) | Self::Status(_))
     }
 }
 
@@ -165,6 +173,14 @@ pub struct Properties {
     /// All of it, in the adapter's own form.
     #[serde(skip)]
     pub original: Original,
+}
+
+impl Properties {
+    /// When it was sent, as its sender says.
+    pub fn sent_at(&self) -> Option<DateTime<Utc>> {
+        let seconds = i64::try_from(self.timestamp_s?).ok()?;
+        DateTime::from_timestamp(seconds, 0)
+    }
 }
 
 /// Everything a message came with, in a form that only the adapter it came from can read, so that

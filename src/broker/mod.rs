@@ -51,9 +51,6 @@ pub trait Broker: Send + Sync {
     /// be sent soon, or whose queue is gone, full or one of floodgate's own, is dropped and counted.
     fn reply(&self, reply: Reply);
 
-    /// Replies that were dropped so far.
-    fn dropped_replies(&self) -> u64;
-
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;
 

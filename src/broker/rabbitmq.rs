@@ -34,6 +34,7 @@ use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply, Topic,
 };
 use crate::broker::BrokerSettings;
+use crate::metrics::{BrokerMetrics, Dependency, Metrics};
 use crate::outage::Outage;
 use crate::tls::Tls;
 use consumer::Source;
@@ -64,6 +65,7 @@ struct Link {
     bounds: Bounds,
     timeout: Duration,
     outage: Outage,
+    metrics: BrokerMetrics,
     tls: OwnedTLSConfig,
 }
 
@@ -76,6 +78,7 @@ impl RabbitBroker {
         namespace: &str,
         settings: &BrokerSettings,
         bounds: Bounds,
+        metrics: &Metrics,
     ) -> Result<Self, BrokerError> {
         // The parser's own message may repeat the URL with its password.
         let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| {
@@ -94,7 +97,8 @@ impl RabbitBroker {
             topology,
             bounds,
             timeout,
-            outage: Outage::new("RabbitMQ"),
+            outage: Outage::new(metrics.dependencies.of(Dependency::RabbitMq)),
+            metrics: metrics.broker.clone(),
             tls: tls_config(tls),
         });
         let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
@@ -278,10 +282,6 @@ impl Broker for RabbitBroker {
 
     fn reply(&self, reply: Reply) {
         self.replies.hand_in(reply);
-    }
-
-    fn dropped_replies(&self) -> u64 {
-        self.replies.dropped()
     }
 
     fn address(&self, queue: &Queue) -> String {

@@ -59,6 +59,8 @@ pub enum Topic<'a> {
     Events(&'a str),
     /// Batches of events of orders.
     Batches(&'a str),
+    /// What workers say of themselves.
+    Status,
 }
 
 /// The routing key of a batch whose events are of several sales.

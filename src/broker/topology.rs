@@ -26,6 +26,9 @@ pub mod header {
     pub const PREFIX: &str = "floodgate-";
 }
 
+/// The routing key of what a worker says of itself.
+pub(super) const WORKER: &str = "worker";
+
 /// Names within one namespace.
 #[derive(Debug, Clone)]
 pub struct Topology {
@@ -54,11 +57,17 @@ impl Topology {
         format!("{}.event-batches", self.namespace)
     }
 
+    /// Topic exchange for what workers say of themselves; routing key: `worker`.
+    pub fn status_exchange(&self) -> String {
+        format!("{}.status", self.namespace)
+    }
+
     /// The exchange that has a topic, and the routing key to bind a queue to it with.
     pub fn binding(&self, topic: Topic<'_>) -> (String, String) {
         match topic {
             Topic::Events(routing_key) => (self.events_exchange(), routing_key.to_owned()),
             Topic::Batches(routing_key) => (self.event_batches_exchange(), routing_key.to_owned()),
+            Topic::Status => (self.status_exchange(), WORKER.to_owned()),
         }
     }
 
@@ -97,6 +106,7 @@ impl Topology {
             self.returned_exchange(),
             self.events_exchange(),
             self.event_batches_exchange(),
+            self.status_exchange(),
             self.dead_exchange(),
         ];
         all.extend(Delay::ALL.map(|delay| self.delay(delay)));

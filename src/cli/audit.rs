@@ -18,6 +18,7 @@ use crate::domain::sale::SaleState;
 use crate::ledger::{Balance, Book, Discrepancy, MAX_DISCREPANCIES};
 use crate::operator_log::{Action, Entry};
 use crate::shards::Division;
+use crate::status::Depths;
 
 /// Decisions read at once.
 const PAGE: u32 = 1000;
@@ -215,17 +216,11 @@ fn report_of(balance: Balance, queues: Queues) -> Report {
 }
 
 async fn queues(broker: &dyn Broker, division: Division) -> anyhow::Result<Queues> {
-    let ready =
-        async |queue| Ok::<_, anyhow::Error>(u64::from(broker.depth(queue).await?.messages));
-    let (mut intents, mut returned) = (0, 0);
-    for shard in division.queues() {
-        intents += ready(shard.map_or(Queue::Intents, Queue::IntentsShard)).await?;
-        returned += ready(shard.map_or(Queue::Returned, Queue::ReturnedShard)).await?;
-    }
+    let depths = Depths::look(broker, division).await?;
     Ok(Queues {
-        intents,
-        returned,
-        deferred: broker.deferred().await?,
+        intents: depths.intents(),
+        returned: depths.returned(),
+        deferred: depths.deferred,
         dead_letters: dead_letters::by_reason(broker).await?,
     })
 }

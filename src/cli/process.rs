@@ -33,6 +33,8 @@ pub fn this_program(deployment: &TempDeployment, config: Option<&Path>) -> anyho
         .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_EMBEDDED__FILE", &settings.embedded.file)
         .env("FLOODGATE_EVENTS__PUBLISH", settings.events.publish.name())
+        // Several run at once, beside others of this machine.
+        .env("FLOODGATE_WORKER__LISTEN", "off")
         .env("FLOODGATE_LOG__FILTER", "error")
         .stdin(Stdio::null())
         .kill_on_drop(true);

@@ -36,7 +36,7 @@ impl Up {
         let adapters = app.adapters().await?;
         let bound = bound(app, &adapters).await?;
         let ending = CancellationToken::new();
-        let mut worker = tokio::spawn(app.worker(&adapters).run(ending.clone()));
+        let mut worker = tokio::spawn(app.run_worker(&adapters, ending.clone()));
         // First no more orders are taken, then those in flight are decided: a client that waits for a
         // decision still gets it.
         let served = tokio::select! {

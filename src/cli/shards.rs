@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::operator::operator;
 use super::output;
 use crate::app::App;
-use crate::broker::Queue;
 use crate::operator_log::{Action, Entry};
 use crate::shards::Roster;
+use crate::status::{Depths, ShardDepth};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  floodgate shards\n  floodgate shards 8\n\n\
@@ -81,17 +81,11 @@ impl ShardsArgs {
 async fn look(app: &App) -> anyhow::Result<Shown> {
     let Roster { division, workers } = app.roster().await?;
     let broker = app.broker().await?;
-    let mut queues = Vec::new();
-    for shard in division.queues() {
-        let intents = broker.depth(shard.map_or(Queue::Intents, Queue::IntentsShard)).await?;
-        let returned = broker.depth(shard.map_or(Queue::Returned, Queue::ReturnedShard)).await?;
-        queues.push(Waiting {
-            shard,
-            in_use: division.uses(shard),
-            intents: intents.messages,
-            returned: returned.messages,
-            consumers: intents.consumers,
-        });
-    }
+    let depths = Depths::look(broker.as_ref(), division).await?;
+    let queues = depths.shards.into_iter().map(|depth| {
+        let ShardDepth { shard, intents, returned, consumers } = depth;
+        Waiting { shard, in_use: division.uses(shard), intents, returned, consumers }
+    });
+    let queues = queues.collect();
     Ok(Shown { shards: division.shards, workers: workers.len(), queues })
 }

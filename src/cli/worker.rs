@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::app::App;
 use crate::shutdown;
 
@@ -15,7 +17,18 @@ impl Work {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
         let adapters = app.adapters().await?;
-        app.worker(&adapters).run(stop).await?;
-        Ok(())
+        let ended = CancellationToken::new();
+        let monitoring = app.monitor()?.map(|(monitor, listener)| {
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!("metrics on http://{address}/metrics");
+            }
+            tokio::spawn(monitor.serve(listener, ended.clone()))
+        });
+        let worked = app.run_worker(&adapters, stop).await;
+        ended.cancel();
+        if let Some(monitoring) = monitoring {
+            monitoring.await?;
+        }
+        Ok(worked?)
     }
 }

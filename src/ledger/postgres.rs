@@ -31,6 +31,7 @@ use super::{books, recipe, statements};
 use crate::domain::decision::Decision;
 use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
+use crate::metrics::{Dependency, Metrics};
 use crate::migrations;
 use crate::outage::Outage;
 use recipe::Transaction as _;
@@ -57,7 +58,11 @@ pub struct PostgresLedger {
 
 impl PostgresLedger {
     /// A ledger at `url`. Connects when it is first used.
-    pub fn new(url: &SecretString, settings: &LedgerSettings) -> Result<Self, LedgerError> {
+    pub fn new(
+        url: &SecretString,
+        settings: &LedgerSettings,
+        metrics: &Metrics,
+    ) -> Result<Self, LedgerError> {
         let timeout = settings.timeout;
         let options = tls::options(url)
             .map_err(permanent)?
@@ -78,7 +83,7 @@ impl PostgresLedger {
             tls: OnceCell::new(),
             timeout,
             begin,
-            outage: Outage::new("PostgreSQL"),
+            outage: Outage::new(metrics.dependencies.of(Dependency::PostgreSql)),
             has_repeats: AtomicBool::new(false),
         })
     }

@@ -26,6 +26,7 @@ use crate::domain::decision::Decision;
 use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::rules::State;
 use crate::domain::sale::{Announcement, Sale, SaleState};
+use crate::metrics::{Dependency, Metrics};
 use crate::outage::Outage;
 use crate::sqlite::{SqliteFile, Survives, Trouble};
 
@@ -39,8 +40,9 @@ pub struct SqliteLedger {
 
 impl SqliteLedger {
     /// The ledger in `file`, whose time is that of `clock`.
-    pub fn new(file: SqliteFile, clock: Clock) -> Self {
-        Self { file, clock, outage: Arc::new(Outage::new("SQLite")) }
+    pub fn new(file: SqliteFile, clock: Clock, metrics: &Metrics) -> Self {
+        let outage = Outage::new(metrics.dependencies.of(Dependency::Sqlite));
+        Self { file, clock, outage: Arc::new(outage) }
     }
 
     /// Bytes of the whole file, and how many decisions are in it.

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The most shards of a deployment.
@@ -41,7 +42,7 @@ impl Division {
 }
 
 /// One of a deployment's workers, by an id that begins with the time it was made at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub Uuid);
 
 impl WorkerId {

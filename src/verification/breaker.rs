@@ -7,6 +7,7 @@ use std::time::Duration;
 use recloser::{AsyncRecloser, Error, Recloser};
 
 use super::VerifierError;
+use crate::metrics::BreakerMetrics;
 
 /// The share of failures among the last calls that opens it.
 const TOO_MANY: f32 = 0.5;
@@ -15,7 +16,10 @@ const PROBES: usize = 3;
 
 /// Counts failures of calls, and refuses calls when too many have failed. Clones share the count.
 #[derive(Debug, Clone)]
-pub struct Breaker(AsyncRecloser);
+pub struct Breaker {
+    recloser: AsyncRecloser,
+    metrics: BreakerMetrics,
+}
 
 /// Why a call gave nothing.
 #[derive(Debug)]
@@ -28,14 +32,14 @@ pub enum Failed {
 
 impl Breaker {
     /// A breaker that opens for `pause` when half of the last `calls` calls have failed.
-    pub fn new(calls: usize, pause: Duration) -> Self {
+    pub fn new(calls: usize, pause: Duration, metrics: BreakerMetrics) -> Self {
         let recloser = Recloser::custom()
             .error_rate(TOO_MANY)
             .closed_len(calls)
             .half_open_len(PROBES)
             .open_wait(pause)
             .build();
-        Self(recloser.into())
+        Self { recloser: recloser.into(), metrics }
     }
 
     /// Makes `call`, if it is to be made.
@@ -45,7 +49,14 @@ impl Breaker {
     ) -> Result<T, Failed> {
         // A service that asks for patience is not broken.
         let is_failure = |error: &VerifierError| matches!(error, VerifierError::Unavailable(_));
-        self.0.call_with(is_failure, call).await.map_err(|error| match error {
+        let called = self.recloser.call_with(is_failure, call).await;
+        match &called {
+            Ok(_) => self.metrics.set_open(false),
+            Err(Error::Rejected) => self.metrics.set_open(true),
+            // It says no sooner whether that was one too many.
+            Err(Error::Inner(_)) => {}
+        }
+        called.map_err(|error| match error {
             Error::Rejected => Failed::Refused,
             Error::Inner(error) => Failed::Called(error),
         })
@@ -55,9 +66,14 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     async fn call(breaker: &Breaker, result: Result<(), VerifierError>) -> bool {
         !matches!(breaker.call(async { result }).await, Err(Failed::Refused))
+    }
+
+    fn breaker() -> Breaker {
+        Breaker::new(4, Duration::from_hours(1), Metrics::new().verification().breaker())
     }
 
     fn failure() -> Result<(), VerifierError> {
@@ -66,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_opens_after_failures() {
-        let breaker = Breaker::new(4, Duration::from_hours(1));
+        let breaker = breaker();
         for _ in 0..5 {
             assert!(call(&breaker, failure()).await);
         }
@@ -75,7 +91,7 @@ mod tests {
 
     #[tokio::test]
     async fn success_and_patience_keep_it_closed() {
-        let breaker = Breaker::new(4, Duration::from_hours(1));
+        let breaker = breaker();
         for _ in 0..20 {
             assert!(call(&breaker, Err(VerifierError::Busy { retry_after: None })).await);
             assert!(call(&breaker, Ok(())).await);

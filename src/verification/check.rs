@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Breaker, Failed, Verdict, Verifier, VerifierError};
 use crate::domain::order::{Order, SaleId, UserId};
+use crate::metrics::VerificationMetrics;
 use crate::retry::Backoff;
 
 /// A check that has ended.
@@ -34,6 +35,7 @@ pub(super) enum Answer {
 pub(super) struct Check {
     pub verifier: Arc<dyn Verifier>,
     pub breaker: Breaker,
+    pub metrics: VerificationMetrics,
     pub attempts: u32,
     /// No more attempts.
     pub ending: CancellationToken,
@@ -47,11 +49,22 @@ impl Check {
         Checked { sale_id: order.sale_id, user_id: order.user_id, begun, answer }
     }
 
+    async fn call(&self, order: &Order) -> Result<Verdict, VerifierError> {
+        let timer = self.metrics.time_call();
+        let answered = self.verifier.verify(order).await;
+        drop(timer);
+        match &answered {
+            Err(VerifierError::Unavailable(_)) => self.metrics.user_service.failed(),
+            _ => self.metrics.user_service.answered(),
+        }
+        answered
+    }
+
     async fn ask(&self, order: &Order) -> Answer {
         let mut backoff = Backoff::step();
         let mut last = None;
         for attempt in 1..=self.attempts {
-            match self.breaker.call(self.verifier.verify(order)).await {
+            match self.breaker.call(self.call(order)).await {
                 Ok(verdict) => return Answer::Verdict(verdict),
                 Err(Failed::Refused) => return Answer::Shut(last),
                 Err(Failed::Called(VerifierError::Busy { retry_after })) => {

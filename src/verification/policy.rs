@@ -26,6 +26,7 @@ use super::verdict_cache::VerdictCache;
 use super::{Breaker, Verdict, VerificationSettings, Verifier};
 use crate::domain::order::{Order, SaleId, UserId};
 use crate::fault::crash_point;
+use crate::metrics::VerificationMetrics;
 use crate::retry::Backoff;
 
 /// Through a pause of up to this, orders wait here; through a longer one on a delay queue.
@@ -76,6 +77,7 @@ pub struct Verification<E> {
     settings: VerificationSettings,
     limits: Limits,
     workers: Arc<AtomicU32>,
+    metrics: VerificationMetrics,
     queues: HashMap<SaleId, SaleQueue<E>>,
     /// Sales in whose queues orders wait; the first one is next.
     turns: VecDeque<SaleId>,
@@ -114,12 +116,14 @@ impl<E: Verifiable> Verification<E> {
         settings: &VerificationSettings,
         limits: Limits,
         workers: Arc<AtomicU32>,
+        metrics: VerificationMetrics,
     ) -> Self {
         Self {
             verifier,
             settings: settings.clone(),
             limits,
             workers,
+            metrics,
             queues: HashMap::new(),
             turns: VecDeque::new(),
             held: 0,
@@ -223,9 +227,10 @@ impl<E: Verifiable> Verification<E> {
         if !self.queues.contains_key(&sale) && self.queues.len() >= MAX_IDLE_QUEUES {
             self.queues.retain(|_, queue| !queue.is_idle());
         }
-        let queue = self.queues.entry(sale.clone()).or_insert_with(|| {
-            let breaker = Breaker::new(self.settings.breaker_calls, self.settings.breaker_pause);
-            SaleQueue::new(breaker)
+        let Self { settings, metrics, queues, .. } = self;
+        let queue = queues.entry(sale.clone()).or_insert_with(|| {
+            let (calls, pause) = (settings.breaker_calls, settings.breaker_pause);
+            SaleQueue::new(Breaker::new(calls, pause, metrics.breaker()))
         });
         queue.left = left.unwrap_or(queue.left);
         let waited = queue.is_waiting();
@@ -261,6 +266,7 @@ impl<E: Verifiable> Verification<E> {
                     let check = Check {
                         verifier: verifier.clone(),
                         breaker: queue.breaker.clone(),
+                        metrics: self.metrics.clone(),
                         attempts: self.settings.attempts,
                         ending: self.ending.clone(),
                     };

@@ -160,6 +160,7 @@ impl<E: Verifiable> SaleQueue<E> {
 
 #[cfg(test)]
 mod tests {
+    use crate::metrics::Metrics;
     use std::time::Duration;
 
     use super::*;
@@ -181,7 +182,11 @@ mod tests {
     }
 
     fn queue(left: u32, orders: &[(&str, &str, i64)]) -> SaleQueue<Order> {
-        let mut queue = SaleQueue::new(Breaker::new(20, Duration::from_secs(5)));
+        let mut queue = SaleQueue::new(Breaker::new(
+            20,
+            Duration::from_secs(5),
+            Metrics::new().verification().breaker(),
+        ));
         queue.left = left;
         for (id, user, quantity) in orders {
             queue.enter(order(id, user, *quantity));

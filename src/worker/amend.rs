@@ -10,6 +10,12 @@ use crate::fault::crash_point;
 use crate::inventory::{Amendment, Inventory};
 use crate::ledger::{Decided, Proposed};
 
+/// The hint of an order that got another answer.
+pub(super) fn overruled(order: &Proposed<'_>, answer: &Result<Answer, String>) -> Option<Hint> {
+    let granted = answer.as_ref().is_ok_and(Answer::is_granted);
+    order.hint.filter(|hint| (*hint == Hint::Granted) != granted)
+}
+
 /// What the inventory is to be told: of the orders that got another answer than the hint, one amendment
 /// for each sale.
 pub(super) fn amendments(
@@ -20,14 +26,13 @@ pub(super) fn amendments(
     let mut by_sale = BTreeMap::new();
     let mut told = HashSet::new();
     // The last answer of an order that comes twice is the one to be told.
-    for (Proposed { candidate, hint, .. }, answer) in orders.iter().zip(answers).rev() {
-        let order = &candidate.order;
-        let granted = answer.as_ref().is_ok_and(Answer::is_granted);
-        let is_right = hint.is_none_or(|hint| (hint == Hint::Granted) == granted);
+    for (proposed, answer) in orders.iter().zip(answers).rev() {
+        let order = &proposed.candidate.order;
         let Some(state) = result.sales.get(&order.sale_id) else { continue };
-        if is_right || !told.insert(order) {
+        if overruled(proposed, answer).is_none() || !told.insert(order) {
             continue;
         }
+        let granted = answer.as_ref().is_ok_and(Answer::is_granted);
         let amendment =
             by_sale.entry(&order.sale_id).or_insert_with(|| Amendment::of(state.clone()));
         amendment.orders.push((order.clone(), granted));

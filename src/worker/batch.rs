@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::{DateTime, Utc};
+
 use crate::broker::{DeadLetter, Delay, Delivery, Properties};
 use crate::domain::intent;
 use crate::domain::order::{Candidate, SaleId};
@@ -43,6 +45,13 @@ impl AckHandle {
     /// It may have been delivered before.
     pub(super) fn redelivered(&self) -> bool {
         self.delivery().redelivered
+    }
+
+    /// Its oldest order is from `time`, if that is known.
+    pub(super) fn is_since(&self, time: Option<DateTime<Utc>>) {
+        if let Some(time) = time {
+            self.delivery().is_since(time);
+        }
     }
 
     /// The whole body of the delivery.

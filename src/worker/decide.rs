@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use chrono::SubsecRound;
 
-use super::amend::{FollowUps, amendments};
+use super::amend::{FollowUps, amendments, overruled};
 use super::batch::{Batch, Deferred, Entry, PendingDeadLetter};
-use super::metrics::WorkerMetrics;
 use super::propose::ProposedBatch;
 use crate::domain::decision::Decision;
 use crate::domain::order::{Eligibility, Order, SaleId, UserId};
@@ -16,6 +15,7 @@ use crate::domain::rules::Answer;
 use crate::fault::crash_point;
 use crate::inventory::Amendment;
 use crate::ledger::{Decided, Ledger, LedgerError, Proposed};
+use crate::metrics::{Metrics, Stage};
 use crate::retry::Backoff;
 
 /// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
@@ -44,7 +44,12 @@ pub(super) struct Settled {
 
 impl DecidedBatch {
     pub(super) fn is_empty(&self) -> bool {
-        self.decided.is_empty() && self.dead_letters.is_empty() && self.deferred.is_empty()
+        self.len() == 0
+    }
+
+    /// Orders in it.
+    pub(super) fn len(&self) -> usize {
+        self.decided.len() + self.dead_letters.len() + self.deferred.len()
     }
 }
 
@@ -65,7 +70,7 @@ pub(super) struct Seen {
 pub(super) struct Decider {
     pub ledger: Arc<dyn Ledger>,
     pub max_age: Duration,
-    pub metrics: Arc<WorkerMetrics>,
+    pub metrics: Arc<Metrics>,
     /// Sales to be amended again.
     pub follow_ups: FollowUps,
 }
@@ -86,7 +91,10 @@ impl Decider {
             })
             .collect();
         let mut result = Decided::default();
+        let timer = self.metrics.worker.time(Stage::Decide);
         let answers = self.persist(&orders, &mut result).await;
+        drop(timer);
+        self.observe(&orders, &answers, &result);
         crash_point("decided");
         let mut amendments = amendments(&orders, &answers, &result);
         self.follow_ups.add(&mut amendments, primed, &result.sales);
@@ -107,6 +115,25 @@ impl Decider {
         (decided, seen)
     }
 
+    /// Counts what the ledger has said.
+    fn observe(
+        &self,
+        orders: &[Proposed<'_>],
+        answers: &[Result<Answer, String>],
+        result: &Decided,
+    ) {
+        let metrics = &self.metrics.worker;
+        if !orders.is_empty() {
+            metrics.batch(orders.len());
+        }
+        metrics.units(result.sales.values());
+        for (order, answer) in orders.iter().zip(answers) {
+            if let Some(hint) = overruled(order, answer) {
+                metrics.overruled(hint);
+            }
+        }
+    }
+
     /// Puts an order where its answer says.
     fn apply(
         &self,
@@ -122,7 +149,11 @@ impl Decider {
         }
         match answer {
             Ok(Answer::Decided { decision, is_new }) => {
-                self.metrics.decided(&decision, !is_new);
+                if is_new {
+                    self.metrics.worker.decided(&decision);
+                } else {
+                    self.metrics.worker.duplicates.inc();
+                }
                 decided.decided.push(Settled { entry, decision, is_new });
             }
             Ok(Answer::Unchecked { submitted_at }) => {

@@ -10,7 +10,6 @@ mod batcher;
 mod blocked;
 mod decide;
 mod intake;
-mod metrics;
 mod outgoing;
 mod parse;
 mod propose;
@@ -33,20 +32,22 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError, Queue};
 use crate::clock::Clock;
+use crate::domain::decision::{Outcome, Reason};
 use crate::domain::order::SaleId;
 use crate::inventory::Inventory;
 use crate::ledger::{Ledger, MAX_ANNOUNCEMENTS};
+use crate::metrics::{Dependency, Metrics, Stage};
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::sales::announce::announce;
 use crate::shards::ShardMap;
+use crate::status::WorkerHealth;
 use crate::verification::{Limits, Verification, Verifier};
 use amend::{FollowUps, amend};
 use batcher::Batcher;
 use blocked::Blocked;
 use decide::{DecidedBatch, Decider, Seen};
 use intake::{Intake, Next};
-use metrics::WorkerMetrics;
 use propose::{ProposedBatch, Proposer};
 use publish::EventPublisher;
 use steer::steer;
@@ -56,8 +57,9 @@ pub use settings::{Options, WorkerSettings};
 
 pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
 
-/// How often a busy worker says how far it is.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// How often the drain rate is brought up to date, and after how many times a busy worker says how far it is.
+const TICK: Duration = Duration::from_secs(1);
+const REPORT_EVERY: u32 = 10;
 
 /// How often the workers on the queue are counted: for the first few times, and then.
 const LOOK_OFTEN: Duration = Duration::from_millis(50);
@@ -82,6 +84,10 @@ pub struct Worker {
     pub verifier: Option<Arc<dyn Verifier>>,
     /// Says which shards of the intake it takes; without it the intake is not divided.
     pub shard_map: Option<Arc<dyn ShardMap>>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// Where it shows that it moves.
+    pub health: Arc<WorkerHealth>,
     /// The time, for delays only: orders are decided by the ledger's clock.
     pub clock: Clock,
     /// What it is told.
@@ -102,6 +108,7 @@ pub enum WorkerError {
 /// Amends, publishes and acknowledges batches that are decided.
 struct Committer {
     inventory: Option<Arc<dyn Inventory>>,
+    metrics: Arc<Metrics>,
     publisher: EventPublisher,
 }
 
@@ -109,9 +116,8 @@ impl Worker {
     /// Works until `stop`, then takes no more deliveries, finishes those in flight and leaves.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let deadline = self.options.worker.drain_deadline;
-        let metrics = Arc::new(WorkerMetrics::default());
         let _reporter =
-            AbortOnDropHandle::new(tokio::spawn(report(metrics.clone(), self.broker.clone())));
+            AbortOnDropHandle::new(tokio::spawn(report(self.metrics.clone(), self.health.clone())));
         let (sold_out, to_announce) = mpsc::unbounded_channel();
         let announcing = keep_announcing(self.ledger.clone(), self.broker.clone(), to_announce);
         let _announcer = AbortOnDropHandle::new(tokio::spawn(announcing));
@@ -127,7 +133,7 @@ impl Worker {
         let steerer = steering.map(|steering| AbortOnDropHandle::new(tokio::spawn(steering)));
         let ended = tokio::select! {
             biased;
-            worked = self.work(metrics.clone(), workers, sold_out, &stop) => worked.map_err(WorkerError::from),
+            worked = self.work(workers, sold_out, &stop) => worked.map_err(WorkerError::from),
             () = too_late => Err(WorkerError::NotDrained(deadline)),
         };
         if let Some(steerer) = steerer.filter(|_| stop.is_cancelled()) {
@@ -135,13 +141,12 @@ impl Worker {
             let _ = tokio::time::timeout(LEAVING, steerer).await;
         }
         let how = if ended.is_ok() { "drained" } else { "ended" };
-        metrics.log(how, self.broker.dropped_replies());
+        log(how, &self.metrics);
         ended
     }
 
     async fn work(
         &self,
-        metrics: Arc<WorkerMetrics>,
         workers: Arc<AtomicU32>,
         sold_out: mpsc::UnboundedSender<SaleId>,
         stop: &CancellationToken,
@@ -164,9 +169,10 @@ impl Worker {
         let mut proposer = self.proposer();
         // One batch waits, proposed, while another one is decided.
         let (to_decide, next) = mpsc::channel(1);
-        let deciding = self.decide_all(metrics, sold_out, next, tell);
+        let deciding = self.decide_all(sold_out, next, tell);
         let deciding = AbortOnDropHandle::new(tokio::spawn(deciding));
         tracing::info!("consuming");
+        self.health.set_consuming(true);
         let mut room = None;
         loop {
             // Waiting for room before taking a batch lets the batch grow meanwhile.
@@ -191,6 +197,7 @@ impl Worker {
                 },
             }
         }
+        self.health.set_consuming(false);
         drop(room);
         drop(to_decide);
         propagate(deciding.await);
@@ -202,7 +209,6 @@ impl Worker {
     /// when no more come and all are finished.
     fn decide_all(
         &self,
-        metrics: Arc<WorkerMetrics>,
         sold_out: mpsc::UnboundedSender<SaleId>,
         mut batches: mpsc::Receiver<ProposedBatch>,
         tell: mpsc::UnboundedSender<Seen>,
@@ -211,10 +217,11 @@ impl Worker {
         let batches_in_flight = self.options.worker.batches_in_flight;
         // Besides those that are committed, one is decided, one waits and one is proposed.
         let follow_ups = FollowUps::new(batches_in_flight + 3);
-        let mut decider =
-            Decider { ledger: self.ledger.clone(), max_age, metrics: metrics.clone(), follow_ups };
+        let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
+        let mut decider = Decider { ledger, max_age, metrics: metrics.clone(), follow_ups };
         let committer = Arc::new(Committer {
             inventory: self.inventory.clone(),
+            metrics: metrics.clone(),
             publisher: EventPublisher {
                 broker: self.broker.clone(),
                 metrics,
@@ -254,7 +261,13 @@ impl Worker {
             max_batch: options.worker.max_batch,
         };
         let verifier = self.verifier.clone();
-        let verification = Verification::new(verifier, &options.verification, limits, workers);
+        let verification = Verification::new(
+            verifier,
+            &options.verification,
+            limits,
+            workers,
+            self.metrics.verification(),
+        );
         Verify { verification, clock: self.clock.clone() }
     }
 
@@ -266,7 +279,8 @@ impl Worker {
             retry_after: self.options.inventory.retry_after,
             max_age: self.options.max_age,
             unavailable_until: None,
-            outage: Outage::new("Redis"),
+            metrics: self.metrics.clone(),
+            outage: Outage::new(self.metrics.dependencies.of(Dependency::Redis)),
         }
     }
 }
@@ -274,9 +288,16 @@ impl Worker {
 impl Committer {
     async fn commit(self: Arc<Self>, mut batch: DecidedBatch, _permit: OwnedSemaphorePermit) {
         let amendments = std::mem::take(&mut batch.amendments);
-        let amending = self.inventory.as_deref().map(|inventory| amend(inventory, &amendments));
+        let amending = self.inventory.as_deref().map(|inventory| async {
+            let _timer = self.metrics.worker.time(Stage::Amend);
+            amend(inventory, &amendments).await;
+        });
+        let publishing = async {
+            let _timer = self.metrics.worker.time(Stage::Publish);
+            self.publisher.publish(batch).await;
+        };
         // Subscribers do not wait for the inventory.
-        tokio::join!(self.publisher.publish(batch), OptionFuture::from(amending));
+        tokio::join!(publishing, OptionFuture::from(amending));
     }
 }
 
@@ -343,14 +364,45 @@ async fn count_workers(broker: Arc<dyn Broker>, workers: Arc<AtomicU32>) {
     }
 }
 
-async fn report(metrics: Arc<WorkerMetrics>, broker: Arc<dyn Broker>) {
-    let mut before = 0;
-    loop {
-        tokio::time::sleep(REPORT_EVERY).await;
-        let total = metrics.total();
-        if total != before {
-            metrics.log("working", broker.dropped_replies());
+/// Keeps the drain rate and what probes see up to date, and logs now and then how far a busy worker is, for as long as it is polled.
+async fn report(metrics: Arc<Metrics>, health: Arc<WorkerHealth>) {
+    let (mut before, mut ticks) = (0, tokio::time::interval(TICK));
+    for tick in 1_u32.. {
+        ticks.tick().await;
+        metrics.worker.tick();
+        let total = metrics.worker.total();
+        let has_orders = metrics.broker.in_flight().0 > 0;
+        let all_answer = metrics.dependencies.up().iter().all(|(_, up)| *up);
+        health.note(total, has_orders && all_answer);
+        if tick.is_multiple_of(REPORT_EVERY) && total != before {
+            log("working", &metrics);
+            before = total;
         }
-        before = total;
     }
+}
+
+/// Logs what was done since the worker started.
+fn log(what: &str, metrics: &Metrics) {
+    let worker = &metrics.worker;
+    let (mut created, mut sold_out, mut rejected, mut expired) = (0, 0, 0, 0);
+    for (outcome, count) in worker.decisions() {
+        match outcome {
+            Outcome::Created => created += count,
+            Outcome::SoldOut => sold_out += count,
+            Outcome::Rejected(Reason::Expired) => expired += count,
+            Outcome::Rejected(_) => rejected += count,
+        }
+    }
+    tracing::info!(
+        created,
+        sold_out,
+        rejected,
+        expired,
+        repeats = worker.duplicates.get(),
+        dead_letters = worker.dead_letters().values().sum::<u64>(),
+        deferred = worker.deferred.get(),
+        events_without_subscriber = worker.unrouted_events.get(),
+        dropped_replies = metrics.broker.dropped_replies.get(),
+        "{what}"
+    );
 }

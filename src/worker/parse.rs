@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 
 use super::batch::{AckHandle, Deferred, Entry, Item, PendingDeadLetter};
 use crate::broker::Delivery;
@@ -13,10 +13,7 @@ use crate::fault::crash_point;
 /// Parses a message. Its items come in the order of its elements; there is at least one.
 pub(super) fn parse(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
     let handle = AckHandle::new(delivery);
-    let sent_at = handle
-        .properties()
-        .timestamp_s
-        .and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
+    let sent_at = handle.properties().sent_at();
     let body = handle.body();
     let items = match too_large(&handle, limits).or_else(|| unsupported_encoding(&handle)) {
         Some(Refusal { fault, detail }) => {
@@ -44,11 +41,20 @@ pub(super) fn parse(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
             })
             .collect(),
     };
+    handle.is_since(items.iter().filter_map(submitted_at).min());
     let items = if handle.properties().is_sharded { own_shard(&handle, items) } else { items };
     // Every item has its handle; this one was only for looking.
     handle.ack();
     crash_point("parsed");
     items
+}
+
+/// When an item's order was submitted, if it says so.
+fn submitted_at(item: &Item) -> Option<DateTime<Utc>> {
+    match item {
+        Item::Entry(entry) => entry.candidate.submitted_at,
+        Item::DeadLetter(_) | Item::Elsewhere(_) => None,
+    }
 }
 
 /// Leaves orders of other sales than the one that the message was sent to by its routing key to the shards of

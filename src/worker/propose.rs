@@ -12,6 +12,7 @@ use crate::domain::order::{Candidate, SaleId};
 use crate::fault::crash_point;
 use crate::inventory::{Inventory, InventoryError, WhenUnavailable};
 use crate::ledger::Ledger;
+use crate::metrics::{Metrics, Stage};
 use crate::outage::Outage;
 use crate::retry::Backoff;
 
@@ -34,12 +35,14 @@ pub(super) struct Proposer {
     pub max_age: Duration,
     /// Leave the inventory alone until then.
     pub unavailable_until: Option<Instant>,
+    pub metrics: Arc<Metrics>,
     pub outage: Outage,
 }
 
 impl Proposer {
     /// Gives every order of `batch` its hint, if there is one to be had.
     pub(super) async fn propose(&mut self, batch: Batch) -> ProposedBatch {
+        let _timer = self.metrics.worker.time(Stage::Propose);
         let mut primed = BTreeSet::new();
         let hints = self.hints(&batch.entries, &mut primed).await;
         crash_point("proposed");

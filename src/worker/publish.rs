@@ -5,18 +5,18 @@ use std::sync::Arc;
 use super::batch::{Deferred, Entry, PendingDeadLetter};
 use super::blocked::Blocked;
 use super::decide::{DecidedBatch, Settled};
-use super::metrics::WorkerMetrics;
 use super::outgoing::Outgoing;
 use crate::broker::{Broker, Delay, EventSettings, Message, Receipt, Reply};
 use crate::domain::event::Event;
 use crate::domain::order::SaleId;
 use crate::fault::crash_point;
+use crate::metrics::Metrics;
 use crate::retry::Backoff;
 
 /// Publishes batches.
 pub(super) struct EventPublisher {
     pub broker: Arc<dyn Broker>,
-    pub metrics: Arc<WorkerMetrics>,
+    pub metrics: Arc<Metrics>,
     pub blocked: Blocked,
     pub settings: EventSettings,
 }
@@ -25,10 +25,12 @@ impl EventPublisher {
     /// Publishes what came of `batch` and acknowledges it. Returns only when that is done, however
     /// long the broker is unavailable. What a full queue refuses is deferred, and holds up nothing.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
+        let orders = batch.len();
         let DecidedBatch { decided, dead_letters, mut deferred, amendments: _ } = batch;
         deferred.extend(self.publish_decisions(decided).await);
         deferred.extend(self.publish_dead_letters(dead_letters).await);
         self.defer(deferred).await;
+        self.metrics.worker.done(orders);
         crash_point("acked");
     }
 
@@ -61,7 +63,7 @@ impl EventPublisher {
                 let again = if settled.is_new { Delay::FiveSeconds } else { Delay::ThirtySeconds };
                 refused.push(Deferred::order(settled.entry, again));
             } else {
-                self.metrics.unrouted(usize::from(!fate.has_subscriber));
+                self.metrics.worker.unrouted_events.inc_by((!fate.has_subscriber).into());
                 self.blocked.passed(&event.routing_key);
                 settled.entry.handle.ack();
             }
@@ -77,7 +79,7 @@ impl EventPublisher {
         let mut refused = Vec::new();
         for (dead, receipt) in dead_letters.into_iter().zip(receipts) {
             if receipt.is_done() {
-                self.metrics.dead_lettered(&dead.letter.reason);
+                self.metrics.worker.dead_lettered(&dead.letter.reason);
                 dead.handle.ack();
             } else {
                 tracing::warn!(reason = %dead.letter.reason, "the queue of dead letters is full");
@@ -119,7 +121,7 @@ impl EventPublisher {
         }
         crash_point("deferred");
         let waiting = deferred.iter().filter(|deferred| deferred.delay.is_some());
-        self.metrics.deferred(waiting.count());
+        self.metrics.worker.deferred.inc_by(waiting.count() as u64);
         for deferred in deferred {
             deferred.handle.ack();
         }

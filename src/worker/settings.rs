@@ -1,8 +1,10 @@
 //! What a worker is told.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_with::{DurationSeconds, serde_as};
 
 use crate::broker::EventSettings;
@@ -21,6 +23,23 @@ pub struct WorkerSettings {
     #[serde(rename = "drain_deadline_s")]
     #[serde_as(as = "DurationSeconds<u64>")]
     pub drain_deadline: Duration,
+    #[serde(deserialize_with = "address_or_off")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// An address, or `off`.
+fn address_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        D::Error::custom(format!(
+            "{text:?} is no address; accepted: for example 127.0.0.1:9091, or off"
+        ))
+    })
 }
 
 /// All that a worker is told.

@@ -12,6 +12,7 @@ use floodgate::domain::rules::{Answer, State};
 use floodgate::domain::sale::{Sale, SaleState};
 use floodgate::inventory::Amendment;
 use floodgate::ledger::{Books, Change, Ledger, Proposed, SqliteLedger};
+use floodgate::metrics::Metrics;
 use floodgate::sqlite::SqliteFile;
 use proptest::prelude::*;
 use proptest::strategy::Union;
@@ -184,7 +185,7 @@ struct System {
 
 async fn sqlite(folder: &TempDir) -> SqliteLedger {
     let file = SqliteFile::open(folder.path().join("f.db")).await.expect("a file");
-    SqliteLedger::new(file, floodgate::clock::system())
+    SqliteLedger::new(file, floodgate::clock::system(), &Metrics::new())
 }
 
 impl System {

@@ -15,6 +15,7 @@ mod faults;
 mod harness;
 mod ledger_faults;
 mod machine;
+mod metrics;
 mod operator_log;
 mod outages;
 mod page;

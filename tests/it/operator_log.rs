@@ -71,14 +71,14 @@ async fn acts_over_the_api_are_recorded_by_their_token() {
     for _ in 0..3 {
         send(post("/v1/sales/t/restock", &other).bearer_auth(&buyer), 403).await;
     }
-    send(served.get("/v1/decisions/stream").bearer_auth(&buyer), 403).await;
+    send(served.get("/v1/status/stream").bearer_auth(&buyer), 403).await;
     served.stop().await;
 
     let (of_streams, entries): (Vec<_>, Vec<_>) =
         entries(&stage).await.into_iter().partition(|entry| entry.detail.contains("stream"));
     let restock =
         "refused, count 3: POST /v1/sales/{sale_id}/restock needs the scope floodgate:admin";
-    let stream = "refused, count 1: GET /v1/decisions/stream needs the scope floodgate:admin";
+    let stream = "refused, count 1: GET /v1/status/stream needs the scope floodgate:admin";
     let [by_scope] = entries.iter().filter(|e| e.actor.contains(' ')).collect::<Vec<_>>()[..]
     else {
         panic!("{entries:?}")

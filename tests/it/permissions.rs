@@ -7,6 +7,7 @@ use std::time::Duration;
 use floodgate::app::App;
 use floodgate::broker::{Broker, Queue, RabbitBroker};
 use floodgate::ledger::PostgresLedger;
+use floodgate::metrics::Metrics;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -88,8 +89,14 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
 
     let settings = app.settings();
     let tls = settings.amqp_tls().expect("no certificates");
-    let broker =
-        RabbitBroker::new(&settings.amqp_url, tls, &name, &settings.broker, settings.bounds());
+    let broker = RabbitBroker::new(
+        &settings.amqp_url,
+        tls,
+        &name,
+        &settings.broker,
+        settings.bounds(),
+        &Metrics::new(),
+    );
     let broker = broker.expect("a broker");
     broker.remove(&[], 1).await.expect("queues removed");
     shell(&format!("rabbitmqctl delete_user {name}"));

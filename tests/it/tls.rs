@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use floodgate::ledger::{Ledger, LedgerError, PostgresLedger};
+use floodgate::metrics::Metrics;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -239,7 +240,8 @@ async fn a_certificate_that_cannot_be_read_is_no_hindrance_where_none_is_asked_f
         let url = SecretString::from(format!("{}{mode}", server.url()));
         let migrated = PostgresLedger::migrate(&url).await;
         assert_eq!(migrated.is_ok(), works, "{mode}: {migrated:?}");
-        let ledger = PostgresLedger::new(&url, &settings().ledger).expect("a ledger");
+        let ledger =
+            PostgresLedger::new(&url, &settings().ledger, &Metrics::new()).expect("a ledger");
         // Without a check before it, as commands that only write to the operators' log use it.
         match ledger.sales(None).await {
             Ok(_) => assert!(works, "{mode}"),

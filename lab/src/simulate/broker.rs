@@ -187,6 +187,8 @@ impl Server {
                     state.events.push((*event).clone());
                 }
             }
+            // Workers of the simulation are watched directly.
+            Message::Status(_) => {}
             Message::DeadLetter(letter) => {
                 let body = String::from_utf8_lossy(&letter.body).into_owned();
                 self.world.note(|| format!("dead {} {body}", letter.reason));

@@ -146,6 +146,8 @@ impl Simulation {
         let frozen = Arc::new(Frozen::default());
         let skew = TimeDelta::milliseconds(self.plan.skews_ms[number]);
         let worker = Worker {
+            metrics: Arc::default(),
+            health: Arc::default(),
             broker: Arc::new(broker::Connection {
                 server: self.broker.clone(),
                 worker: number,
@@ -343,6 +345,7 @@ fn options(plan: &Plan) -> Options {
             max_batch: plan.max_batch,
             batches_in_flight: plan.batches_in_flight,
             drain_deadline: Duration::from_mins(1),
+            listen: None,
         },
         inventory: InventorySettings {
             when_unavailable,

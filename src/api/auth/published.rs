@@ -71,8 +71,7 @@ impl PublishedKeys {
     }
 
     /// Keeps the keys up to date for as long as it is polled. What can't be read changes nothing.
-    pub(super) async fn keep_up(&self) {
-        let outage = Outage::new("JWKS");
+    pub(super) async fn keep_up(&self, outage: Outage) {
         loop {
             let (read_at, before) = (Instant::now(), self.known());
             let read = outage.noted(self.read().await, |_| true);

@@ -98,7 +98,12 @@ fn good_token() -> String {
 }
 
 fn ada() -> Principal {
-    Principal { subject: Some(UserId::parse("ada").unwrap()), admin: false, submit: true }
+    Principal {
+        subject: Some(UserId::parse("ada").unwrap()),
+        admin: false,
+        submit: true,
+        metrics: false,
+    }
 }
 
 fn malformed(result: &Result<Principal, Refusal>) -> bool {

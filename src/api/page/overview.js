@@ -89,7 +89,7 @@ function showFigures(signal) {
     if (lacksToken()) return refuse('The figures are for operators, with their token.');
     try {
       const until = AbortSignal.any([signal, attempt.signal]);
-      await follow('/v1/decisions/stream', until, (figures) => showFigure(figures, sparkline));
+      await follow('/v1/status/stream', until, (figures) => showFigure(figures, sparkline));
     } catch (problem) {
       refuse([401, 403].includes(problem.status) ? 'The figures are for operators.' : problem.message);
     }

@@ -35,6 +35,8 @@ pub(super) struct Consumer {
     room: Semaphore,
     /// Larger bodies are cut.
     largest: usize,
+    /// Whether the messages have orders.
+    has_intents: bool,
     /// Positions delivered and not settled.
     unsettled: Mutex<BTreeSet<i64>>,
 }
@@ -47,10 +49,11 @@ impl Consumer {
         source: Source,
         window: u16,
         largest: usize,
+        has_intents: bool,
         stop: CancellationToken,
     ) -> Self {
         let room = Semaphore::new(usize::from(window.max(1)));
-        Self { queues, source, stop, room, largest, unsettled: Mutex::default() }
+        Self { queues, source, stop, room, largest, has_intents, unsettled: Mutex::default() }
     }
 
     /// Runs until it is stopped or its deliveries are dropped, and then until everything
@@ -81,12 +84,14 @@ impl Consumer {
                 cut(&mut body, &mut properties, self.largest);
                 self.unsettled().insert(position);
                 let settle = settle.clone();
+                let unsettled = self.has_intents.then(|| self.queues.metrics.take(&properties));
                 let settler = Box::new(move |settlement| {
                     // Without a receiver the broker is gone, and the message will come again.
                     let _ = settle.send((position, settlement));
                 });
+                let delivery = Delivery::new(body, properties, redelivered, settler);
                 // Without a receiver it stays unsettled, and goes back.
-                let _ = deliver.send(Delivery::new(body, properties, redelivered, settler));
+                let _ = deliver.send(delivery.counted(unsettled));
             }
         }
     }

@@ -13,6 +13,7 @@ use super::store::{self, ReturnLimit};
 use super::writer_handle::WriterHandle;
 use crate::broker::topology::Topology;
 use crate::broker::{Bounds, BrokerError, Queue, Topic};
+use crate::metrics::BrokerMetrics;
 use crate::sqlite::{Lock, SqliteFile, Survives};
 
 /// The queues, and what is needed to change them.
@@ -24,6 +25,7 @@ pub(super) struct Queues {
     /// Those that this process consumes.
     pub open: Arc<OpenQueues>,
     pub bounds: Bounds,
+    pub metrics: BrokerMetrics,
     own: OnceCell<Own>,
     /// Held while a queue is opened or closed.
     open_lock: Mutex<()>,
@@ -44,6 +46,7 @@ impl Queues {
         bounds: Bounds,
         writer: WriterHandle,
         open: Arc<OpenQueues>,
+        metrics: BrokerMetrics,
     ) -> Self {
         Self {
             file,
@@ -52,6 +55,7 @@ impl Queues {
             private: PrivateQueues::default(),
             open,
             bounds,
+            metrics,
             own: OnceCell::new(),
             open_lock: Mutex::default(),
         }

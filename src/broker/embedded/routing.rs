@@ -2,11 +2,12 @@
 //! dots; in the key of a binding `*` stands for one word and `#` for any number of them.
 
 use crate::broker::Topic;
+use crate::broker::topology::WORKER;
 
 /// What a queue is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Binding {
-    /// `events` or `batches`.
+    /// `events`, `batches` or `status`.
     pub kind: String,
     /// Its pattern.
     pub routing_key: String,
@@ -30,6 +31,7 @@ pub(super) fn parts(topic: Topic<'_>) -> (&'static str, &str) {
     match topic {
         Topic::Events(routing_key) => ("events", routing_key),
         Topic::Batches(routing_key) => ("batches", routing_key),
+        Topic::Status => ("status", WORKER),
     }
 }
 

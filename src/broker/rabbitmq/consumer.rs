@@ -197,18 +197,20 @@ impl Session {
 
     fn deliver_one(&mut self, delivery: lapin::message::Delivery, sink: &DeliverySink) {
         let tag = delivery.delivery_tag;
-        let settle = sink.settle.clone();
-        let settler = Box::new(move |settlement| {
-            // Without a receiver the session is over, and the message will come again.
-            let _ = settle.send((tag, settlement));
-        });
         let redelivered = delivery.redelivered;
         let lapin::message::Delivery { routing_key, properties, data, .. } = delivery;
         let (body, properties) =
             wire::received(routing_key.to_string(), properties, data, &self.queue, self.largest);
         self.unsettled.insert(tag);
+        let settle = sink.settle.clone();
+        let unsettled = self.queue.has_intents().then(|| self.link.metrics.take(&properties));
+        let settler = Box::new(move |settlement| {
+            // Without a receiver the session is over, and the message will come again.
+            let _ = settle.send((tag, settlement));
+        });
+        let delivery = Delivery::new(body, properties, redelivered, settler);
         // Without a receiver deliveries are dropped; this one stays unsettled.
-        let _ = sink.deliver.send(Delivery::new(body, properties, redelivered, settler));
+        let _ = sink.deliver.send(delivery.counted(unsettled));
     }
 
     /// Whether every suspect is settled and no delivery is unsettled that another session would get again.

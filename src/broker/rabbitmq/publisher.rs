@@ -1,7 +1,7 @@
 //! Publishing: everything is confirmed, nothing waits for ever.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::try_join_all;
@@ -25,6 +25,8 @@ pub(super) struct Publisher {
     link: Arc<Link>,
     lanes: Mutex<Option<Lanes>>,
     next_exact: AtomicUsize,
+    /// It had a connection before.
+    has_connected: AtomicBool,
 }
 
 /// The channels of a connection.
@@ -40,7 +42,8 @@ struct Lanes {
 
 impl Publisher {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, lanes: Mutex::new(None), next_exact: AtomicUsize::new(0) }
+        let (next_exact, has_connected) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { link, lanes: Mutex::new(None), next_exact, has_connected }
     }
 
     /// A channel to ask the server something; the answer may close it.
@@ -57,8 +60,7 @@ impl Publisher {
             Ok(lanes) => lanes,
             Err(error) => return unconfirmed(error),
         };
-        let is_event =
-            |place: &usize| matches!(messages[*place], Message::Event(_) | Message::EventBatch(_));
+        let is_event = |place: &usize| messages[*place].is_for_subscribers();
         let (events, exact): (Vec<_>, Vec<_>) = (0..messages.len()).partition(is_event);
         let mut published = unconfirmed(BLOCKED);
         published.error = None;
@@ -114,6 +116,7 @@ impl Publisher {
             }
         };
         crash_point("published");
+        let _unconfirmed = self.link.metrics.unconfirmed(sent.len());
         let mut waiting = sent.into_iter();
         let confirming = self.link.within(async {
             for (place, confirm) in &mut waiting {
@@ -141,6 +144,9 @@ impl Publisher {
             return Ok(lanes.clone());
         }
         let connection = self.link.connect("publisher", Frames::Large).await?;
+        if self.has_connected.swap(true, Ordering::Relaxed) {
+            self.link.metrics.reconnects.inc();
+        }
         let opening = async {
             let events = confirming(&connection).await?;
             let exact = [

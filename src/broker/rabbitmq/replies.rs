@@ -2,7 +2,6 @@
 //! else and costs no other reply.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lapin::{Channel, Connection};
@@ -24,39 +23,32 @@ pub(super) struct Replies {
     link: Arc<Link>,
     /// Starts with the first reply.
     waiting: OnceLock<mpsc::Sender<Reply>>,
-    dropped: Arc<AtomicU64>,
 }
 
 /// Sends them.
 struct Replier {
     link: Arc<Link>,
-    dropped: Arc<AtomicU64>,
     connection: Option<Connection>,
     channel: Option<Channel>,
 }
 
 impl Replies {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, waiting: OnceLock::new(), dropped: Arc::default() }
+        Self { link, waiting: OnceLock::new() }
     }
 
     /// Hands a reply in, or drops it when too many wait or it wants to go to one of our queues.
     pub(super) fn hand_in(&self, reply: Reply) {
         let waiting = self.waiting.get_or_init(|| {
             let (hand_in, waiting) = mpsc::channel(MAX_WAITING);
-            let (link, dropped) = (self.link.clone(), self.dropped.clone());
-            let replier = Replier { link, dropped, connection: None, channel: None };
+            let replier = Replier { link: self.link.clone(), connection: None, channel: None };
             // Ends with the broker, which holds the only sender.
             tokio::spawn(replier.run(waiting));
             hand_in
         });
         if self.link.topology.is_own(&reply.to) || waiting.try_send(reply).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.link.metrics.dropped_replies.inc();
         }
-    }
-
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -90,7 +82,7 @@ impl Replier {
     }
 
     fn drop_all(&self, count: usize) {
-        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+        self.link.metrics.dropped_replies.inc_by(count as u64);
     }
 
     /// Opens what is not open.

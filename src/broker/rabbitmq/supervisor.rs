@@ -97,6 +97,7 @@ impl Supervisor {
         }
         let session = self.source.open(suspicion.careful).await?;
         self.interrupted.store(true, Ordering::Relaxed);
+        link.metrics.reconnects.inc();
         tracing::debug!(?queue, careful = suspicion.careful, "consuming again");
         Ok(session)
     }

@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::bounds::{MAX_CUT_BYTES, bounded, priority};
-use crate::broker::topology::{Topology, header};
+use crate::broker::topology::{Topology, WORKER, header};
 use crate::broker::{
     DeadLetter, DeathInfo, EventBatch, Message, Original, Properties, Queue, Reply, cut,
 };
@@ -17,6 +17,7 @@ use crate::domain::event_batch::batch_json;
 
 /// Persistent, AMQP 0-9-1 `delivery-mode`.
 const PERSISTENT: u8 = 2;
+const TRANSIENT: u8 = 1;
 const JSON: &str = "application/json";
 /// The media type of the JSON batch format of `CloudEvents`.
 const BATCH: &str = "application/cloudevents-batch+json";
@@ -162,6 +163,13 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
             routing_key: short(routing_key),
             body: Cow::Owned(batch_json(events, &names.event_source())),
             properties: ours(BasicProperties::default()).with_content_type(BATCH.into()),
+        },
+        Message::Status(body) => Publication {
+            exchange: names.status_exchange().into(),
+            routing_key: WORKER.into(),
+            body: Cow::Borrowed(body),
+            // It is worth nothing after a restart of the broker.
+            properties: ours(BasicProperties::default()).with_delivery_mode(TRANSIENT),
         },
         Message::DeadLetter(letter) => Publication {
             exchange: names.dead_exchange().into(),

@@ -129,7 +129,7 @@ async fn operators_and_probes_are_answered_when_there_is_no_room_for_others() {
     .await;
     let close = || served.post("/v1/sales/s/close", &json!(null));
     assert_eq!(answer(close()).await.0, 200);
-    let stream = served.get("/v1/decisions/stream").send().await.expect("an answer");
+    let stream = served.get("/v1/status/stream").send().await.expect("an answer");
     assert_eq!(stream.status(), 200);
     assert_eq!(served.get("/livez").send().await.expect("an answer").status(), 200);
     served.stop().await;

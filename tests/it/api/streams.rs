@@ -89,23 +89,27 @@ async fn decisions_are_counted_for_all_who_look() {
     let stage = stage("count").await;
     stage.open(sale("s", 3)).await;
     let served = Served::up(&stage.deployment.app).await;
-    let mut first = Events::of(served.get("/v1/decisions/stream")).await;
-    let empty = first.until("decisions", |_| true).await;
-    assert_eq!(
-        empty,
-        json!({ "created": 0, "sold_out": 0, "rejected": 0, "per_second": 0.0, "latency_ms": null })
-    );
-    let mut second = Events::of(served.get("/v1/decisions/stream")).await;
+    let mut first = Events::of(served.get("/v1/status/stream")).await;
+    let is_there = |status: &Value| status["workers"].as_array().is_some_and(|all| !all.is_empty());
+    let empty = first.until("status", is_there).await;
+    assert_eq!((&empty["decisions"], &empty["latency"]), (&json!({}), &Value::Null), "{empty}");
+    let mut second = Events::of(served.get("/v1/status/stream")).await;
     for units in [1, 3, 2] {
         let order =
             served.post("/v1/sales/s/orders", &wanted("u", units)).header("prefer", "wait=30");
         assert_eq!(answer(order).await.0, 200);
     }
     for events in [&mut first, &mut second] {
-        let counted = |totals: &Value| totals["created"] == 2 && totals["sold_out"] == 1;
-        let totals = events.until("decisions", counted).await;
-        let at = |percent: &str| totals["latency_ms"][percent].as_f64().expect("milliseconds");
-        assert!(at("p50") > 0.0 && at("p99") >= at("p50"), "{totals}");
+        let counted = |status: &Value| {
+            status["decisions"]["created"] == 2 && status["decisions"]["sold_out"] == 1
+        };
+        let status = events.until("status", counted).await;
+        let at = |percent: &str| status["latency"][percent].as_f64().expect("seconds");
+        assert!(at("p50") > 0.0 && at("p99") >= at("p50"), "{status}");
+        let worker = &status["workers"][0];
+        assert_eq!((&worker["state"], &worker["in_flight"]), (&json!("running"), &json!(0)));
+        assert_eq!(status["dependencies"]["PostgreSQL"], json!({ "up": 1, "down": 0 }));
+        assert_eq!(status["queues"]["dead_letters"], 0);
     }
     served.stop().await;
     for mut events in [first, second] {

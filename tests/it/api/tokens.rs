@@ -105,7 +105,7 @@ async fn a_token_that_is_not_good_opens_nothing() {
     unauthorized(|| served.post(ORDERS, &wanted("u", 1)), "Bearer").await;
     unauthorized(|| served.post(ORDERS, &wanted("u", 1)).basic_auth("u", Some("p")), "Bearer")
         .await;
-    for path in ["/v1/sales/s/orders/o", "/v1/decisions/stream"] {
+    for path in ["/v1/sales/s/orders/o", "/v1/status/stream"] {
         unauthorized(|| served.get(path), "Bearer").await;
     }
     for path in
@@ -163,7 +163,7 @@ async fn scopes_allow_what_they_say_and_no_more() {
             (served.post("/v1/sales/s/restock", &restock), 200),
             (served.post("/v1/sales/t/verification", &switch), 200),
             (served.post("/v1/sales/t/close", &json!(null)), 200),
-            (served.get("/v1/decisions/stream"), 200),
+            (served.get("/v1/status/stream"), 200),
         ]
     };
     for scope in ["", "floodgate:submit", "floodgate:administrator", "FLOODGATE:ADMIN"] {

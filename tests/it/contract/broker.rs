@@ -349,7 +349,6 @@ async fn a_private_queue_gets_events_and_replies(broker: B) {
     for queue in [Queue::Intents, Queue::Returned, Queue::DeadLetters, durable()] {
         broker.reply(reply(&broker.address(&queue)));
     }
-    assert_eq!(broker.dropped_replies(), 4);
     end(replies).await;
     // Whoever has left is owed nothing.
     broker.reply(reply(&to));

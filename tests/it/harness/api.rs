@@ -31,7 +31,7 @@ impl Served {
 
     async fn start(app: &App, with_worker: bool) -> Self {
         let adapters = app.adapters().await.expect("adapters");
-        let worker = with_worker.then(|| Running::start(app.worker(&adapters)));
+        let worker = with_worker.then(|| Running::of(|stop| app.run_worker(&adapters, stop)));
         let api = app.api(&adapters).await.expect("API");
         let listener = app.listener(&api).expect("listen");
         let url = format!("http://{}", listener.local_addr().expect("address"));

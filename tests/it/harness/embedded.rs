@@ -7,6 +7,7 @@ use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue, Topic
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
+use floodgate::metrics::Metrics;
 use floodgate::operator_log::OperatorLog;
 use floodgate::sqlite::SqliteFile;
 use floodgate::worker::Worker;
@@ -26,6 +27,7 @@ pub struct Embedded {
     pub broker: Arc<dyn Broker>,
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
+    pub metrics: Arc<Metrics>,
     folder: Arc<TempDir>,
 }
 
@@ -37,9 +39,10 @@ impl Embedded {
     async fn open(folder: Arc<TempDir>) -> Self {
         let path: PathBuf = folder.path().join(FILE);
         let file = SqliteFile::open(&path).await.expect("a file");
-        let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system()));
-        let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, BOUNDS));
-        Self { broker, operator_log: ledger.clone(), ledger, folder }
+        let metrics = Arc::new(Metrics::new());
+        let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system(), &metrics));
+        let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, BOUNDS, &metrics));
+        Self { broker, operator_log: ledger.clone(), ledger, metrics, folder }
     }
 
     /// The same file, as another process has it.
@@ -72,6 +75,8 @@ impl Embedded {
             ledger: self.ledger.clone(),
             verifier: None,
             shard_map: None,
+            metrics: self.metrics.clone(),
+            health: Arc::default(),
             clock: clock::system(),
             options: Settings::load(None).expect("settings").worker_options(),
         }

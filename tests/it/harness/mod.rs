@@ -175,8 +175,16 @@ pub struct Running {
 
 impl Running {
     pub fn start(worker: Worker) -> Self {
+        Self::of(|stop| worker.run(stop))
+    }
+
+    /// One that runs until the token is cancelled.
+    pub fn of<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = Result<(), floodgate::worker::WorkerError>> + Send + 'static,
+    {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(worker.run(stop.clone()));
+        let task = tokio::spawn(run(stop.clone()));
         Self { stop, task }
     }
 

@@ -18,6 +18,7 @@ pub fn floodgate(stage: &Stage, arguments: &[&str]) -> Command {
         .env("FLOODGATE_DATABASE_URL", settings.database_url.expose_secret())
         .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_AMQP_URL", settings.amqp_url.expose_secret())
+        .env("FLOODGATE_WORKER__LISTEN", "off")
         .env("FLOODGATE_INTENT__DELIVERY_LIMIT", settings.intent.delivery_limit.to_string())
         .stdin(Stdio::null());
     command
@@ -58,6 +59,7 @@ impl WorkerProcess {
         command
             .env("FLOODGATE_NAMESPACE", NAMESPACE)
             .env("FLOODGATE_EMBEDDED__FILE", embedded.file())
+            .env("FLOODGATE_WORKER__LISTEN", "off")
             .env("FLOODGATE_LOG__FILTER", "off")
             .envs(variables.iter().copied());
         Self(command.spawn().expect("a worker starts"))

@@ -1,6 +1,7 @@
 //! Databases that the ledger refuses to run on, and what it says then.
 
 use floodgate::ledger::{LedgerError, PostgresLedger};
+use floodgate::metrics::Metrics;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::harness::process::{self, PrivatePostgres};
@@ -8,7 +9,7 @@ use crate::harness::{Stage, database, settings, unique};
 
 /// What is wrong with the database at `url`.
 async fn complaint(url: &SecretString) -> String {
-    let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
+    let ledger = PostgresLedger::new(url, &settings().ledger, &Metrics::new()).expect("a ledger");
     match ledger.check().await {
         Err(LedgerError::Permanent(error)) => error.to_string(),
         other => panic!("not refused: {other:?}"),
@@ -37,7 +38,7 @@ async fn a_database_that_confirms_before_it_has_stored_is_refused() {
         let reset = format!("alter {whose} reset synchronous_commit");
         sqlx::raw_sql(sqlx::AssertSqlSafe(reset)).execute(&mut connection).await.expect("reset");
     }
-    let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
+    let ledger = PostgresLedger::new(url, &settings().ledger, &Metrics::new()).expect("a ledger");
     ledger.check().await.expect("as it was");
     stage.remove().await;
 }
@@ -61,7 +62,7 @@ async fn a_ledger_with_an_older_schema_is_refused() {
     let url = &stage.deployment.app.settings().database_url;
     assert!(complaint(url).await.contains("run: floodgate migrate"));
     stage.deployment.app.migrate().await.expect("migrate");
-    let ledger = PostgresLedger::new(url, &settings().ledger).expect("a ledger");
+    let ledger = PostgresLedger::new(url, &settings().ledger, &Metrics::new()).expect("a ledger");
     ledger.check().await.expect("it is up to date");
     stage.remove().await;
 }

@@ -168,10 +168,6 @@ impl Broker for Connection {
 
     fn reply(&self, _: Reply) {}
 
-    fn dropped_replies(&self) -> u64 {
-        0
-    }
-
     fn address(&self, queue: &Queue) -> String {
         format!("{queue:?}")
     }

@@ -1,0 +1,120 @@
+//! How a deployment does, at one moment.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{LatencyBucket, WorkerState};
+
+/// How a deployment does, as far as one process knows. Totals are since it began to watch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Overview {
+    /// When this was.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: DateTime<Utc>,
+    /// New decisions, by outcome, or by the reason of a rejection.
+    pub decisions: BTreeMap<String, u64>,
+    /// Of these, in the last second or so: a second's worth.
+    pub per_second: BTreeMap<String, f64>,
+    /// Time from submission to decision, of the decisions of the last 10 seconds; none without any.
+    pub latency: Option<Latency>,
+    /// Messages that wait, by queue.
+    pub queues: BTreeMap<String, u64>,
+    /// Age in seconds of the oldest message with orders that no worker has settled.
+    pub oldest_s: f64,
+    /// Orders that all workers are done with in a second, over the last 10.
+    pub drain_rate: f64,
+    /// Seconds until an order that arrives now is decided; none while it can't be told.
+    pub wait_s: Option<f64>,
+    /// Dead letters that the workers have published, by reason.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// For each server, how many workers get answers from it, and how many don't.
+    pub dependencies: BTreeMap<String, Answering>,
+    /// The workers, oldest first.
+    pub workers: Vec<WorkerView>,
+}
+
+/// How many workers get answers from a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct Answering {
+    pub up: u32,
+    pub down: u32,
+}
+
+/// Percentiles, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct Latency {
+    pub p50: f64,
+    pub p99: f64,
+}
+
+/// A worker, as it has said last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerView {
+    /// Its id.
+    pub worker: String,
+    /// Where it runs.
+    pub host: String,
+    /// Its process there.
+    pub process: u32,
+    /// Of floodgate.
+    pub version: String,
+    /// What it does.
+    #[schema(value_type = String)]
+    pub state: WorkerState,
+    /// For how many seconds nothing was heard of it; more than 3 is a sign that it is stuck, or gone.
+    pub silent_s: f64,
+    /// Messages with orders that it has not settled.
+    pub in_flight: usize,
+    /// Age of the oldest of them in seconds.
+    pub oldest_s: f64,
+    /// Orders it is done with in a second.
+    pub drain_rate: f64,
+}
+
+impl Latency {
+    /// The percentiles of what is in `buckets`: within a bucket the times are taken to be spread evenly, as Prometheus
+    /// does, and one longer than all bounds to be as long as the last one.
+    pub fn of(buckets: &[LatencyBucket]) -> Option<Self> {
+        let total: u64 = buckets.iter().map(|bucket| bucket.count).sum();
+        let at = |share: f64| {
+            let (rank, mut seen, mut from) = (share * total as f64, 0.0, 0.0);
+            for LatencyBucket { seconds, count } in buckets {
+                let count = *count as f64;
+                let Some(to) = seconds else { return from };
+                if count > 0.0 && seen + count >= rank {
+                    return from + (to - from) * (rank - seen) / count;
+                }
+                (seen, from) = (seen + count, *to);
+            }
+            from
+        };
+        (total > 0).then(|| Self { p50: at(0.50), p99: at(0.99) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_within_the_buckets_they_fall_into() {
+        let buckets = |counts: [u64; 3]| {
+            let bounds = [Some(0.1), Some(0.5), None];
+            let pairs = bounds.into_iter().zip(counts);
+            pairs.map(|(seconds, count)| LatencyBucket { seconds, count }).collect::<Vec<_>>()
+        };
+        assert_eq!(Latency::of(&buckets([0, 0, 0])), None);
+        let of = |counts| {
+            let Latency { p50, p99 } = Latency::of(&buckets(counts)).unwrap();
+            format!("{p50:.3} {p99:.3}")
+        };
+        assert_eq!(of([100, 0, 0]), "0.050 0.099");
+        assert_eq!(of([50, 50, 0]), "0.100 0.492");
+        assert_eq!(of([1, 1, 98]), "0.500 0.500");
+    }
+}
