@@ -339,6 +339,19 @@ impl App {
         TokenVerifier::from_settings(&self.settings.api).context("settings: api")
     }
 
+    /// What all workers say of themselves. Needs the broker only.
+    pub async fn status_board(&self) -> Result<StatusBoard> {
+        if self.settings.is_embedded() {
+            bail!("an embedded deployment is one process; its live page shows how it does");
+        }
+        let broker = self.broker().await?;
+        let shard_map: Option<Arc<dyn ShardMap>> = match self.postgres() {
+            Ok(ledger) => Some(Arc::new(ledger)),
+            Err(_) => None,
+        };
+        Ok(StatusBoard::start(broker, shard_map, self.metrics.clone()).await?)
+    }
+
     /// What operators may do to sales.
     pub async fn operations(&self) -> Result<Operations> {
         self.require_all()?;

@@ -55,10 +55,11 @@ impl Metrics {
         }
     }
 
-    /// Of verification.
-    pub fn verification(&self) -> VerificationMetrics {
+    /// Of verification, with or without a user service.
+    pub fn verification(&self, has_user_service: bool) -> VerificationMetrics {
+        let user_service = || self.dependencies.of(Dependency::UserService);
         VerificationMetrics {
-            user_service: self.dependencies.of(Dependency::UserService),
+            user_service: has_user_service.then(user_service),
             open_breakers: self.open_breakers.clone(),
             call_seconds: self.worker.stage(Stage::Verify).clone(),
         }

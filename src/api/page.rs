@@ -14,7 +14,7 @@ const ACCESS: &str = "{{access}}";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// A part of the page: where it is, its media type and its text.
-const PARTS: [(&str, &str, &str); 10] = [
+const PARTS: [(&str, &str, &str); 11] = [
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("/app.js", JAVASCRIPT, include_str!("page/app.js")),
@@ -25,6 +25,7 @@ const PARTS: [(&str, &str, &str); 10] = [
     ("/overview.js", JAVASCRIPT, include_str!("page/overview.js")),
     ("/sale.js", JAVASCRIPT, include_str!("page/sale.js")),
     ("/sparkline.js", JAVASCRIPT, include_str!("page/sparkline.js")),
+    ("/status.js", JAVASCRIPT, include_str!("page/status.js")),
 ];
 /// The page and its parts.
 pub(super) fn routes() -> Router<Shared> {

@@ -19,6 +19,7 @@ mod serve;
 pub mod server;
 mod shards;
 mod token;
+mod top;
 pub mod user_service;
 mod worker;
 
@@ -72,6 +73,8 @@ enum Command {
     Token(token::Token),
     /// Look at the shards of the intake, or divide it into another number of them
     Shards(shards::ShardsArgs),
+    /// Watch what workers do, what waits, and which servers answer, in a terminal
+    Top(top::Top),
     /// Look at what operators did, and at tokens that were refused
     OperatorLog(operator_log::OperatorLogArgs),
     /// Stand in for the user service that is asked before a user may buy, to try floodgate against
@@ -115,6 +118,7 @@ impl Cli {
             Command::DeadLetters(command) => command.run(app).await?,
             Command::Token(command) => command.run(app)?,
             Command::Shards(command) => command.run(app).await?,
+            Command::Top(command) => command.run(app).await?,
             Command::OperatorLog(command) => command.run(app).await?,
             Command::UserService(command) => command.run().await?,
             Command::Audit(command) => return command.run(app).await,

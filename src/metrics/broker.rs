@@ -20,6 +20,7 @@ pub struct BrokerMetrics {
     /// Replies that could not be sent.
     pub dropped_replies: IntCounter,
     queue_depth: IntGaugeVec,
+    workers: IntGaugeVec,
     /// Deliveries of intents.
     unsettled: Unsettled,
     in_flight: IntGauge,
@@ -51,6 +52,11 @@ impl BrokerMetrics {
             ),
             dropped_replies: registry
                 .counter("dropped_replies_total", "Replies that could not be sent."),
+            workers: registry.gauges(
+                "workers",
+                "Workers of the deployment, as an API process hears of them.",
+                &["state"],
+            ),
             queue_depth: registry.gauges(
                 "queue_depth",
                 "Messages that wait in a queue of the deployment.",
@@ -79,6 +85,13 @@ impl BrokerMetrics {
     /// Age in seconds of the oldest message with orders in the whole deployment, as far as it is known here.
     pub fn set_oldest(&self, age_s: f64) {
         *self.deployment_oldest_s.lock() = age_s;
+    }
+
+    /// So many workers run, and so many of them say nothing.
+    pub fn set_workers(&self, running: usize, silent: usize) {
+        for (state, count) in [("running", running), ("silent", silent)] {
+            self.workers.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Messages with orders that are not settled, and the age of the oldest in seconds.

@@ -10,8 +10,8 @@ use super::DependencyMetrics;
 /// Metrics of verification.
 #[derive(Debug, Clone)]
 pub struct VerificationMetrics {
-    /// The user service.
-    pub user_service: DependencyMetrics,
+    /// The user service, if there is one.
+    pub user_service: Option<DependencyMetrics>,
     pub(super) call_seconds: Histogram,
     pub(super) open_breakers: IntGauge,
 }

@@ -21,6 +21,8 @@ use crate::shards::{ShardMap, WorkerId};
 const TICK: Duration = Duration::from_secs(1);
 /// Statuses taken from the broker at once.
 const PREFETCH: u16 = 100;
+/// A worker says something each second. One that does not for so long is frozen, cut off or gone.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// A worker that was not heard of for so long is not shown any more.
 const FORGET_AFTER: Duration = Duration::from_mins(5);
 /// The most workers that are shown. Others are not counted.
@@ -77,6 +79,10 @@ async fn gather(
             _ = ticks.tick() => {
                 let overview = seen.overview(&depths.borrow(), Instant::now());
                 metrics.broker.set_oldest(overview.oldest_s);
+                let running = overview.workers.iter().filter(|one| one.state == WorkerState::Running);
+                let silent = running.clone().filter(|one| one.silent_s > SILENT_AFTER.as_secs_f64());
+                let silent = silent.count();
+                metrics.broker.set_workers(running.count() - silent, silent);
                 tell.send_replace(overview);
             }
             Some(delivery) = statuses.next() => {
@@ -146,11 +152,14 @@ impl SeenWorkers {
         for tick in &self.latencies {
             add_latency(&mut latency, tick, &[]);
         }
-        let mut workers: Vec<WorkerView> =
-            self.workers.values().map(|heard| heard.view(now)).collect();
+        let speaking = self.workers.values().filter(|heard| !heard.is_silent(now)).count();
+        let all_speak = depths.workers() as usize <= speaking;
+        let views = self.workers.values().map(|heard| heard.view(now, all_speak));
+        let mut workers: Vec<WorkerView> = views.collect();
         workers.sort_by(|one, other| one.worker.cmp(&other.worker));
         let waiting = depths.intents() + depths.returned();
-        let attended = !workers.is_empty() || waiting == 0;
+        let is_there = |worker: &WorkerView| worker.state != WorkerState::Gone;
+        let attended = workers.iter().any(is_there) || waiting == 0;
         self.unattended_since = (!attended).then(|| self.unattended_since.unwrap_or(now));
         let unattended_s = self.unattended_since.map_or(0.0, |since| (now - since).as_secs_f64());
         let oldest_s = workers.iter().map(|worker| worker.oldest_s).fold(unattended_s, f64::max);
@@ -188,20 +197,27 @@ impl SeenWorkers {
 }
 
 impl Heard {
-    fn view(&self, now: Instant) -> WorkerView {
+    fn is_silent(&self, now: Instant) -> bool {
+        now - self.at > SILENT_AFTER
+    }
+
+    /// `all_speak`: as many workers as the broker knows do.
+    fn view(&self, now: Instant, all_speak: bool) -> WorkerView {
         let silent_s = (now - self.at).as_secs_f64();
         let WorkerStatus { worker, host, process, version, state, in_flight, .. } = &self.status;
-        // What it has not settled gets older while it says nothing, and it is done with nothing.
-        let is_silent = silent_s > 3.0;
+        let is_silent = self.is_silent(now);
+        let is_gone = is_silent && all_speak;
+        // A worker that is frozen gets deliveries from the broker that it does not know of.
+        let may_hold = !is_gone && (*in_flight > 0 || is_silent);
         WorkerView {
             worker: worker.to_string(),
             host: host.clone(),
             process: *process,
             version: version.clone(),
-            state: *state,
+            state: if is_gone { WorkerState::Gone } else { *state },
             silent_s,
             in_flight: *in_flight,
-            oldest_s: if *in_flight > 0 { self.status.oldest_s + silent_s } else { 0.0 },
+            oldest_s: if may_hold { self.status.oldest_s + silent_s } else { 0.0 },
             drain_rate: if is_silent { 0.0 } else { self.status.drain_rate },
         }
     }
@@ -233,5 +249,66 @@ fn add_latency(
         if let Some(counted) = counted.get_mut(index).filter(|one| one.seconds == bucket.seconds) {
             counted.count += bucket.count.saturating_sub(before);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::status::{ShardDepth, WorkerHealth, WorkerName};
+
+    fn status(name: &WorkerName, created: u64, in_flight: usize) -> WorkerStatus {
+        let decisions = [("created".to_owned(), created)].into();
+        let status = WorkerStatus::of(name, &Metrics::new(), &WorkerHealth::default());
+        WorkerStatus { decisions, in_flight, oldest_s: 0.5, drain_rate: 50.0, ..status }
+    }
+
+    fn depths(intents: u32, consumers: u32) -> Depths {
+        let shard = ShardDepth { shard: None, intents, returned: 0, consumers };
+        Depths { shards: vec![shard], ..Depths::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_workers_did_since_they_were_first_heard_is_counted() {
+        let (mut seen, start) = (SeenWorkers::default(), Instant::now());
+        let (one, two) = (WorkerName::here(), WorkerName::here());
+        seen.overview(&depths(0, 0), start);
+        seen.take(status(&one, 1000, 1), start);
+        seen.take(status(&two, 0, 0), start);
+        let second = start + TICK;
+        seen.take(status(&one, 1010, 1), second);
+        seen.take(status(&two, 20, 0), second);
+        let overview = seen.overview(&depths(99, 2), second);
+        assert_eq!(overview.decisions["created"], 30);
+        assert!((overview.per_second["created"] - 30.0).abs() < 1e-9, "{overview:?}");
+        assert_eq!(overview.workers.len(), 2);
+        assert!((overview.wait_s.unwrap() - 1.0).abs() < 1e-9, "100 ahead, 100 a second");
+        let ended = WorkerStatus { state: WorkerState::Ended, ..status(&one, 1011, 0) };
+        seen.take(ended, second);
+        let overview = seen.overview(&depths(99, 1), second);
+        assert_eq!((overview.workers.len(), overview.decisions["created"]), (1, 31));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_silent_is_frozen_while_the_broker_has_its_connection_and_else_gone() {
+        let (mut seen, start) = (SeenWorkers::default(), Instant::now());
+        seen.take(status(&WorkerName::here(), 0, 0), start);
+        let later = start + 10 * TICK;
+        let frozen = seen.overview(&depths(0, 1), later);
+        assert!((frozen.oldest_s - 10.5).abs() < 1e-9, "{frozen:?}");
+        assert_eq!(frozen.workers[0].state, WorkerState::Idle);
+        let gone = seen.overview(&depths(0, 0), later);
+        assert!(gone.oldest_s.abs() < 1e-9 && gone.workers[0].state == WorkerState::Gone);
+        assert!(seen.overview(&depths(0, 0), start + FORGET_AFTER).workers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn orders_that_no_worker_takes_get_older() {
+        let (mut seen, start) = (SeenWorkers::default(), Instant::now());
+        seen.overview(&depths(1, 0), start);
+        let overview = seen.overview(&depths(1, 0), start + 7 * TICK);
+        assert!((overview.oldest_s - 7.0).abs() < 1e-9 && overview.wait_s.is_none());
+        assert!(seen.overview(&depths(0, 0), start + 8 * TICK).oldest_s.abs() < 1e-9);
     }
 }

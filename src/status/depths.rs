@@ -59,6 +59,12 @@ impl Depths {
         self.shards.iter().map(|shard| u64::from(shard.returned)).sum()
     }
 
+    /// Workers that are connected to the broker: each takes from the queues without a number.
+    pub fn workers(&self) -> u32 {
+        let unsharded = self.shards.iter().find(|shard| shard.shard.is_none());
+        unsharded.map_or(0, |shard| shard.consumers)
+    }
+
     /// Messages by the role of their queue, with all shards together.
     pub fn by_queue(&self) -> [(&'static str, u64); 4] {
         [

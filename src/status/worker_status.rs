@@ -62,6 +62,9 @@ pub enum WorkerState {
     Idle,
     /// It has ended.
     Ended,
+    /// It says nothing, and the broker has no connection of it: what it had not settled is back in the queue. Only
+    /// others say so.
+    Gone,
 }
 
 /// A worker's name for people.

@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn breaker() -> Breaker {
-        Breaker::new(4, Duration::from_hours(1), Metrics::new().verification().breaker())
+        Breaker::new(4, Duration::from_hours(1), Metrics::new().verification(false).breaker())
     }
 
     fn failure() -> Result<(), VerifierError> {

@@ -185,7 +185,7 @@ mod tests {
         let mut queue = SaleQueue::new(Breaker::new(
             20,
             Duration::from_secs(5),
-            Metrics::new().verification().breaker(),
+            Metrics::new().verification(false).breaker(),
         ));
         queue.left = left;
         for (id, user, quantity) in orders {

@@ -261,13 +261,9 @@ impl Worker {
             max_batch: options.worker.max_batch,
         };
         let verifier = self.verifier.clone();
-        let verification = Verification::new(
-            verifier,
-            &options.verification,
-            limits,
-            workers,
-            self.metrics.verification(),
-        );
+        let metrics = self.metrics.verification(verifier.is_some());
+        let verification =
+            Verification::new(verifier, &options.verification, limits, workers, metrics);
         Verify { verification, clock: self.clock.clone() }
     }
 

@@ -183,7 +183,10 @@ async fn everybody_can_use_the_page() {
 
     browser.click("nav a").await;
     browser.sees("#other-sales", &name).await;
-    browser.sees("#figures-note", "Counted").await;
+    browser.sees("#figures-note", "counted").await;
+    browser.sees("#created", "1").await;
+    browser.sees("#servers", "PostgreSQL: answers").await;
+    browser.sees("#workers", "orders a second").await;
     audit(&browser, "the overview").await;
     // The cards are asked for each second; whoever stands on one must not lose their place.
     browser.run("document.querySelector('#other-sales a').focus()").await;

@@ -1,14 +1,15 @@
-// The overview: what is on sale, how fast orders are decided, and a form to open a sale.
+// The overview: how the deployment does, what is on sale, and a form to open a sale.
 
-import { call, follow, lacksToken, on, pause, visible } from './client.js';
+import { call, pause, visible } from './client.js';
 import { copy, count, moment, part, say, showBar, showState, units } from './dom.js';
 import { openForm } from './operator.js';
 import { Sparkline } from './sparkline.js';
+import { showStatus } from './status.js';
 
 const PAGE = 100;
 
 export function overview(signal) {
-  showFigures(signal);
+  showStatus(signal);
   showSales(signal);
   openForm(signal);
 }
@@ -52,12 +53,14 @@ function showCard(cards, sale) {
     card = copy('card').firstElementChild;
     card.querySelector('a').textContent = sale.sale_id;
     card.querySelector('a').href = `#/sales/${encodeURIComponent(sale.sale_id)}`;
+    card.line = new Sparkline(card.querySelector('.spark'), 'Units left', count);
     cards.set(sale.sale_id, card);
   }
   showState(card.querySelector('.state'), sale.state);
   say(card.querySelector('.left'), `${count(sale.remaining)} of ${count(sale.stock)} left`);
   say(card.querySelector('.hint'), aside(sale));
   showBar(card.querySelector('.bar'), sale);
+  card.line.add(sale.remaining);
   const list = part(sale.state === 'open' && sale.remaining > 0 ? 'open-sales' : 'other-sales');
   if (card.parentElement !== list) place(card, list);
 }
@@ -75,44 +78,4 @@ function aside(sale) {
   if (sale.state === 'sold_out' && sale.sold_out_at) return `Sold out ${moment(sale.sold_out_at)}`;
   if (sale.state === 'open' && sale.per_user_limit) return `Up to ${units(sale.per_user_limit)} for each buyer`;
   return '';
-}
-
-/** Follows the figures of decisions; where they aren't for this visitor, says so and steps back. */
-function showFigures(signal) {
-  const sparkline = new Sparkline(part('spark'));
-  let attempt = new AbortController();
-  const start = async () => {
-    attempt.abort();
-    attempt = new AbortController();
-    part('figures').hidden = true;
-    const refuse = (why) => say(part('figures-note'), why);
-    if (lacksToken()) return refuse('The figures are for operators, with their token.');
-    try {
-      const until = AbortSignal.any([signal, attempt.signal]);
-      await follow('/v1/status/stream', until, (figures) => showFigure(figures, sparkline));
-    } catch (problem) {
-      refuse([401, 403].includes(problem.status) ? 'The figures are for operators.' : problem.message);
-    }
-  };
-  on('token', start, signal);
-  start();
-}
-
-function showFigure({ created, sold_out, rejected, per_second, latency_ms }, sparkline) {
-  say(part('figures-note'), 'Counted since this server began to watch.');
-  part('figures').hidden = false;
-  say(part('rate'), count(per_second));
-  say(part('created'), count(created));
-  say(part('sold-out'), count(sold_out));
-  say(part('rejected'), count(rejected));
-  say(part('p50'), latency(latency_ms?.p50));
-  say(part('p99'), latency(latency_ms?.p99));
-  sparkline.add(per_second);
-  say(part('peak'), `Last minute, peak ${count(sparkline.peak())}`);
-}
-
-function latency(milliseconds) {
-  if (milliseconds == null) return 'none yet';
-  if (milliseconds >= 1_000) return `${(milliseconds / 1_000).toFixed(1)} s`;
-  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }

@@ -4,6 +4,7 @@ import { follow, lacksToken, on, serverTime } from './client.js';
 import { count, isBlocked, moment, part, say, setBlocked, showBar, showState, units } from './dom.js';
 import { saleForms, showSwitch } from './operator.js';
 import { buy, buyer, isSending, onOrder, ordersOf, setBuyer, tone, words } from './orders.js';
+import { Sparkline } from './sparkline.js';
 
 export async function sale(id, signal) {
   say(part('title'), id);
@@ -20,6 +21,9 @@ export async function sale(id, signal) {
     clearTimeout(timer);
     timer = atNextPhase(sale, () => !signal.aborted && update({ ...sale, state: phase(sale) }));
   };
+  const line = new Sparkline(part('stock-spark'), 'Units left', count);
+  const tick = setInterval(() => latest && line.add(latest.remaining), 1_000);
+  signal.addEventListener('abort', () => clearInterval(tick));
   buyForm(id, signal);
   saleForms(id, signal, () => latest);
   showOrders(id);

@@ -1,10 +1,10 @@
-// Decisions a second over the last minute, as a line.
+// A figure over the last two minutes, as a line.
 
-const SPAN_MS = 60_000;
+const SPAN_MS = 120_000;
 const WIDTH = 300;
 const HEIGHT = 56;
-/** A longer silence is a gap in the line: nobody looked, or the server was away. */
-const GAP_MS = 3_000;
+/** A longer silence is a gap in the line: nobody looked, or the server was unavailable. */
+const GAP_MS = 3_500;
 
 const shape = (name, attributes) => {
   const element = document.createElementNS('http://www.w3.org/2000/svg', name);
@@ -15,30 +15,39 @@ const shape = (name, attributes) => {
 export class Sparkline {
   points = [];
 
-  constructor(place) {
+  /** A line of `label`, in words such as "Decisions a second", whose values `format` writes. */
+  constructor(place, label, format) {
+    Object.assign(this, { label, format });
     this.svg = shape('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img' });
     this.area = shape('path', { class: 'area' });
     this.line = shape('path', { class: 'line' });
     this.svg.append(this.area, this.line);
     place.replaceChildren(this.svg);
+    this.#describe();
   }
 
   peak() {
     return Math.max(...this.points.map(({ value }) => value));
   }
 
+  /** Adds the value of now; null leaves a gap. */
   add(value) {
     const now = performance.now();
-    this.points.push({ at: now, value });
+    if (value !== null) this.points.push({ at: now, value });
     this.points = this.points.filter(({ at }) => now - at <= SPAN_MS);
     this.#draw(now);
-    const low = Math.min(...this.points.map((point) => point.value));
-    this.svg.setAttribute('aria-label',
-      `Decisions a second over the last minute: now ${Math.round(value)}, between ${Math.round(low)} and ${Math.round(this.peak())}.`);
+    this.#describe();
+  }
+
+  #describe() {
+    const { label, format, points } = this;
+    const values = points.map(({ value }) => value);
+    const course = () => `now ${format(values.at(-1))}, between ${format(Math.min(...values))} and ${format(this.peak())}`;
+    this.svg.setAttribute('aria-label', `${label} over the last two minutes: ${values.length > 0 ? course() : 'nothing yet'}.`);
   }
 
   #draw(now) {
-    const top = Math.max(this.peak(), 1);
+    const top = Math.max(this.peak(), Number.MIN_VALUE);
     const runs = [];
     let before = -Infinity;
     for (const { at, value } of this.points) {
