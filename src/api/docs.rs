@@ -104,8 +104,8 @@ problems! { [];
 
 problems! { EVERYWHERE;
     OrderProblems: BadJson Unauthorized Forbidden UnknownSale Timeout NotOpen Closed SoldOut
-        TooLarge UnsupportedMediaType Invalid IdempotencyMismatch RateLimited BrokerUnavailable
-        LedgerUnavailable;
+        TooLarge UnsupportedMediaType Invalid IdempotencyMismatch RateLimited QueueOverloaded
+        BrokerUnavailable LedgerUnavailable;
     OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;

@@ -18,7 +18,7 @@ use super::coalescer::RequestCoalescer;
 use super::docs::{OrderProblems, OrderShowProblems};
 use super::enqueue::Enqueued;
 use super::etag;
-use super::problem::{Problem, ProblemType};
+use super::problem::{Place, Problem, ProblemType};
 use super::requests::{self, Id, Json, OrderPath};
 use crate::domain::decision::Decision;
 use crate::domain::event::decision_json;
@@ -26,6 +26,7 @@ use crate::domain::intent;
 use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
 use crate::domain::sale::{Phase, SaleState};
 use crate::ledger::{Ledger, LedgerError};
+use crate::status::Overview;
 
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
@@ -33,6 +34,8 @@ const LOOKUPS_AT_ONCE: usize = 2;
 const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
 /// How often a client's decision is looked up while its reply has not come.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The longest time after which a client is asked to come again: by then the pace may be another.
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 pub(super) type Lookup = RequestCoalescer<OrderKey, Option<Decision>, LedgerError>;
 
@@ -124,6 +127,10 @@ pub(super) async fn post(
             }
         }
     }
+    // One that this server has taken waits already.
+    if api.recent.buyer_of(&order.key()).is_none() {
+        admit(&api)?;
+    }
     let left = match api.rate.count(&order.user_id) {
         Ok(left) => left,
         Err((problem, left)) => {
@@ -188,7 +195,11 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
     queued
         .map_err(|error| ProblemType::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;
-    api.recent.taken(order);
+    let place = {
+        let now = api.status.now();
+        now.settled + now.ahead
+    };
+    api.recent.taken(order, place);
     if let (Some(waiting), Some(wait)) = (&mut waiting, wait) {
         let decision = tokio::select! {
             decision = tokio::time::timeout(wait, waiting.decision()) => decision.ok(),
@@ -212,6 +223,24 @@ async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Res
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(accepted)).into_response())
 }
 
+/// Refuses an order that would wait too long.
+fn admit(api: &Shared) -> Result<(), Problem> {
+    let limit = api.settings.max_predicted_wait;
+    let wait_s = api.status.now().wait_s.unwrap_or_default();
+    let wait = Duration::try_from_secs_f64(wait_s).unwrap_or(Duration::MAX);
+    if limit.is_zero() || wait <= limit {
+        return Ok(());
+    }
+    let detail = format!(
+        "an order that arrives now would wait for about {} s; the limit is {} s",
+        wait.as_secs(),
+        limit.as_secs(),
+    );
+    Err(ProblemType::QueueOverloaded
+        .because(detail)
+        .retry_after(wait.saturating_sub(limit).min(LONGEST_RETRY)))
+}
+
 /// Refuses an order that cannot have been accepted before, when the sale as this process knows it
 /// sells nothing.
 fn refuse_early(state: &SaleState) -> Result<(), Problem> {
@@ -229,6 +258,13 @@ fn refuse_early(state: &SaleState) -> Result<(), Problem> {
         }
         Phase::SoldOut => ProblemType::SoldOut.because(format!("sale {id} has no unit left")),
     })
+}
+
+/// Where an order stands that was put at `place`, counted from when this server began to watch.
+fn place_now(now: &Overview, place: u64) -> Place {
+    let ahead = place.saturating_sub(now.settled).min(now.ahead);
+    let share = if now.ahead > 0 { ahead as f64 / now.ahead as f64 } else { 0.0 };
+    Place { ahead, wait_s: now.wait_s.map(|wait_s| (wait_s * share).ceil()) }
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Response {
@@ -271,7 +307,8 @@ pub(super) async fn show(
         }
     } else if access.may_see_taken(&api.recent, &order) {
         let detail = format!("order {order} is queued, or a dead letter");
-        return Err(ProblemType::NotDecided.because(detail));
+        let place = api.recent.place_of(&order).map(|place| place_now(&api.status.now(), place));
+        return Err(ProblemType::NotDecided.because(detail).place(place));
     }
     Err(ProblemType::UnknownOrder.because(format!("order {order} is not known here")))
 }

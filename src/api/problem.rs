@@ -110,6 +110,8 @@ problem_types! {
         "The keys at api.jwt_jwks could not be read since the server was started. Repeat the request after Retry-After.";
     Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once",
         "Nothing was queued. Repeat the request after Retry-After.";
+    QueueOverloaded, "queue-overloaded", SERVICE_UNAVAILABLE, "An order would wait too long",
+        "So many orders are ahead that this one would wait for longer than api.max_predicted_wait_s. Nothing was queued. Repeat the request after Retry-After.";
     NoAnswer, "no-answer", SERVICE_UNAVAILABLE, "The request could not be answered in time",
         "Something that was needed is slow. Whether an order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
     NotTold, "not-told", SERVICE_UNAVAILABLE, "The change holds, but subscribers were not told",
@@ -122,9 +124,21 @@ problem_types! {
 #[derive(Debug, Clone)]
 pub struct Problem {
     r#type: ProblemType,
-    detail: String,
+    detail: Box<str>,
     retry_after_s: Option<u32>,
-    challenge: Option<String>,
+    challenge: Option<Box<str>>,
+    place: Option<Box<Place>>,
+}
+
+/// Where an order stands that is not decided yet.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub(super) struct Place {
+    /// About how many messages with orders are ahead of it
+    pub ahead: u64,
+    /// About how many seconds it has to wait yet; missing while that can't be told
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = f64)]
+    pub wait_s: Option<f64>,
 }
 
 /// The body of a problem, RFC 9457 section 3.1.
@@ -145,6 +159,10 @@ pub(super) struct Body<'a> {
     detail: &'a str,
     /// The path that was asked for
     instance: &'a str,
+    /// Of an order that is queued here and not decided: where it stands
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Place)]
+    place: Option<Place>,
 }
 
 impl ProblemType {
@@ -157,7 +175,8 @@ impl ProblemType {
     /// A problem of this type.
     pub(super) fn because(self, detail: impl Into<String>) -> Problem {
         let retry_after_s = self.retry_after().then_some(RETRY_AFTER_S);
-        Problem { r#type: self, detail: detail.into(), retry_after_s, challenge: None }
+        let detail = detail.into().into_boxed_str();
+        Problem { r#type: self, detail, retry_after_s, challenge: None, place: None }
     }
 }
 
@@ -174,9 +193,15 @@ impl Problem {
         self
     }
 
+    /// The same, with where the order stands.
+    pub(super) fn place(mut self, place: Option<Place>) -> Self {
+        self.place = place.map(Box::new);
+        self
+    }
+
     /// The same, with a `WWW-Authenticate` that says what is wrong with the token, RFC 6750.
     pub(super) fn challenge(mut self, challenge: String) -> Self {
-        self.challenge = Some(challenge);
+        self.challenge = Some(challenge.into_boxed_str());
         self
     }
 }
@@ -203,13 +228,14 @@ impl Problems {
     }
 
     fn body(&self, problem: &Problem, path: &str) -> Vec<u8> {
-        let Problem { r#type: problem_type, detail, .. } = problem;
+        let Problem { r#type: problem_type, detail, place, .. } = problem;
         let body = Body {
             problem_type: format!("{}{}", self.types, problem_type.slug()),
             title: problem_type.title(),
             status: problem_type.status().as_u16(),
             detail,
             instance: path,
+            place: place.as_deref().copied(),
         };
         serde_json::to_vec(&body)
             .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"))

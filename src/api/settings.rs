@@ -30,6 +30,9 @@ pub struct ApiSettings {
     pub jwt_issuer: String,
     pub jwt_audience: String,
     pub metrics_open: bool,
+    #[serde(rename = "max_predicted_wait_s")]
+    #[serde_as(as = "DurationSeconds<u64>")]
+    pub max_predicted_wait: Duration,
     pub max_body_bytes: usize,
     pub max_header_bytes: usize,
     #[serde(rename = "request_timeout_ms")]

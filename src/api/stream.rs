@@ -67,8 +67,9 @@ pub(super) async fn sale(
 
 /// Follow how the deployment does
 ///
-/// An event `status` each second: decisions, what waits in the queues, the workers and the servers they need, as an
-/// `Overview`.
+/// An event `status` each second, as JSON: `decisions` and `per_second` by outcome or reason, `latency`, messages in
+/// `queues`, `oldest_s`, `drain_rate`, `wait_s`, `dead_letters` by reason, `dependencies` with how many workers get
+/// answers, and the `workers`. It is what `floodgate top --json` prints.
 #[utoipa::path(
     get, path = "/v1/status/stream", tag = "Operators", operation_id = "followStatus",
     security(("bearerAuth" = [])),

@@ -14,9 +14,8 @@ use super::output;
 use crate::app::App;
 use crate::broker::{Broker, DeathInfo, Delivery, Message, Queue};
 use crate::domain::event::order_key_of;
-use crate::domain::intent::Fault;
 use crate::operator_log::{Action, Entry, Journal};
-use crate::worker::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
+use crate::worker::dead_letter_reasons;
 
 /// Dead letters sent back in one publish.
 const CHUNK: usize = 500;
@@ -81,9 +80,7 @@ const UNKNOWN: &str = "unknown";
 /// Every reason there is: floodgate's, and those of RabbitMQ's own dead-lettering (its page on dead letter
 /// exchanges).
 fn reasons() -> impl Iterator<Item = &'static str> {
-    let of_bodies = Fault::ALL.into_iter().map(Fault::name);
-    let of_orders = [UNKNOWN_SALE, ORDER_ID_CONFLICT, UNDECIDABLE];
-    of_bodies.chain(of_orders).chain(["delivery_limit", "expired", "rejected", "maxlen", UNKNOWN])
+    dead_letter_reasons().chain(["delivery_limit", "expired", "rejected", "maxlen", UNKNOWN])
 }
 
 /// A dead letter as it is printed.

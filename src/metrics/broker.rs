@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
 
 use super::registry::Registry;
 use super::unsettled::{Unsettled, UnsettledGuard};
-use crate::broker::Properties;
-use crate::status::Depths;
 
 /// Metrics of the broker.
 #[derive(Clone)]
@@ -77,9 +75,9 @@ impl BrokerMetrics {
 
     /// A message with orders was delivered; it is unsettled until the guard is dropped. It counts from the time its
     /// sender has put on it, if that is not later than now.
-    pub fn take(&self, properties: &Properties) -> UnsettledGuard {
+    pub fn take(&self, sent_at: Option<DateTime<Utc>>) -> UnsettledGuard {
         let now = Utc::now();
-        self.unsettled.take(properties.sent_at().map_or(now, |sent_at| sent_at.min(now)))
+        self.unsettled.take(sent_at.map_or(now, |sent_at| sent_at.min(now)))
     }
 
     /// Age in seconds of the oldest message with orders in the whole deployment, as far as it is known here.
@@ -101,6 +99,11 @@ impl BrokerMetrics {
         (self.unsettled.count(), age.as_secs_f64())
     }
 
+    /// Messages with orders that were settled.
+    pub fn settled(&self) -> u64 {
+        self.unsettled.settled()
+    }
+
     pub(super) fn refresh(&self) {
         let (count, age) = self.in_flight();
         self.in_flight.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -114,9 +117,9 @@ impl BrokerMetrics {
         UnconfirmedGuard { gauge, messages }
     }
 
-    /// So much waits in the queues.
-    pub fn depths(&self, depths: &Depths) {
-        for (queue, messages) in depths.by_queue() {
+    /// So many messages wait in each queue, by its role.
+    pub fn depths(&self, queues: &[(&str, u64)]) {
+        for &(queue, messages) in queues {
             let messages = i64::try_from(messages).unwrap_or(i64::MAX);
             self.queue_depth.with_label_values(&[queue]).set(messages);
         }

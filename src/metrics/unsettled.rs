@@ -15,6 +15,7 @@ struct Taken {
     /// Of the next delivery.
     number: u64,
     since: BTreeMap<u64, DateTime<Utc>>,
+    settled: u64,
 }
 
 /// A delivery counts as unsettled until this is dropped.
@@ -39,6 +40,11 @@ impl Unsettled {
         self.0.lock().since.len()
     }
 
+    /// How many were settled.
+    pub fn settled(&self) -> u64 {
+        self.0.lock().settled
+    }
+
     /// The earliest time that one counts from.
     pub fn oldest(&self) -> Option<DateTime<Utc>> {
         self.0.lock().since.values().min().copied()
@@ -56,7 +62,9 @@ impl UnsettledGuard {
 
 impl Drop for UnsettledGuard {
     fn drop(&mut self) {
-        self.unsettled.0.lock().since.remove(&self.number);
+        let mut taken = self.unsettled.0.lock();
+        taken.since.remove(&self.number);
+        taken.settled += 1;
     }
 }
 

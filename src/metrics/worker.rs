@@ -194,6 +194,14 @@ impl WorkerMetrics {
         self.hints_overruled[usize::from(hint == Hint::Refused)].inc();
     }
 
+    /// Dead letters may have these reasons. Each is shown from now on: a first one would not count as an increase
+    /// otherwise.
+    pub fn expect_dead_letters(&self, reasons: impl Iterator<Item = &'static str>) {
+        for reason in reasons {
+            self.dead_letters.with_label_values(&[reason]);
+        }
+    }
+
     /// A dead letter was published.
     pub fn dead_lettered(&self, reason: &str) {
         self.dead_letters.with_label_values(&[reason]).inc();

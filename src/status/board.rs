@@ -30,6 +30,10 @@ const MAX_WORKERS: usize = 1000;
 /// Percentiles are of the decisions of so many ticks.
 const LATENCY_TICKS: usize = 10;
 
+/// The pace is of so many ticks at most, and not told before so many.
+const PACE_TICKS: usize = 10;
+const MIN_PACE_TICKS: usize = 3;
+
 /// What all workers say of themselves, and what waits in the queues. Keeps itself up to date until it is dropped.
 pub struct StatusBoard {
     overviews: watch::Receiver<Overview>,
@@ -109,6 +113,10 @@ struct SeenWorkers {
     latency: Vec<LatencyBucket>,
     latencies: VecDeque<Vec<LatencyBucket>>,
     dead_letters: BTreeMap<String, u64>,
+    settled: u64,
+    /// Messages settled and seconds, of the latest ticks at which messages waited.
+    paces: VecDeque<(u64, f64)>,
+    settled_before: u64,
     /// Since when orders wait and no worker is there.
     unattended_since: Option<Instant>,
 }
@@ -130,6 +138,7 @@ impl SeenWorkers {
             ] {
                 add_growth(counted, latest, earlier);
             }
+            self.settled += status.settled.saturating_sub(before.settled);
             add_growth(&mut self.dead_letters, &status.dead_letters, &before.dead_letters);
             add_latency(&mut self.latency, &status.latency, &before.latency);
         }
@@ -165,9 +174,8 @@ impl SeenWorkers {
         let oldest_s = workers.iter().map(|worker| worker.oldest_s).fold(unattended_s, f64::max);
         let drain_rate = workers.iter().map(|worker| worker.drain_rate).sum::<f64>();
         let in_flight: usize = workers.iter().map(|worker| worker.in_flight).sum();
-        let ahead = waiting as f64 + in_flight as f64;
-        let wait_s =
-            if ahead < 1.0 { Some(0.0) } else { (drain_rate > 0.0).then(|| ahead / drain_rate) };
+        let ahead = waiting + in_flight as u64;
+        let wait_s = self.wait_s(waiting, ahead, seconds);
         let fresh = std::mem::take(&mut self.fresh).into_iter();
         Overview {
             at: Utc::now(),
@@ -177,11 +185,32 @@ impl SeenWorkers {
             queues: depths.by_queue().map(|(queue, count)| (queue.to_owned(), count)).into(),
             oldest_s,
             drain_rate,
+            ahead,
+            settled: self.settled,
             wait_s,
             dead_letters: self.dead_letters.clone(),
             dependencies: self.dependencies(),
             workers,
         }
+    }
+
+    /// How long one that arrives now waits. A rate from before messages began to wait would be that of their arrival.
+    fn wait_s(&mut self, waiting: u64, ahead: u64, seconds: f64) -> Option<f64> {
+        let settled = self.settled - std::mem::replace(&mut self.settled_before, self.settled);
+        if waiting == 0 {
+            self.paces.clear();
+            return Some(0.0);
+        }
+        self.paces.push_back((settled, seconds));
+        if self.paces.len() > PACE_TICKS {
+            self.paces.pop_front();
+        }
+        let (settled, seconds) = self
+            .paces
+            .iter()
+            .fold((0, 0.0), |(all, time), (settled, seconds)| (all + settled, time + seconds));
+        let is_known = self.paces.len() >= MIN_PACE_TICKS && settled > 0;
+        is_known.then(|| ahead as f64 * seconds / settled as f64)
     }
 
     fn dependencies(&self) -> BTreeMap<String, Answering> {
@@ -261,7 +290,7 @@ mod tests {
     fn status(name: &WorkerName, created: u64, in_flight: usize) -> WorkerStatus {
         let decisions = [("created".to_owned(), created)].into();
         let status = WorkerStatus::of(name, &Metrics::new(), &WorkerHealth::default());
-        WorkerStatus { decisions, in_flight, oldest_s: 0.5, drain_rate: 50.0, ..status }
+        WorkerStatus { decisions, settled: created, in_flight, oldest_s: 0.5, ..status }
     }
 
     fn depths(intents: u32, consumers: u32) -> Depths {
@@ -283,7 +312,7 @@ mod tests {
         assert_eq!(overview.decisions["created"], 30);
         assert!((overview.per_second["created"] - 30.0).abs() < 1e-9, "{overview:?}");
         assert_eq!(overview.workers.len(), 2);
-        assert!((overview.wait_s.unwrap() - 1.0).abs() < 1e-9, "100 ahead, 100 a second");
+        assert_eq!((overview.ahead, overview.settled, overview.wait_s), (100, 30, None));
         let ended = WorkerStatus { state: WorkerState::Ended, ..status(&one, 1011, 0) };
         seen.take(ended, second);
         let overview = seen.overview(&depths(99, 1), second);
@@ -301,6 +330,28 @@ mod tests {
         let gone = seen.overview(&depths(0, 0), later);
         assert!(gone.oldest_s.abs() < 1e-9 && gone.workers[0].state == WorkerState::Gone);
         assert!(seen.overview(&depths(0, 0), start + FORGET_AFTER).workers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_follows_from_what_is_ahead_and_the_pace_while_messages_wait() {
+        let (mut seen, start, name) = (SeenWorkers::default(), Instant::now(), WorkerName::here());
+        let mut wait_s = |tick: u32, settled: u64, waiting: u32| {
+            let now = start + tick * TICK;
+            seen.take(status(&name, settled, 10), now);
+            seen.overview(&depths(waiting, 1), now).wait_s.map(|wait_s| wait_s.round().to_string())
+        };
+        assert_eq!(wait_s(0, 0, 0).as_deref(), Some("0"));
+        assert_eq!(
+            wait_s(1, 1, 0).as_deref(),
+            Some("0"),
+            "a slow trickle says nothing of the pace"
+        );
+        assert_eq!(wait_s(2, 101, 990), None);
+        assert_eq!(wait_s(3, 201, 990), None);
+        assert_eq!(wait_s(4, 301, 990).as_deref(), Some("10"));
+        assert_eq!(wait_s(5, 401, 490).as_deref(), Some("5"));
+        assert_eq!(wait_s(6, 402, 0).as_deref(), Some("0"));
+        assert_eq!(wait_s(7, 402, 990), None);
     }
 
     #[tokio::test(start_paused = true)]

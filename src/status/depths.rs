@@ -95,7 +95,7 @@ pub async fn watch_depths(
         }
         match Depths::look(broker.as_ref(), division).await {
             Ok(depths) => {
-                metrics.depths(&depths);
+                metrics.depths(&depths.by_queue());
                 told.send_replace(depths);
             }
             Err(error) => tracing::debug!(%error, "can't look at the queues"),

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{LatencyBucket, WorkerState};
 
 /// How a deployment does, as far as one process knows. Totals are since it began to watch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Overview {
     /// When this was.
-    #[schema(value_type = String, format = DateTime)]
     pub at: DateTime<Utc>,
     /// New decisions, by outcome, or by the reason of a rejection.
     pub decisions: BTreeMap<String, u64>,
@@ -26,7 +24,12 @@ pub struct Overview {
     pub oldest_s: f64,
     /// Orders that all workers are done with in a second, over the last 10.
     pub drain_rate: f64,
-    /// Seconds until an order that arrives now is decided; none while it can't be told.
+    /// Messages with orders that are ahead of one that arrives now.
+    pub ahead: u64,
+    /// Messages with orders that all workers have settled.
+    pub settled: u64,
+    /// Seconds until an order that arrives now is decided, by the rate at which messages were settled since they began to
+    /// wait, over 10 seconds at most; none until they have waited for 3.
     pub wait_s: Option<f64>,
     /// Dead letters that the workers have published, by reason.
     pub dead_letters: BTreeMap<String, u64>,
@@ -37,7 +40,7 @@ pub struct Overview {
 }
 
 /// How many workers get answers from a server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Answering {
     pub up: u32,
@@ -45,7 +48,7 @@ pub struct Answering {
 }
 
 /// Percentiles, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Latency {
     pub p50: f64,
@@ -53,7 +56,7 @@ pub struct Latency {
 }
 
 /// A worker, as it has said last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerView {
     /// Its id.
     pub worker: String,
@@ -64,7 +67,6 @@ pub struct WorkerView {
     /// Of floodgate.
     pub version: String,
     /// What it does.
-    #[schema(value_type = String)]
     pub state: WorkerState,
     /// For how many seconds nothing was heard of it; more than 3 is a sign that it is stuck, or gone.
     pub silent_s: f64,

@@ -33,6 +33,8 @@ pub struct WorkerStatus {
     pub deferred: u64,
     /// Dead letters, by reason.
     pub dead_letters: BTreeMap<String, u64>,
+    /// Messages with orders that it has settled.
+    pub settled: u64,
     /// Messages with orders that it has not settled.
     pub in_flight: usize,
     /// Age of the oldest of them in seconds.
@@ -109,6 +111,7 @@ impl WorkerStatus {
                 .collect(),
             deferred: counted.deferred.get(),
             dead_letters: counted.dead_letters(),
+            settled: metrics.broker.settled(),
             in_flight,
             oldest_s,
             drain_rate: counted.drain_rate(),

@@ -10,6 +10,7 @@ use super::amend::{FollowUps, amendments, overruled};
 use super::batch::{Batch, Deferred, Entry, PendingDeadLetter};
 use super::propose::ProposedBatch;
 use crate::domain::decision::Decision;
+use crate::domain::intent::Fault;
 use crate::domain::order::{Eligibility, Order, SaleId, UserId};
 use crate::domain::rules::Answer;
 use crate::fault::crash_point;
@@ -24,6 +25,12 @@ pub const UNKNOWN_SALE: &str = "unknown_sale";
 pub const ORDER_ID_CONFLICT: &str = "order_id_conflict";
 /// Reason of a dead letter that the ledger refuses every time.
 pub const UNDECIDABLE: &str = "undecidable";
+
+/// The reasons of a worker's dead letters.
+pub fn dead_letter_reasons() -> impl Iterator<Item = &'static str> {
+    let of_orders = [UNKNOWN_SALE, ORDER_ID_CONFLICT, UNDECIDABLE];
+    Fault::ALL.into_iter().map(Fault::name).chain(of_orders)
+}
 
 /// A batch whose decisions are final.
 #[derive(Default)]

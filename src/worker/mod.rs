@@ -55,7 +55,7 @@ use verify::Verify;
 
 pub use settings::{Options, WorkerSettings};
 
-pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE};
+pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE, dead_letter_reasons};
 
 /// How often the drain rate is brought up to date, and after how many times a busy worker says how far it is.
 const TICK: Duration = Duration::from_secs(1);
@@ -116,6 +116,7 @@ impl Worker {
     /// Works until `stop`, then takes no more deliveries, finishes those in flight and leaves.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let deadline = self.options.worker.drain_deadline;
+        self.metrics.worker.expect_dead_letters(dead_letter_reasons());
         let _reporter =
             AbortOnDropHandle::new(tokio::spawn(report(self.metrics.clone(), self.health.clone())));
         let (sold_out, to_announce) = mpsc::unbounded_channel();

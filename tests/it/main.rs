@@ -1,6 +1,7 @@
 //! Tests against real servers. Start them first: `eval "$(scripts/services env)"` after
 //! `scripts/services up`; `scripts/test` does both. The tests of embedded adapters need none.
 
+mod alerts;
 mod announcements;
 mod api;
 mod audit;

@@ -15,17 +15,21 @@ use crate::harness::process::{bare_floodgate, signal};
 use crate::harness::{PATIENCE, order};
 
 /// A `floodgate user-service` on a free port; killed when dropped.
-struct Users {
+pub struct Users {
     child: Child,
     /// Read no further, but open: the process may still want to write.
     _log: BufReader<ChildStderr>,
-    url: String,
+    pub url: String,
     client: Client,
 }
 
 impl Users {
     async fn start(arguments: &[&str]) -> Self {
-        let mut command = bare_floodgate(&["user-service", "--listen", "127.0.0.1:0", "--json"]);
+        Self::listening("127.0.0.1:0", arguments).await
+    }
+
+    pub async fn listening(address: &str, arguments: &[&str]) -> Self {
+        let mut command = bare_floodgate(&["user-service", "--listen", address, "--json"]);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Command::from(command).kill_on_drop(true).spawn().expect("it starts");
         let mut log = BufReader::new(child.stderr.take().expect("standard error"));

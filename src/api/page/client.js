@@ -19,11 +19,12 @@ export function setToken(text) {
 
 /** An answer that isn't a success: problem+json (RFC 9457), or what can be told of anything else. */
 export class Problem extends Error {
-  constructor(status, { type, title, detail }, retryAfter) {
+  constructor(status, { type, title, detail, place }, retryAfter) {
     super(detail || title || `The server answered with status ${status}.`);
     this.status = status;
     this.kind = String(type ?? '').split('#')[1] ?? '';
     this.retryAfter = retryAfter;
+    this.place = place;
   }
 
   /** The order may be taken if it is sent again, or may even have been taken. */

@@ -1,7 +1,7 @@
 // A visitor's orders: each is sent until there is an answer, then asked for until it is decided.
 
 import { Problem, call, insist, newId, on, pause, wantsToken } from './client.js';
-import { units } from './dom.js';
+import { count, units } from './dom.js';
 
 const KEPT = 20;
 const HOUR_MS = 3_600_000;
@@ -88,6 +88,7 @@ async function settle(order) {
       return changed(order, { status: body.outcome, reason: body.reason });
     } catch (error) {
       // 404 is "not decided yet"; any other refusal won't change by asking.
+      if (error instanceof Problem && error.place) changed(order, { status: 'accepted', place: error.place });
       if (error instanceof Problem && error.status !== 404 && !error.passing) {
         return changed(order, { status: 'unknown', text: error.message });
       }
@@ -122,15 +123,22 @@ export function tone({ status }) {
   return ['sold_out', 'rejected', 'refused', 'postponed'].includes(status) ? 'bad' : 'wait';
 }
 
+/** Where an order stands, as far as the server can tell. */
+function standing(place) {
+  if (!place || place.ahead === 0) return '';
+  const wait = place.wait_s == null ? '' : `, which takes about ${count(Math.max(place.wait_s, 1))} s`;
+  return ` About ${count(place.ahead)} are ahead of it${wait}.`;
+}
+
 /** What became of an order, in words a buyer understands. */
-export function words({ status, reason, quantity, text }) {
+export function words({ status, reason, quantity, text, place }) {
   switch (status) {
     case 'created': return `Yours: ${units(quantity)}.`;
     case 'sold_out': return 'Sold out: not enough was left when your turn came. You bought nothing.';
     case 'rejected': return `Rejected: ${REASONS[reason] ?? reason ?? 'no reason was given'}. You bought nothing.`;
     case 'sending': return 'Sending your order.';
     case 'silent': return 'No answer from the server. Sending the same order again; it counts only once.';
-    case 'accepted': return 'Your order is in the queue, not decided yet. This page keeps asking.';
+    case 'accepted': return `Your order is in the queue, not decided yet.${standing(place)} This page keeps asking.`;
     case 'left': return 'Sent as the page was left: it may not have arrived. This page asks whether it did.';
     case 'unanswered': return 'Sent as the page was left: it may not have arrived. Buying again sends the same order; it counts only once.';
     case 'lost': return 'No decision was found within an hour: it probably did not arrive.';

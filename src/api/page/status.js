@@ -68,7 +68,9 @@ function show(status, lines) {
   say(part('depth-peak'), `Messages in the queues; peak ${count(lines.depth.peak())}`);
   list(part('servers'), Object.entries(status.dependencies).map(server));
   list(part('workers'), status.workers.map(worker));
-  list(part('dead-reasons'), Object.entries(status.dead_letters).map(([reason, number]) => [`${reason}: ${count(number)}`]));
+  list(part('dead-reasons'), Object.entries(status.dead_letters)
+    .filter(([, number]) => number > 0)
+    .map(([reason, number]) => [`${reason}: ${count(number)}`]));
   part('dead-area').hidden = sum(status.dead_letters) === 0;
   say(part('alarm'), alarm(status, waiting));
   part('alarm').dataset.tone = 'bad';

@@ -84,7 +84,8 @@ impl Consumer {
                 cut(&mut body, &mut properties, self.largest);
                 self.unsettled().insert(position);
                 let settle = settle.clone();
-                let unsettled = self.has_intents.then(|| self.queues.metrics.take(&properties));
+                let unsettled =
+                    self.has_intents.then(|| self.queues.metrics.take(properties.sent_at()));
                 let settler = Box::new(move |settlement| {
                     // Without a receiver the broker is gone, and the message will come again.
                     let _ = settle.send((position, settlement));

@@ -203,7 +203,8 @@ impl Session {
             wire::received(routing_key.to_string(), properties, data, &self.queue, self.largest);
         self.unsettled.insert(tag);
         let settle = sink.settle.clone();
-        let unsettled = self.queue.has_intents().then(|| self.link.metrics.take(&properties));
+        let unsettled =
+            self.queue.has_intents().then(|| self.link.metrics.take(properties.sent_at()));
         let settler = Box::new(move |settlement| {
             // Without a receiver the session is over, and the message will come again.
             let _ = settle.send((tag, settlement));

@@ -140,7 +140,8 @@ fn servers_of(overview: &Overview) -> Paragraph<'static> {
 }
 
 fn dead_letters_of(overview: &Overview) -> Paragraph<'static> {
-    let mut reasons: Vec<(&String, &u64)> = overview.dead_letters.iter().collect();
+    let published = overview.dead_letters.iter().filter(|(_, count)| **count > 0);
+    let mut reasons: Vec<(&String, &u64)> = published.collect();
     reasons.sort_by(|one, other| other.1.cmp(one.1));
     let lines = reasons.into_iter().map(|(reason, count)| Line::from(format!("{reason}: {count}")));
     let block = Block::bordered().title(" dead letters, by reason ");

@@ -1,14 +1,18 @@
 //! What one client may have at once, and what is kept for operators and probes.
 
-use floodgate::broker::Queue;
+use std::time::Duration;
+
+use floodgate::broker::{Message, Queue};
 use floodgate::config::Settings;
+use floodgate::metrics::Metrics;
+use floodgate::status::{WorkerHealth, WorkerName, WorkerStatus};
 use serde_json::json;
 
 use super::raw::{Raw, head};
 use super::tokens::{SECRET, Signer, claims};
 use super::{refused, until, wanted};
-use crate::harness::api::{Served, answer, on_free_port};
-use crate::harness::{Stage, sale};
+use crate::harness::api::{Served, answer, json as json_of, on_free_port, problem};
+use crate::harness::{Stage, orders, sale};
 
 const ORDERS: &str = "/v1/sales/s/orders";
 const STREAM: &str = "/v1/sales/s/stream";
@@ -178,4 +182,56 @@ async fn one_address_has_so_many_connections() {
     .await;
     served.stop().await;
     stage.remove().await;
+}
+
+/// Tells a status as a worker would that has settled so many messages.
+async fn tell(stage: &Stage, name: &WorkerName, settled: u64) {
+    let status = WorkerStatus::of(name, &Metrics::new(), &WorkerHealth::default());
+    let body = serde_json::to_vec(&WorkerStatus { settled, ..status }).expect("JSON");
+    stage.broker.publish(&[Message::Status(&body)]).await.all().expect("publish");
+}
+
+#[tokio::test]
+async fn an_order_that_would_wait_too_long_is_refused_and_one_that_waits_is_told_its_place() {
+    let limit = Duration::from_mins(1);
+    let (stage, served) = served("wait", |settings| settings.api.max_predicted_wait = limit).await;
+    let early = wanted_as("early", "u");
+    assert_eq!(answer(served.post(ORDERS, &early)).await.0, 202);
+    stage.post_orders(&orders("s", 300)).await;
+    // A worker that settles two messages a second, if that.
+    let name = WorkerName::here();
+    let pace = async {
+        for settled in (0..).step_by(2) {
+            tell(&stage, &name, settled).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let asking = async {
+        until("the wait can be told", async || {
+            answer(served.post(ORDERS, &wanted("u", 1))).await.0 == 503
+        })
+        .await;
+        let response = served.post(ORDERS, &wanted("u", 1)).send().await.expect("an answer");
+        assert_eq!(response.headers()["retry-after"], "60");
+        assert_eq!(problem(&json_of(response).await), "queue-overloaded");
+        // Who comes again with an order that was taken is not refused.
+        assert_eq!(answer(served.post(ORDERS, &early)).await.0, 202);
+        let (status, body) = answer(served.get("/v1/sales/s/orders/early")).await;
+        assert_eq!((status, problem(&body)), (404, "not-decided"));
+        // It was posted again, behind the others.
+        let told = &body["place"];
+        assert!(told["ahead"].as_u64().is_some_and(|ahead| ahead > 250), "{body}");
+        assert!(told["wait_s"].as_f64().is_some_and(|wait_s| wait_s > 60.0), "{body}");
+    };
+    tokio::select! {
+        () = asking => {}
+        () = pace => {}
+    }
+    served.stop().await;
+    stage.remove().await;
+}
+
+/// The same with an order id.
+fn wanted_as(id: &str, user: &str) -> serde_json::Value {
+    json!({ "order_id": id, "user_id": user, "quantity": 1 })
 }

@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod embedded;
 pub mod issuer;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 mod servers;
 pub mod users;
