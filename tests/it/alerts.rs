@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
+use chrono::Utc;
+use floodgate::domain::intent;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -13,9 +15,7 @@ use crate::harness::process::{PrivateRedis, WorkerProcess, free_port};
 use crate::harness::prometheus::Prometheus;
 use crate::harness::proxy::Proxy;
 use crate::harness::users::checked_sale;
-use crate::harness::{
-    Stage, body, broker_address, database_address, order, post, root, sale, settings,
-};
+use crate::harness::{Stage, broker_address, database_address, order, post, root, sale, settings};
 use crate::user_service::Users;
 
 /// The expressions of the alerts that are shipped, by name. Their windows are shortened, so that a test needs not wait
@@ -66,7 +66,8 @@ impl Watched {
         let orders = tokio::spawn(async move {
             for n in 0.. {
                 let id = format!("o-{n}");
-                let orders = ["s", "checked"].map(|sale| body(&order(&id, sale, &id, 1)));
+                let orders = ["s", "checked"]
+                    .map(|sale| intent::to_json(&order(&id, sale, &id, 1), Utc::now()));
                 post(broker.as_ref(), &orders).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

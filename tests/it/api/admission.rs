@@ -195,7 +195,7 @@ async fn tell(stage: &Stage, name: &WorkerName, settled: u64) {
 async fn an_order_that_would_wait_too_long_is_refused_and_one_that_waits_is_told_its_place() {
     let limit = Duration::from_mins(1);
     let (stage, served) = served("wait", |settings| settings.api.max_predicted_wait = limit).await;
-    let early = wanted_as("early", "u");
+    let early = wanted_as("early", "v");
     assert_eq!(answer(served.post(ORDERS, &early)).await.0, 202);
     stage.post_orders(&orders("s", 300)).await;
     // A worker that settles two messages a second, if that.
