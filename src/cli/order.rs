@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::output;
 use crate::app::App;
-use crate::domain::decision::Reason;
-use crate::domain::event::{decision_json, rfc3339};
+use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::event::{Event, decision_json, rfc3339};
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 
 #[derive(Debug, Args)]
@@ -18,7 +20,7 @@ pub(super) struct OrderArgs {
 
 #[derive(Debug, Subcommand)]
 enum OrderCommand {
-    /// Show the decision of an order
+    /// Show what happened to an order: its decision, why, when, and what it saw of the sale
     #[command(after_help = "Example:\n  floodgate order show 85123A 536365 --json\n\n\
         An order id means something only within its sale: the same id in another sale is another order. \
         Exits with 1 if there is no decision.")]
@@ -44,23 +46,86 @@ impl OrderArgs {
             eprintln!("Order {key} is not decided: it is unknown, still queued, or a dead letter.");
             return Ok(ExitCode::FAILURE);
         };
+        let history = History::of(&decision);
         if json {
-            output::json(&serde_json::from_slice::<serde_json::Value>(&decision_json(&decision))?)?;
+            output::json(&history)?;
         } else {
-            let order = &decision.order;
-            output::table(
-                ["sale", "order", "user", "quantity", "outcome", "reason", "decided at"],
-                [[
-                    order.sale_id.to_string(),
-                    order.id.to_string(),
-                    order.user_id.to_string(),
-                    order.quantity.get().to_string(),
-                    decision.outcome.name().to_owned(),
-                    decision.outcome.reason().map_or("-", Reason::name).to_owned(),
-                    rfc3339(decision.decided_at),
-                ]],
-            )?;
+            output::table(["order", ""], history.rows())?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What happened to an order, as it is stored.
+#[derive(Serialize)]
+struct History {
+    #[serde(flatten)]
+    decision: Value,
+    /// The order's time.
+    submitted_at: String,
+    /// From then to the decision.
+    waited_s: f64,
+    /// The sale's version as the decision saw it.
+    version: u32,
+    /// Units that the sale had sold before.
+    sold: u32,
+    /// Of its event.
+    event_id: String,
+    why: &'static str,
+}
+
+impl History {
+    fn of(decision: &Decision) -> Self {
+        let waited = decision.decided_at.signed_duration_since(decision.submitted_at);
+        Self {
+            decision: serde_json::from_slice(&decision_json(decision))
+                .unwrap_or_else(|error| unreachable!("just written: {error}")),
+            submitted_at: rfc3339(decision.submitted_at),
+            waited_s: waited.as_seconds_f64(),
+            version: decision.version,
+            sold: decision.sold,
+            event_id: Event::of(decision).id,
+            why: why(decision),
+        }
+    }
+
+    fn rows(&self) -> Vec<[String; 2]> {
+        let text = |name: &str| match &self.decision[name] {
+            Value::String(text) => text.clone(),
+            Value::Null => "-".to_owned(),
+            other => other.to_string(),
+        };
+        let decided = format!("{}, {} s later", text("decided_at"), self.waited_s);
+        let seen = format!("version {}, {} units sold before", self.version, self.sold);
+        [
+            ("sale", text("sale_id")),
+            ("order", text("order_id")),
+            ("user", text("user_id")),
+            ("quantity", text("quantity")),
+            ("outcome", text("outcome")),
+            ("reason", text("reason")),
+            ("why", self.why.to_owned()),
+            ("submitted", self.submitted_at.clone()),
+            ("decided", decided),
+            ("the sale then", seen),
+            ("event", self.event_id.clone()),
+        ]
+        .map(|(name, value)| [name.to_owned(), value])
+        .into()
+    }
+}
+
+/// Why an order was decided like this, in words.
+fn why(decision: &Decision) -> &'static str {
+    match decision.outcome {
+        Outcome::Created => "enough units were left",
+        Outcome::SoldOut => "fewer units than it asked for were left when its turn came",
+        Outcome::Rejected(Reason::UserDenied) => "the user service denied the user",
+        Outcome::Rejected(Reason::PurchaseLimit) => {
+            "the buyer would have had more than the limit for one"
+        }
+        Outcome::Rejected(Reason::NotOpen) => "it was submitted before the sale opened",
+        Outcome::Rejected(Reason::Closed) => "it was submitted after the sale closed",
+        Outcome::Rejected(Reason::Expired) => "it waited for longer than intent.max_age_s",
     }
 }

@@ -158,7 +158,10 @@ async fn a_replayed_file_is_decided_and_its_bad_lines_are_dead_lettered() {
     assert_eq!(reasons, ["bad_id", "bad_id", "wrong_type", "wrong_type"]);
     let shown = json(&run(&stage, &["order", "show", "A", "1-A", "--json"]));
     assert_eq!((&shown["sale_id"], &shown["order_id"]), (&"A".into(), &"1-A".into()));
-    assert_eq!(shown["outcome"], "created");
+    assert_eq!((&shown["outcome"], &shown["event_id"]), (&"created".into(), &"order:A:1-A".into()));
+    assert_eq!((&shown["version"], &shown["sold"]), (&1.into(), &0.into()));
+    let refused = json(&run(&stage, &["order", "show", "A", "2-A", "--json"]));
+    assert_eq!((&refused["outcome"], &refused["sold"]), (&"sold_out".into(), &6.into()));
     for (sale, id) in [("A", "4-A"), ("B", "1-A")] {
         let none = run(&stage, &["order", "show", sale, id]);
         assert_eq!(none.status.code(), Some(1));
