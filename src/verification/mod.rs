@@ -5,6 +5,7 @@ mod check;
 mod http;
 mod policy;
 mod sale_queue;
+mod slow_start;
 mod verdict_cache;
 
 use std::time::Duration;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{Answer, Check, Checked};
 use super::sale_queue::{NextAction, SaleQueue};
+use super::slow_start::SlowStart;
 use super::verdict_cache::VerdictCache;
 use super::{Breaker, Verdict, VerificationSettings, Verifier};
 use crate::domain::order::{Order, SaleId, UserId};
@@ -91,6 +92,8 @@ pub struct Verification<E> {
     pauses: Backoff,
     /// It has asked for a pause, and given no verdict since: one call at a time.
     overloaded: bool,
+    /// After the service has asked for a pause.
+    slow_start: SlowStart,
     /// It was logged that there is no user service.
     warned: bool,
     outcomes: Outcomes<E>,
@@ -133,6 +136,7 @@ impl<E: Verifiable> Verification<E> {
             pause_until: None,
             pauses: Backoff::step(),
             overloaded: false,
+            slow_start: SlowStart::none(),
             warned: false,
             outcomes: Outcomes { checked: Vec::new(), deferred: Vec::new() },
         }
@@ -249,7 +253,8 @@ impl<E: Verifiable> Verification<E> {
             pause if !pause.is_zero() => return,
             _ => self.pause_until = None,
         }
-        let most = if self.overloaded { 1 } else { self.settings.max_in_flight };
+        let most = self.slow_start.of(self.settings.max_in_flight);
+        let most = if self.overloaded { 1 } else { most };
         let workers = self.workers.load(Ordering::Relaxed).max(1);
         let mut fruitless = 0;
         while fruitless < self.turns.len()
@@ -258,7 +263,8 @@ impl<E: Verifiable> Verification<E> {
             let Some(sale) = self.turns.pop_front() else { return };
             let Some(queue) = self.queues.get_mut(&sale) else { continue };
             let has_room = self.checking.len() < most;
-            let at_once = if has_room { self.settings.max_in_flight_per_sale } else { 0 };
+            let at_once = queue.slow_start.of(self.settings.max_in_flight_per_sale);
+            let at_once = if has_room { at_once } else { 0 };
             fruitless += 1;
             let deferred = match queue.next_action(at_once, queue.left.div_ceil(workers)) {
                 NextAction::Check(entry) => {
@@ -300,13 +306,17 @@ impl<E: Verifiable> Verification<E> {
         match answer {
             Answer::Verdict(verdict) => {
                 queue.verdict_at = Some(Instant::now());
+                queue.slow_start.answered();
+                self.slow_start.answered();
                 // A call that had begun before doesn't tell how it is now.
                 if queue.unavailable_since.is_some_and(|since| since <= begun) {
                     queue.unavailable_since = None;
+                    queue.slow_start.begin();
                     tracing::info!(%sale_id, "the user service answers again");
                 }
                 if std::mem::take(&mut self.overloaded) {
                     self.pauses.reset();
+                    self.slow_start.begin();
                     tracing::info!("the user service takes calls again");
                 }
                 let entries = queue.pass(&user_id);

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::policy::Verifiable;
+use super::slow_start::SlowStart;
 use crate::domain::order::UserId;
 
 /// Users who wait for their check, or are being checked. Each is checked once for all orders that
@@ -18,6 +19,8 @@ pub(super) struct SaleQueue<E> {
     /// Since when the user service has been unavailable for this sale: one user at a time is tried, and
     /// no other waits here.
     pub unavailable_since: Option<Instant>,
+    /// After an outage.
+    pub slow_start: SlowStart,
     /// When the last verdict came.
     pub verdict_at: Option<Instant>,
     users: HashMap<UserId, Vec<E>>,
@@ -51,6 +54,7 @@ impl<E: Verifiable> SaleQueue<E> {
             left: 0,
             breaker,
             unavailable_since: None,
+            slow_start: SlowStart::none(),
             verdict_at: None,
             users: HashMap::new(),
             held: 0,
