@@ -20,7 +20,7 @@ pub(super) struct OrderArgs {
 
 #[derive(Debug, Subcommand)]
 enum OrderCommand {
-    /// Show what happened to an order: its decision, why, when, and what it saw of the sale
+    /// Show what happened to an order: its decision, and why and when it was made
     #[command(after_help = "Example:\n  floodgate order show 85123A 536365 --json\n\n\
         An order id means something only within its sale: the same id in another sale is another order. \
         Exits with 1 if there is no decision.")]

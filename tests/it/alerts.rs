@@ -29,7 +29,7 @@ fn alerts() -> BTreeMap<String, String> {
         if let Some(alert) = line.strip_prefix("- alert: ") {
             name = Some(alert.to_owned());
         } else if let Some(expression) = line.strip_prefix("expr: ") {
-            let expression = expression.replace("[10m]", "[15s]").replace("[5m]", "[15s]");
+            let expression = expression.replace("[10m]", "[30s]").replace("[5m]", "[15s]");
             alerts.insert(name.take().expect("a name before"), expression);
         }
     }
@@ -151,7 +151,8 @@ async fn servers_that_do_not_answer_are_told() {
     let breaking = async {
         loop {
             to_broker.cut();
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            // Long enough for a connection to work, or the next attempt comes later each time.
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
     };
     tokio::select! {
