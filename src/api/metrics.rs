@@ -21,7 +21,10 @@ pub(super) async fn show(
     request: Request,
 ) -> Result<impl IntoResponse + use<>, Problem> {
     for_this_server(&api, &request)?;
-    if !api.has_open_metrics {
+    // What a proxy on this machine passes on comes from elsewhere.
+    let is_forwarded =
+        ["forwarded", "x-forwarded-for"].iter().any(|name| request.headers().contains_key(*name));
+    if !(api.settings.metrics_open || api.is_on_loopback && !is_forwarded) {
         let mut parts = request.into_parts().0;
         Access::from_request_parts(&mut parts, &api).await?.must_scrape()?;
     }

@@ -107,7 +107,7 @@ struct State {
     status: Arc<StatusBoard>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    has_open_metrics: bool,
+    is_on_loopback: bool,
     worker_health: Arc<WorkerHealth>,
     limits: Limits,
     stop: CancellationToken,
@@ -136,7 +136,7 @@ impl Api {
             worker_health,
             status,
         } = self;
-        let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let is_on_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
         let refusals = Arc::new(Refusals::new(operations.journal.clone()));
@@ -151,7 +151,7 @@ impl Api {
             refusals: refusals.clone(),
             health: health.clone(),
             metrics: metrics.clone(),
-            has_open_metrics: is_loopback || settings.metrics_open,
+            is_on_loopback,
             worker_health,
             stop: stop.clone(),
             ledger,

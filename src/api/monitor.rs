@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -38,6 +39,8 @@ impl Monitor {
             .fallback(server::not_found)
             .method_not_allowed_fallback(server::method_not_allowed)
             .with_state(Arc::new(self));
+        let is_on_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let routes = if is_on_loopback { routes.layer(from_fn(server::local)) } else { routes };
         server::serve(listener, routes, &settings, problems, stop).await;
     }
 }

@@ -111,7 +111,7 @@ problem_types! {
     Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once",
         "Nothing was queued. Repeat the request after Retry-After.";
     QueueOverloaded, "queue-overloaded", SERVICE_UNAVAILABLE, "An order would wait too long",
-        "So many orders are ahead that this one would wait for longer than api.max_predicted_wait_s. Nothing was queued. Repeat the request after Retry-After.";
+        "So many orders are ahead that this one would wait for longer than api.max_predicted_wait_s. This request queued nothing; an earlier one with the same id may have: ask for its decision. Repeat the request after Retry-After.";
     NoAnswer, "no-answer", SERVICE_UNAVAILABLE, "The request could not be answered in time",
         "Something that was needed is slow. Whether an order was taken is unknown: repeat it with the same order id or Idempotency-Key.";
     NotTold, "not-told", SERVICE_UNAVAILABLE, "The change holds, but subscribers were not told",

@@ -234,6 +234,12 @@ fn for_this_machine(uri: &Uri, headers: &HeaderMap, sites: &[String]) -> Result<
     Ok(())
 }
 
+/// Lets only requests through that this machine sends to itself.
+pub(super) async fn local(request: Request, next: Next) -> Result<Response, Problem> {
+    for_this_machine(request.uri(), request.headers(), &[])?;
+    Ok(next.run(request).await)
+}
+
 /// Whether the name that the client knows the server by is one of the loopback interface. A web
 /// page that has its own name resolve to 127.0.0.1 is told from one that people opened themselves.
 fn is_loopback(host: &str) -> bool {

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Adapters, App, Records};
 use crate::api::auth::TokenVerifier;
-use crate::api::{Api, Monitor};
+use crate::api::{Api, ApiSettings, Monitor};
 use crate::clock;
 use crate::sales::cache::SaleCache;
 use crate::shards::ShardMap;
@@ -134,7 +134,9 @@ impl App {
             }
         };
         let (metrics, health) = (self.metrics.clone(), self.health.clone());
-        Ok(Some((Monitor { settings: self.settings.api.clone(), metrics, health }, listener)))
+        // No page of another site has any business there.
+        let settings = ApiSettings { cors_origins: Vec::new(), ..self.settings.api.clone() };
+        Ok(Some((Monitor { settings, metrics, health }, listener)))
     }
 
     /// Where the API is to listen. Without a key it answers every client, so then it must be where only

@@ -122,6 +122,11 @@ impl RabbitBroker {
 impl RabbitBroker {
     /// A look at the queue called `name`.
     async fn depth_of(&self, name: String) -> Result<Depth, BrokerError> {
+        let looked = self.look_at(name).await;
+        self.link.outage.noted(looked, BrokerError::is_transient)
+    }
+
+    async fn look_at(&self, name: String) -> Result<Depth, BrokerError> {
         let channel = self.publisher.channel().await?;
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let declared = channel.queue_declare(name.into(), passive, FieldTable::default());

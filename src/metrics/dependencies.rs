@@ -105,6 +105,11 @@ impl Dependencies {
         metrics
     }
 
+    /// Whether a server answers, as far as is known.
+    pub fn is_up(&self, dependency: Dependency) -> bool {
+        self.up().iter().all(|(other, up)| *other != dependency || *up)
+    }
+
     /// Every server that calls go to, and whether it answers.
     pub fn up(&self) -> Vec<(Dependency, bool)> {
         let known = self.known.lock();

@@ -1,6 +1,7 @@
 //! Metrics of a worker.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -44,6 +45,8 @@ pub struct WorkerMetrics {
     drain_rate: Gauge,
     last_progress: Gauge,
     progress: Mutex<Progress>,
+    /// The ledger is asked again to decide, because it could not.
+    pub is_deciding_again: AtomicBool,
     /// Orders that had their decision already.
     pub duplicates: IntCounter,
     /// Orders that were put on a delay queue.
@@ -132,6 +135,7 @@ impl WorkerMetrics {
             drain_rate,
             last_progress,
             progress: Mutex::default(),
+            is_deciding_again: AtomicBool::new(false),
             duplicates,
             deferred,
             unrouted_events,

@@ -15,7 +15,7 @@ use super::{
     Depths, Latency, LatencyBucket, Overview, WorkerState, WorkerStatus, WorkerView, watch_depths,
 };
 use crate::broker::{Broker, BrokerError, Deliveries, Queue, Topic};
-use crate::metrics::Metrics;
+use crate::metrics::{Dependency, Metrics};
 use crate::shards::{ShardMap, WorkerId};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -81,7 +81,9 @@ async fn gather(
         tokio::select! {
             biased;
             _ = ticks.tick() => {
-                let overview = seen.overview(&depths.borrow(), Instant::now());
+                // Without the broker nothing is heard of workers, which says nothing about them.
+                let hears = metrics.dependencies.is_up(Dependency::RabbitMq);
+                let overview = seen.overview(&depths.borrow(), hears, Instant::now());
                 metrics.broker.set_oldest(overview.oldest_s);
                 let running = overview.workers.iter().filter(|one| one.state == WorkerState::Running);
                 let silent = running.clone().filter(|one| one.silent_s > SILENT_AFTER.as_secs_f64());
@@ -149,7 +151,11 @@ impl SeenWorkers {
         }
     }
 
-    fn overview(&mut self, depths: &Depths, now: Instant) -> Overview {
+    /// `hears`: the broker answers this process.
+    fn overview(&mut self, depths: &Depths, hears: bool, now: Instant) -> Overview {
+        if !hears {
+            self.workers.values_mut().for_each(|heard| heard.at = now);
+        }
         self.workers.retain(|_, heard| now - heard.at < FORGET_AFTER);
         let seconds = self.ticked_at.map_or(1.0, |at| (now - at).as_secs_f64().max(0.001));
         self.ticked_at = Some(now);
@@ -168,12 +174,13 @@ impl SeenWorkers {
         workers.sort_by(|one, other| one.worker.cmp(&other.worker));
         let waiting = depths.intents() + depths.returned();
         let is_there = |worker: &WorkerView| worker.state != WorkerState::Gone;
-        let attended = workers.iter().any(is_there) || waiting == 0;
+        let attended = workers.iter().any(is_there) || waiting == 0 || !hears;
         self.unattended_since = (!attended).then(|| self.unattended_since.unwrap_or(now));
         let unattended_s = self.unattended_since.map_or(0.0, |since| (now - since).as_secs_f64());
         let oldest_s = workers.iter().map(|worker| worker.oldest_s).fold(unattended_s, f64::max);
         let drain_rate = workers.iter().map(|worker| worker.drain_rate).sum::<f64>();
-        let in_flight: usize = workers.iter().map(|worker| worker.in_flight).sum();
+        let in_flight: usize =
+            workers.iter().filter(|worker| is_there(worker)).map(|worker| worker.in_flight).sum();
         let ahead = waiting + in_flight as u64;
         let wait_s = self.wait_s(waiting, ahead, seconds);
         let fresh = std::mem::take(&mut self.fresh).into_iter();
@@ -189,7 +196,7 @@ impl SeenWorkers {
             settled: self.settled,
             wait_s,
             dead_letters: self.dead_letters.clone(),
-            dependencies: self.dependencies(),
+            dependencies: self.dependencies(hears, now, all_speak),
             workers,
         }
     }
@@ -199,7 +206,8 @@ impl SeenWorkers {
         let settled = self.settled - std::mem::replace(&mut self.settled_before, self.settled);
         if waiting == 0 {
             self.paces.clear();
-            return Some(0.0);
+            // What workers hold is no queue, unless they are done with none of it.
+            return (ahead == 0 || settled > 0).then_some(0.0);
         }
         self.paces.push_back((settled, seconds));
         if self.paces.len() > PACE_TICKS {
@@ -213,12 +221,20 @@ impl SeenWorkers {
         is_known.then(|| ahead as f64 * seconds / settled as f64)
     }
 
-    fn dependencies(&self) -> BTreeMap<String, Answering> {
+    /// By the workers that are not gone. What they have told of the broker does not count while this process gets no
+    /// answer from it.
+    fn dependencies(
+        &self,
+        hears: bool,
+        now: Instant,
+        all_speak: bool,
+    ) -> BTreeMap<String, Answering> {
         let mut all: BTreeMap<String, Answering> = BTreeMap::new();
-        for heard in self.workers.values() {
+        for heard in self.workers.values().filter(|heard| !(heard.is_silent(now) && all_speak)) {
             for (server, up) in &heard.status.dependencies {
                 let answering = all.entry(server.clone()).or_default();
-                *(if *up { &mut answering.up } else { &mut answering.down }) += 1;
+                let up = *up && (hears || server != Dependency::RabbitMq.name());
+                *(if up { &mut answering.up } else { &mut answering.down }) += 1;
             }
         }
         all
@@ -302,34 +318,38 @@ mod tests {
     async fn what_workers_did_since_they_were_first_heard_is_counted() {
         let (mut seen, start) = (SeenWorkers::default(), Instant::now());
         let (one, two) = (WorkerName::here(), WorkerName::here());
-        seen.overview(&depths(0, 0), start);
+        seen.overview(&depths(0, 0), true, start);
         seen.take(status(&one, 1000, 1), start);
         seen.take(status(&two, 0, 0), start);
         let second = start + TICK;
         seen.take(status(&one, 1010, 1), second);
         seen.take(status(&two, 20, 0), second);
-        let overview = seen.overview(&depths(99, 2), second);
+        let overview = seen.overview(&depths(99, 2), true, second);
         assert_eq!(overview.decisions["created"], 30);
         assert!((overview.per_second["created"] - 30.0).abs() < 1e-9, "{overview:?}");
         assert_eq!(overview.workers.len(), 2);
         assert_eq!((overview.ahead, overview.settled, overview.wait_s), (100, 30, None));
         let ended = WorkerStatus { state: WorkerState::Ended, ..status(&one, 1011, 0) };
         seen.take(ended, second);
-        let overview = seen.overview(&depths(99, 1), second);
+        let overview = seen.overview(&depths(99, 1), true, second);
         assert_eq!((overview.workers.len(), overview.decisions["created"]), (1, 31));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_is_silent_is_frozen_while_the_broker_has_its_connection_and_else_gone() {
         let (mut seen, start) = (SeenWorkers::default(), Instant::now());
-        seen.take(status(&WorkerName::here(), 0, 0), start);
+        let name = WorkerName::here();
+        seen.take(status(&name, 0, 0), start);
         let later = start + 10 * TICK;
-        let frozen = seen.overview(&depths(0, 1), later);
+        let unheard = seen.overview(&depths(0, 1), false, start + 5 * TICK);
+        assert!(unheard.workers[0].silent_s < 1.0, "the broker is unavailable: {unheard:?}");
+        seen.take(status(&name, 0, 0), start);
+        let frozen = seen.overview(&depths(0, 1), true, later);
         assert!((frozen.oldest_s - 10.5).abs() < 1e-9, "{frozen:?}");
         assert_eq!(frozen.workers[0].state, WorkerState::Idle);
-        let gone = seen.overview(&depths(0, 0), later);
+        let gone = seen.overview(&depths(0, 0), true, later);
         assert!(gone.oldest_s.abs() < 1e-9 && gone.workers[0].state == WorkerState::Gone);
-        assert!(seen.overview(&depths(0, 0), start + FORGET_AFTER).workers.is_empty());
+        assert!(seen.overview(&depths(0, 0), true, start + FORGET_AFTER).workers.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -338,9 +358,11 @@ mod tests {
         let mut wait_s = |tick: u32, settled: u64, waiting: u32| {
             let now = start + tick * TICK;
             seen.take(status(&name, settled, 10), now);
-            seen.overview(&depths(waiting, 1), now).wait_s.map(|wait_s| wait_s.round().to_string())
+            seen.overview(&depths(waiting, 1), true, now)
+                .wait_s
+                .map(|wait_s| wait_s.round().to_string())
         };
-        assert_eq!(wait_s(0, 0, 0).as_deref(), Some("0"));
+        assert_eq!(wait_s(0, 0, 0), None, "some are held, and none is done with");
         assert_eq!(
             wait_s(1, 1, 0).as_deref(),
             Some("0"),
@@ -357,9 +379,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn orders_that_no_worker_takes_get_older() {
         let (mut seen, start) = (SeenWorkers::default(), Instant::now());
-        seen.overview(&depths(1, 0), start);
-        let overview = seen.overview(&depths(1, 0), start + 7 * TICK);
+        seen.overview(&depths(1, 0), true, start);
+        let overview = seen.overview(&depths(1, 0), true, start + 7 * TICK);
         assert!((overview.oldest_s - 7.0).abs() < 1e-9 && overview.wait_s.is_none());
-        assert!(seen.overview(&depths(0, 0), start + 8 * TICK).oldest_s.abs() < 1e-9);
+        assert!(seen.overview(&depths(0, 0), true, start + 8 * TICK).oldest_s.abs() < 1e-9);
     }
 }

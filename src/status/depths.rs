@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::broker::{Broker, BrokerError, Queue};
@@ -85,21 +86,30 @@ pub async fn watch_depths(
     every: Duration,
     told: watch::Sender<Depths>,
 ) {
-    let mut division = Division::NONE;
-    loop {
-        if let Some(map) = &shard_map {
+    let division = Mutex::new(Division::NONE);
+    let reading = async {
+        let Some(map) = shard_map else { return std::future::pending().await };
+        loop {
             match map.roster().await {
-                Ok(roster) => division = roster.division,
+                Ok(roster) => *division.lock() = roster.division,
                 Err(error) => tracing::debug!(%error, "can't read the shards"),
             }
+            tokio::time::sleep(every).await;
         }
-        match Depths::look(broker.as_ref(), division).await {
-            Ok(depths) => {
-                metrics.depths(&depths.by_queue());
-                told.send_replace(depths);
+    };
+    let looking = async {
+        loop {
+            let now = *division.lock();
+            match Depths::look(broker.as_ref(), now).await {
+                Ok(depths) => {
+                    metrics.depths(&depths.by_queue());
+                    told.send_replace(depths);
+                }
+                Err(error) => tracing::debug!(%error, "can't look at the queues"),
             }
-            Err(error) => tracing::debug!(%error, "can't look at the queues"),
+            tokio::time::sleep(every).await;
         }
-        tokio::time::sleep(every).await;
-    }
+    };
+    // A database that does not answer must not keep the queues from being looked at.
+    let ((), ()) = tokio::join!(reading, looking);
 }

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::SubsecRound;
+use tokio::time::Instant;
 
 use super::amend::{FollowUps, amendments, overruled};
 use super::batch::{Batch, Deferred, Entry, PendingDeadLetter};
@@ -31,6 +33,9 @@ pub fn dead_letter_reasons() -> impl Iterator<Item = &'static str> {
     let of_orders = [UNKNOWN_SALE, ORDER_ID_CONFLICT, UNDECIDABLE];
     Fault::ALL.into_iter().map(Fault::name).chain(of_orders)
 }
+
+/// When it is logged that a ledger which answers cannot decide.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 
 /// A batch whose decisions are final.
 #[derive(Default)]
@@ -185,14 +190,23 @@ impl Decider {
         result: &mut Decided,
     ) -> Vec<Result<Answer, String>> {
         let mut backoff = Backoff::step();
+        let (begun, mut told) = (Instant::now(), false);
         loop {
             match self.ledger.decide(orders, self.max_age).await {
                 Ok(Decided { answers, sales, units }) => {
+                    self.metrics.worker.is_deciding_again.store(false, Ordering::Relaxed);
                     result.sales.extend(sales);
                     result.units.extend(units);
                     return answers.into_iter().map(Ok).collect();
                 }
                 Err(error @ LedgerError::Transient(_)) => {
+                    self.metrics.worker.is_deciding_again.store(true, Ordering::Relaxed);
+                    // That a server is unavailable is logged where it is noticed.
+                    let is_down = self.metrics.dependencies.up().iter().any(|(_, up)| !up);
+                    if !told && !is_down && begun.elapsed() > TELL_AFTER {
+                        told = true;
+                        tracing::warn!(%error, "the ledger cannot decide; it is asked again");
+                    }
                     let delay = backoff.next_delay();
                     tracing::debug!(%error, ?delay, orders = orders.len(), "cannot decide");
                     tokio::time::sleep(delay).await;

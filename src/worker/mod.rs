@@ -369,8 +369,13 @@ async fn report(metrics: Arc<Metrics>, health: Arc<WorkerHealth>) {
         metrics.worker.tick();
         let total = metrics.worker.total();
         let has_orders = metrics.broker.in_flight().0 > 0;
-        let all_answer = metrics.dependencies.up().iter().all(|(_, up)| *up);
-        health.note(total, has_orders && all_answer);
+        // Those are known to be slow or unavailable, and nothing of the worker's own.
+        let is_own =
+            |server: &Dependency| !matches!(server, Dependency::UserService | Dependency::Jwks);
+        let up = metrics.dependencies.up();
+        let all_answer = up.iter().filter(|(server, _)| is_own(server)).all(|(_, up)| *up);
+        let is_refused = metrics.worker.is_deciding_again.load(Ordering::Relaxed);
+        health.note(total, has_orders && all_answer && !is_refused);
         if tick.is_multiple_of(REPORT_EVERY) && total != before {
             log("working", &metrics);
             before = total;

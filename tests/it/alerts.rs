@@ -29,7 +29,7 @@ fn alerts() -> BTreeMap<String, String> {
         if let Some(alert) = line.strip_prefix("- alert: ") {
             name = Some(alert.to_owned());
         } else if let Some(expression) = line.strip_prefix("expr: ") {
-            let expression = expression.replace("[10m]", "[30s]").replace("[5m]", "[15s]");
+            let expression = expression.replace("10m", "30s").replace("[5m]", "[15s]");
             alerts.insert(name.take().expect("a name before"), expression);
         }
     }
@@ -181,6 +181,7 @@ async fn workers_that_are_stuck_or_gone_and_poison_are_told_and_every_panel_has_
 
     watched.stage.post(&["{"]).await;
     watched.until("FloodgateDeadLetters", true).await;
+    watched.until("FloodgateDeadLettersGrow", true).await;
     watched.until_all_is_well().await;
 
     drop(users);

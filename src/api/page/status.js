@@ -82,7 +82,7 @@ function alarm({ dependencies, workers }, waiting) {
   const silent = workers.filter(isSilent).length;
   if (down.length > 0) return `Not answering: ${down.join(', ')}.`;
   if (silent > 0) return `${count(silent)} of ${count(workers.length)} workers say nothing.`;
-  if (workers.length === 0 && waiting > 0) return 'Orders wait, and no worker runs.';
+  if (workers.every(({ state }) => state !== 'running') && waiting > 0) return 'Orders wait, and no worker runs.';
   return '';
 }
 

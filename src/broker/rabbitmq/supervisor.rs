@@ -37,6 +37,7 @@ impl Supervisor {
         let mut deliver = Some(deliver);
         let mut backoff = Backoff::reconnect();
         let mut session = first;
+        let mut had_session = session.is_some();
         let mut suspicion = Suspicion::default();
         loop {
             let ended = match session.take() {
@@ -56,6 +57,9 @@ impl Supervisor {
                 }
                 None => match self.open(&mut suspicion).await {
                     Ok(opened) => {
+                        if std::mem::replace(&mut had_session, true) {
+                            self.source.link.metrics.reconnects.inc();
+                        }
                         session = Some(opened);
                         continue;
                     }
@@ -97,7 +101,6 @@ impl Supervisor {
         }
         let session = self.source.open(suspicion.careful).await?;
         self.interrupted.store(true, Ordering::Relaxed);
-        link.metrics.reconnects.inc();
         tracing::debug!(?queue, careful = suspicion.careful, "consuming again");
         Ok(session)
     }

@@ -76,7 +76,9 @@ fn headline(overview: &Overview) -> Line<'static> {
         format!("not answering: {}", down.join(", "))
     } else if silent > 0 {
         format!("{silent} of {} workers say nothing", overview.workers.len())
-    } else if overview.workers.is_empty() && waiting(overview) > 0 {
+    } else if !overview.workers.iter().any(|worker| worker.state == WorkerState::Running)
+        && waiting(overview) > 0
+    {
         "orders wait, and no worker runs".to_owned()
     } else {
         String::new()
