@@ -3,6 +3,7 @@
 mod breaker;
 mod check;
 mod http;
+mod outcomes;
 mod policy;
 mod sale_queue;
 mod slow_start;
@@ -18,7 +19,8 @@ use crate::domain::order::Order;
 
 use breaker::{Breaker, Failed};
 pub use http::HttpVerifier;
-pub use policy::{Limits, Outcomes, Verifiable, Verification, Wait};
+pub use outcomes::{Limits, Outcomes, Verifiable, Wait};
+pub use policy::Verification;
 
 /// What an operator should know who has users checked by settings without a `verification.url`.
 pub const NO_USER_SERVICE: &str = "verification.url is empty in these settings; orders wait until \

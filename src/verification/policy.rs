@@ -21,11 +21,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::check::{Answer, Check, Checked};
+use super::outcomes::{Limits, Outcomes, Verifiable, Wait};
 use super::sale_queue::{NextAction, SaleQueue};
 use super::slow_start::SlowStart;
 use super::verdict_cache::VerdictCache;
-use super::{Breaker, Verdict, VerificationSettings, Verifier};
-use crate::domain::order::{Order, SaleId, UserId};
+use super::{Breaker, VerificationSettings, Verifier};
+use crate::domain::order::{SaleId, UserId};
 use crate::fault::crash_point;
 use crate::metrics::VerificationMetrics;
 use crate::retry::Backoff;
@@ -36,41 +37,6 @@ const SHORT_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Queues kept although they are empty, for what their breakers know.
 const MAX_IDLE_QUEUES: usize = 10_000;
-
-/// What waits until its user is checked.
-pub trait Verifiable {
-    /// The order whose user is checked.
-    fn order(&self) -> &Order;
-}
-
-/// What an order on a delay queue waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// Others of its sale are being checked.
-    ForRoom,
-    /// The end of a pause.
-    Pause(Duration),
-    /// The user service is unavailable.
-    Outage,
-}
-
-/// Orders that need no more waiting here.
-#[derive(Debug)]
-pub struct Outcomes<E> {
-    /// To be decided, with the verdict on their users. There is none where a check would be for nothing.
-    pub checked: Vec<(E, Option<Verdict>)>,
-    /// To wait on a delay queue.
-    pub deferred: Vec<(E, Wait)>,
-}
-
-/// How much is done at a time.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The most orders that wait here, of all sales but the one that has the most.
-    pub max_waiting: usize,
-    /// The most outcomes of each kind at once.
-    pub max_batch: usize,
-}
 
 /// Has users checked.
 pub struct Verification<E> {
@@ -97,18 +63,6 @@ pub struct Verification<E> {
     /// It was logged that there is no user service.
     warned: bool,
     outcomes: Outcomes<E>,
-}
-
-impl<E> Outcomes<E> {
-    fn is_empty(&self) -> bool {
-        self.checked.is_empty() && self.deferred.is_empty()
-    }
-
-    fn split_off_first(&mut self, most: usize) -> Self {
-        let checked = self.checked.drain(..self.checked.len().min(most)).collect();
-        let deferred = self.deferred.drain(..self.deferred.len().min(most)).collect();
-        Self { checked, deferred }
-    }
 }
 
 impl<E: Verifiable> Verification<E> {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
-use super::policy::Verifiable;
+use super::outcomes::Verifiable;
 use super::slow_start::SlowStart;
 use crate::domain::order::UserId;
 
