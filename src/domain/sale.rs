@@ -180,7 +180,7 @@ impl Phase {
 }
 
 /// News of a sale that subscribers are owed. The ledger keeps it until it is published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Announcement {
     /// No unit is left.
     SoldOut(SoldOut),
@@ -210,7 +210,7 @@ impl Announcement {
 }
 
 /// The moment in which a sale sold its last unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SoldOut {
     /// The sale.
     pub sale_id: SaleId,
@@ -223,7 +223,7 @@ pub struct SoldOut {
 }
 
 /// An adjustment that put more units on offer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Restock {
     /// Names it; the key of idempotency.
     pub adjustment_id: AdjustmentId,

@@ -104,7 +104,7 @@ impl Operations {
         let changed = changed?;
         if let Changed::Done { restock: Some(_), .. } = &changed {
             let of = std::slice::from_ref(sale);
-            let announced = announce(self.ledger.as_ref(), self.broker.as_ref(), Some(of)).await;
+            let announced = announce(self.ledger.as_ref(), self.broker.as_ref(), of).await;
             announced.map_err(OperationError::NotTold)?;
         }
         Ok(changed)

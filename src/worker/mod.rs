@@ -20,6 +20,7 @@ mod steer;
 mod verify;
 mod wait;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -39,7 +40,7 @@ use crate::ledger::{Ledger, MAX_ANNOUNCEMENTS};
 use crate::metrics::{Dependency, Metrics, Stage};
 use crate::outage::Outage;
 use crate::retry::Backoff;
-use crate::sales::announce::announce;
+use crate::sales::announce::{announce, announce_left};
 use crate::shards::ShardMap;
 use crate::status::WorkerHealth;
 use crate::verification::{Limits, Verification, Verifier};
@@ -313,15 +314,17 @@ async fn keep_announcing(
 ) {
     let mut everything = tokio::time::interval(ANNOUNCE_EVERY);
     everything.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sales = Vec::new();
+    let (mut sales, mut seen) = (Vec::new(), HashSet::new());
     loop {
-        let of = tokio::select! {
+        let announced = tokio::select! {
             biased;
-            _ = everything.tick() => None,
+            _ = everything.tick() => announce_left(ledger.as_ref(), broker.as_ref(), &mut seen).await,
             // Nothing comes when the worker is ending.
-            1.. = sold_out.recv_many(&mut sales, MAX_ANNOUNCEMENTS) => Some(sales.as_slice()),
+            1.. = sold_out.recv_many(&mut sales, MAX_ANNOUNCEMENTS) => {
+                announce(ledger.as_ref(), broker.as_ref(), &sales).await
+            }
         };
-        if let Err(error) = announce(ledger.as_ref(), broker.as_ref(), of).await {
+        if let Err(error) = announced {
             tracing::debug!(%error, "cannot announce yet");
         }
         sales.clear();

@@ -124,6 +124,11 @@ fn until_it_listens(port: u16) {
     }
 }
 
+fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
+    String::from_utf8(output.expect("redis-cli runs").stdout).expect("UTF-8")
+}
+
 /// A Redis server of one test's own, that can be stopped and killed; killed when dropped.
 pub struct PrivateRedis {
     child: Child,
@@ -148,6 +153,12 @@ impl PrivateRedis {
             .spawn()
             .expect("redis-server starts; scripts/services up installs it");
         until_it_listens(port);
+        // It listens before it has read its file, and answers LOADING meanwhile.
+        let deadline = Instant::now() + PATIENCE;
+        while redis_cli(port, &["PING"]).trim() != "PONG" {
+            assert!(Instant::now() < deadline, "Redis on port {port} does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         child
     }
 
@@ -174,9 +185,7 @@ impl PrivateRedis {
     }
 
     pub fn command(&self, arguments: &[&str]) -> String {
-        let output =
-            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments).output();
-        String::from_utf8(output.expect("redis-cli runs").stdout).expect("UTF-8")
+        redis_cli(self.port, arguments)
     }
 }
 
