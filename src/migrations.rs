@@ -12,9 +12,8 @@ macro_rules! files {
 }
 
 const POSTGRES: &[(&str, &str)] =
-    files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards");
-const SQLITE: &[(&str, &str)] =
-    files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches");
+    files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards", "0004_pause");
+const SQLITE: &[(&str, &str)] = files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches", "0005_pause");
 
 /// Of the ledger on PostgreSQL.
 pub(crate) fn postgres() -> Migrator {

@@ -36,8 +36,18 @@ pub(super) struct OrderIdParam(String);
 pub(super) enum PhaseName {
     NotOpen,
     Open,
+    Paused,
     SoldOut,
     Closed,
+}
+
+/// How a sale is paused.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum PauseModeName {
+    Refuse,
+    Hold,
 }
 
 /// What is decided of an order.
@@ -59,6 +69,7 @@ pub(super) enum ReasonName {
     PurchaseLimit,
     NotOpen,
     Closed,
+    Paused,
     Expired,
 }
 
@@ -116,6 +127,9 @@ problems! { EVERYWHERE;
         TooLarge UnsupportedMediaType Invalid LedgerUnavailable NotTold;
     VerificationProblems: BadJson Unauthorized Forbidden UnknownSale Timeout TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;
+    PauseProblems: BadJson Unauthorized Forbidden UnknownSale Timeout TooLarge
+        UnsupportedMediaType Invalid LedgerUnavailable;
+    ResumeProblems: Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
     CloseProblems: Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
 }
 
@@ -193,7 +207,8 @@ fn response(problem_types: &[ProblemType]) -> Response {
     paths(
         super::orders::post, super::orders::show,
         super::sales::list, super::sales::show, super::stream::sale,
-        super::sales::open, super::sales::restock, super::sales::verify, super::sales::close,
+        super::operate::open, super::operate::restock, super::operate::verify, super::operate::pause,
+        super::operate::resume, super::operate::close,
         super::stream::status,
         super::health::live, super::health::ready, super::metrics::show,
     ),

@@ -19,6 +19,7 @@ mod health;
 mod limits;
 mod metrics;
 mod monitor;
+mod operate;
 mod orders;
 mod page;
 mod permits;
@@ -198,10 +199,12 @@ fn public_url(settings: &ApiSettings, listener: &TcpListener) -> String {
 
 fn routes(state: Shared) -> Router {
     let operators = Router::new()
-        .route("/v1/sales", post(sales::open))
-        .route("/v1/sales/{sale_id}/restock", post(sales::restock))
-        .route("/v1/sales/{sale_id}/verification", post(sales::verify))
-        .route("/v1/sales/{sale_id}/close", post(sales::close))
+        .route("/v1/sales", post(operate::open))
+        .route("/v1/sales/{sale_id}/restock", post(operate::restock))
+        .route("/v1/sales/{sale_id}/pause", post(operate::pause))
+        .route("/v1/sales/{sale_id}/resume", post(operate::resume))
+        .route("/v1/sales/{sale_id}/verification", post(operate::verify))
+        .route("/v1/sales/{sale_id}/close", post(operate::close))
         .route("/v1/status/stream", get(stream::status))
         .layer(from_fn_with_state(state.clone(), limits::limited_operators));
     let clients = Router::new()

@@ -24,7 +24,7 @@ use crate::domain::decision::Decision;
 use crate::domain::event::decision_json;
 use crate::domain::intent;
 use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
-use crate::domain::sale::{Phase, SaleState};
+use crate::domain::sale::{PauseMode, Phase, SaleState};
 use crate::ledger::{Ledger, LedgerError};
 use crate::status::Overview;
 
@@ -248,6 +248,8 @@ fn refuse_early(state: &SaleState) -> Result<(), Problem> {
     let time = |time: Option<_>| time.map(crate::domain::event::rfc3339).unwrap_or_default();
     Err(match state.phase(Utc::now()) {
         Phase::Open => return Ok(()),
+        Phase::Paused if state.paused == Some(PauseMode::Hold) => return Ok(()),
+        Phase::Paused => ProblemType::SalePaused.because(format!("sale {id} is paused")),
         Phase::NotOpen => {
             let opens = time(state.sale.opens_at);
             ProblemType::NotOpen.because(format!("sale {id} opens at {opens}"))

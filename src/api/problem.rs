@@ -80,6 +80,8 @@ problem_types! {
         "Order again when the sale has opened. Nothing was queued.";
     Closed, "closed", CONFLICT, "The sale is over",
         "Nothing was queued.";
+    SalePaused, "sale-paused", CONFLICT, "The sale is paused",
+        "An operator has paused the sale, and orders are refused meanwhile. Nothing was queued. Order again when it goes on.";
     SaleDiffers, "sale-differs", CONFLICT, "The sale is open with another definition",
         "The sale exists and keeps the definition it has. To add units, restock it.";
     AdjustmentConflict, "adjustment-conflict", CONFLICT, "The adjustment id was used before",

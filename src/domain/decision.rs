@@ -15,14 +15,22 @@ pub enum Reason {
     NotOpen,
     /// Submitted at or after the end of the sale.
     Closed,
+    /// Came to its turn while an operator had paused the sale, and orders were refused.
+    Paused,
     /// Waited longer than `intent.max_age` for its decision.
     Expired,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] =
-        [Self::UserDenied, Self::PurchaseLimit, Self::NotOpen, Self::Closed, Self::Expired];
+    pub const ALL: [Self; 6] = [
+        Self::UserDenied,
+        Self::PurchaseLimit,
+        Self::NotOpen,
+        Self::Closed,
+        Self::Paused,
+        Self::Expired,
+    ];
 
     /// The word used in events and in the ledger.
     pub fn name(self) -> &'static str {
@@ -31,6 +39,7 @@ impl Reason {
             Self::PurchaseLimit => "purchase_limit",
             Self::NotOpen => "not_open",
             Self::Closed => "closed",
+            Self::Paused => "paused",
             Self::Expired => "expired",
         }
     }

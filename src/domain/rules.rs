@@ -11,7 +11,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::domain::decision::{Decision, Outcome, Reason};
 use crate::domain::order::{Candidate, Eligibility, Order, OrderKey, SaleId, UserId};
-use crate::domain::sale::SaleState;
+use crate::domain::sale::{PauseMode, SaleState};
 
 /// What a ledger holds of the orders of a batch. Deciding an order changes it as storing the
 /// decision would.
@@ -43,11 +43,22 @@ pub enum Answer {
     Conflict,
     /// There is no such sale.
     UnknownSale,
-    /// It would be created, but the sale wants its user verified first. Nothing is stored.
-    Unchecked {
+    /// It has no decision yet, and nothing is stored.
+    Undecided {
+        /// Why.
+        until: Until,
         /// The order's time, which it takes along.
         submitted_at: DateTime<Utc>,
     },
+}
+
+/// What an order waits for before it can be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It would be created, but the sale wants its user verified first.
+    Verified,
+    /// The sale's orders are held.
+    Resumed,
 }
 
 impl Answer {
@@ -79,8 +90,9 @@ impl State {
         }
         let Some(state) = self.sales.get(&order.sale_id) else { return Answer::UnknownSale };
         let submitted_at = submitted_at.unwrap_or(self.now).min(self.now).trunc_subsecs(3);
-        let Some(outcome) = self.outcome(order, state, submitted_at, *eligibility) else {
-            return Answer::Unchecked { submitted_at };
+        let outcome = match self.outcome(order, state, submitted_at, *eligibility) {
+            Ok(outcome) => outcome,
+            Err(until) => return Answer::Undecided { until, submitted_at },
         };
         let decision = Decision {
             order: order.clone(),
@@ -97,17 +109,20 @@ impl State {
         Answer::Decided { decision, is_new: true }
     }
 
-    /// The outcome of an order that has none yet, or `None` when its user is to be verified first.
+    /// The outcome of an order that has none yet, or what it is to wait for.
     fn outcome(
         &self,
         order: &Order,
         state: &SaleState,
         submitted_at: DateTime<Utc>,
         eligibility: Eligibility,
-    ) -> Option<Outcome> {
+    ) -> Result<Outcome, Until> {
         let sale = &state.sale;
-        let age = self.now.signed_duration_since(submitted_at).to_std().unwrap_or_default();
-        let reason = if age > self.max_age {
+        let aged_from = state.aged_from(submitted_at, self.max_age);
+        let age = self.now.signed_duration_since(aged_from).to_std().unwrap_or_default();
+        let reason = if state.paused == Some(PauseMode::Hold) {
+            return Err(Until::Resumed);
+        } else if age > self.max_age {
             Reason::Expired
         } else if eligibility == Eligibility::Denied {
             Reason::UserDenied
@@ -115,16 +130,18 @@ impl State {
             Reason::NotOpen
         } else if sale.closes_at.is_some_and(|closes| submitted_at >= closes) {
             Reason::Closed
+        } else if state.paused == Some(PauseMode::Refuse) {
+            Reason::Paused
         } else if sale.per_user_limit.is_some_and(|limit| self.units_with(order) > limit.into()) {
             Reason::PurchaseLimit
         } else if state.remaining() < order.quantity.get() {
-            return Some(Outcome::SoldOut);
+            return Ok(Outcome::SoldOut);
         } else if sale.verification && eligibility == Eligibility::Unchecked {
-            return None;
+            return Err(Until::Verified);
         } else {
-            return Some(Outcome::Created);
+            return Ok(Outcome::Created);
         };
-        Some(Outcome::Rejected(reason))
+        Ok(Outcome::Rejected(reason))
     }
 
     /// Units that the buyer of `order` would have with it.

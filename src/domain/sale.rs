@@ -1,7 +1,10 @@
 //! Sales: one item's stock on offer for a time.
 
+use std::str::FromStr;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
 
@@ -70,6 +73,42 @@ pub enum InvalidSale {
     },
 }
 
+/// What becomes of the orders of a paused sale that are not decided yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseMode {
+    /// They are rejected as `paused`.
+    Refuse,
+    /// They wait until the sale is resumed, and grow no older meanwhile.
+    Hold,
+}
+
+impl PauseMode {
+    /// Every mode.
+    pub const ALL: [Self; 2] = [Self::Refuse, Self::Hold];
+
+    /// The word used in settings, answers and the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+/// A word that is no way to pause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("accepted: refuse, hold")]
+pub struct NoPauseMode;
+
+impl FromStr for PauseMode {
+    type Err = NoPauseMode;
+
+    fn from_str(text: &str) -> Result<Self, NoPauseMode> {
+        Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or(NoPauseMode)
+    }
+}
+
 /// A sale and how far it has sold, as the ledger knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SaleState {
@@ -79,16 +118,30 @@ pub struct SaleState {
     /// Units sold so far.
     pub sold: u32,
     /// Counts the changes of the definition: a sale opens with 1, and each restock, each switching
-    /// of verification and the closing adds one.
+    /// of verification, each pause, each end of one and the closing adds one.
     pub version: u32,
     /// When the last unit was sold, while none is left.
     pub sold_out_at: Option<DateTime<Utc>>,
+    /// Set while it is paused.
+    pub paused: Option<PauseMode>,
+    /// When its orders were first held.
+    pub held_from: Option<DateTime<Utc>>,
+    /// When they were last held.
+    pub held_until: Option<DateTime<Utc>>,
 }
 
 impl SaleState {
     /// A sale that has just opened.
     pub fn opened(sale: Sale) -> Self {
-        Self { sale, sold: 0, version: 1, sold_out_at: None }
+        Self {
+            sale,
+            sold: 0,
+            version: 1,
+            sold_out_at: None,
+            paused: None,
+            held_from: None,
+            held_until: None,
+        }
     }
 
     /// Units not sold yet.
@@ -102,6 +155,8 @@ impl SaleState {
             Phase::Closed
         } else if self.sale.opens_at.is_some_and(|opens| now < opens) {
             Phase::NotOpen
+        } else if self.paused.is_some() {
+            Phase::Paused
         } else if self.remaining() == 0 {
             Phase::SoldOut
         } else {
@@ -144,6 +199,38 @@ impl SaleState {
         changes
     }
 
+    /// Pauses the sale at `at`, or changes how it is paused; `None` resumes it. Says whether that changed
+    /// anything.
+    pub fn pause(&mut self, mode: Option<PauseMode>, at: DateTime<Utc>) -> bool {
+        let changes = self.paused != mode;
+        if changes {
+            if self.paused == Some(PauseMode::Hold) {
+                self.held_until = Some(at);
+            }
+            if mode == Some(PauseMode::Hold) {
+                self.held_from = self.held_from.or(Some(at));
+            }
+            self.paused = mode;
+            self.version += 1;
+        }
+        changes
+    }
+
+    /// From when on an order that was submitted at `submitted_at` grows old: not while it is held. An order
+    /// that was too old already when the sale was first held, older than `max_age`, stays so. Of several times
+    /// of holding only the beginning of the first and the end of the last are kept, so that one that follows
+    /// soon after another does not make the orders of both too old.
+    pub fn aged_from(&self, submitted_at: DateTime<Utc>, max_age: Duration) -> DateTime<Utc> {
+        match (self.held_from, self.held_until) {
+            (Some(from), Some(until))
+                if (from - submitted_at).to_std().unwrap_or_default() <= max_age =>
+            {
+                submitted_at.max(until)
+            }
+            _ => submitted_at,
+        }
+    }
+
     /// Whether this tells more than `other` of the same sale. Within a version units are only
     /// ever sold, so news that come out of order can be told apart.
     pub fn is_newer_than(&self, other: &Self) -> bool {
@@ -158,6 +245,8 @@ pub enum Phase {
     NotOpen,
     /// Units can be bought.
     Open,
+    /// An operator has paused it.
+    Paused,
     /// No unit is left. It may be restocked.
     SoldOut,
     /// It is over.
@@ -166,13 +255,15 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order in which a sale goes through them.
-    pub const ALL: [Self; 4] = [Self::NotOpen, Self::Open, Self::SoldOut, Self::Closed];
+    pub const ALL: [Self; 5] =
+        [Self::NotOpen, Self::Open, Self::Paused, Self::SoldOut, Self::Closed];
 
     /// The word used in answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotOpen => "not_open",
             Self::Open => "open",
+            Self::Paused => "paused",
             Self::SoldOut => "sold_out",
             Self::Closed => "closed",
         }
@@ -254,6 +345,10 @@ mod tests {
         let phase = |state: &SaleState, ms| state.phase(time(ms).unwrap());
         assert_eq!(phase(&state, 999), Phase::NotOpen);
         assert_eq!(phase(&state, 1000), Phase::Open);
+        state.pause(Some(PauseMode::Refuse), time(1500).unwrap());
+        assert_eq!(phase(&state, 1999), Phase::Paused);
+        assert_eq!(phase(&state, 2000), Phase::Closed);
+        state.pause(None, time(1600).unwrap());
         state.sold = 1;
         assert_eq!(phase(&state, 1999), Phase::SoldOut);
         assert_eq!(phase(&state, 2000), Phase::Closed);

@@ -80,6 +80,7 @@ pub struct HeldSale {
     pub opens_at_ms: Option<i64>,
     pub closes_at_ms: Option<i64>,
     pub verification: bool,
+    pub paused: bool,
     /// Orders that it has deducted for.
     pub deducted: u64,
 }

@@ -206,6 +206,7 @@ impl RedisInventory {
             .arg(ms(sale.opens_at))
             .arg(ms(sale.closes_at))
             .arg(if sale.verification { "1" } else { "" })
+            .arg(if state.paused.is_some() { "1" } else { "" })
             .arg(self.expires_at(sale.closes_at))
             .arg(buyers.len());
         for (user, units) in buyers {

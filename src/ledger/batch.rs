@@ -6,7 +6,7 @@ use super::{Decided, Proposed};
 use crate::domain::decision::{Decision, Hint, Outcome};
 use crate::domain::order::{Candidate, Eligibility, SaleId, UserId};
 use crate::domain::rules::{Answer, State};
-use crate::domain::sale::{Announcement, SaleState, SoldOut};
+use crate::domain::sale::{Announcement, PauseMode, SaleState, SoldOut};
 
 /// The orders of a batch, with the answers they have so far.
 pub(super) struct Batch<'a> {
@@ -85,7 +85,7 @@ impl<'a> Batch<'a> {
         self.answers.iter().flatten().any(|answer| match answer {
             Answer::Decided { is_new, .. } => !is_new,
             Answer::Conflict => true,
-            Answer::UnknownSale | Answer::Unchecked { .. } => false,
+            Answer::UnknownSale | Answer::Undecided { .. } => false,
         })
     }
 
@@ -141,12 +141,11 @@ pub(super) fn limited<'a>(
     buyers
 }
 
-/// Whether an order of one of `sales` waits for the verification of its user, as far as the sale is
-/// concerned. Only one that is not decided does so in truth, so it has to be looked up.
-pub(super) fn awaits_verification(
-    sales: &HashMap<SaleId, SaleState>,
-    candidate: &Candidate,
-) -> bool {
-    candidate.eligibility == Eligibility::Unchecked
-        && sales.get(&candidate.order.sale_id).is_some_and(|state| state.sale.verification)
+/// Whether an order of one of `sales` may stay undecided, as far as the sale is concerned. Only one that has
+/// no decision yet does so in truth, so it has to be looked up.
+pub(super) fn may_wait(sales: &HashMap<SaleId, SaleState>, candidate: &Candidate) -> bool {
+    sales.get(&candidate.order.sale_id).is_some_and(|state| {
+        state.paused == Some(PauseMode::Hold)
+            || state.sale.verification && candidate.eligibility == Eligibility::Unchecked
+    })
 }

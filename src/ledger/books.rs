@@ -190,8 +190,9 @@ fn restocks(of: &str) -> String {
     )
 }
 
-/// Orders that were refused, or created, by the sale's window. A closing may have moved since an order was
-/// created, but never to a later time. Times in the database may be finer than an order's milliseconds.
+/// Orders that were refused, or created, by the sale's window, or by a pause as far as the latest version
+/// tells. A closing may have moved since an order was created, but never to a later time. Times in the database
+/// may be finer than an order's milliseconds.
 fn window(of: &str, ms: fn(&str) -> String) -> String {
     let (decided, opens, closes) = (ms("d.decided_at"), ms("s.opens_at"), ms("s.closes_at"));
     format!(
@@ -207,7 +208,16 @@ fn window(of: &str, ms: fn(&str) -> String) -> String {
          where case x.outcome
              when 'n' then x.opens is null or x.submitted > x.opens
              when 'x' then x.closes is null or x.submitted < x.closes - 1
-             else x.submitted < x.opens - 1 or x.version = x.latest and x.submitted > x.closes end"
+             else x.submitted < x.opens - 1 or x.version = x.latest and x.submitted > x.closes end
+         union all
+         select d.sale_id, 'order ' || d.order_id,
+                case d.outcome when 'p' then 'was refused as paused' else 'was decided' end || ' at version '
+                || d.version || ', which ' || case s.paused when 'refuse' then 'refuses orders'
+                when 'hold' then 'holds orders' else 'is not paused' end
+         from decisions d join sales s on s.sale_id = d.sale_id and s.version = d.version
+         where d.{of} and case d.outcome when 'p' then coalesce(s.paused, '') <> 'refuse'
+               when 'c' then s.paused is not null when 's' then s.paused is not null
+               when 'l' then s.paused is not null else coalesce(s.paused, '') = 'hold' end"
     )
 }
 

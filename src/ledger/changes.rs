@@ -32,7 +32,7 @@ impl Change {
     pub(super) fn adjustment_id(&self) -> Option<&AdjustmentId> {
         match self {
             Self::Restock { adjustment_id, .. } => Some(adjustment_id),
-            Self::Close { .. } | Self::Verify { .. } => None,
+            Self::Close { .. } | Self::Verify { .. } | Self::Pause { .. } => None,
         }
     }
 
@@ -62,6 +62,7 @@ impl Change {
             }
             Self::Close { at } => (None, state.close(*at)),
             Self::Verify { on } => (None, state.set_verification(*on)),
+            Self::Pause { mode, at } => (None, state.pause(*mode, *at)),
         };
         Changed::Done { state: state.clone(), restock, is_new }
     }

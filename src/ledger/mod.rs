@@ -22,7 +22,7 @@ use serde_with::{DurationMilliSeconds, serde_as};
 use crate::domain::decision::{Decision, Hint};
 use crate::domain::order::{AdjustmentId, Candidate, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::rules::Answer;
-use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
+use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
 
 pub use postgres::{PostgresLedger, UNLOGGED};
 pub use sqlite::SqliteLedger;
@@ -191,6 +191,13 @@ pub enum Change {
     Verify {
         /// Whether users are checked from now on.
         on: bool,
+    },
+    /// Pause it, change how it is paused, or resume it. What is decided already stays.
+    Pause {
+        /// How its orders are treated from now on; `None`: they are sold to again.
+        mode: Option<PauseMode>,
+        /// When.
+        at: DateTime<Utc>,
     },
 }
 

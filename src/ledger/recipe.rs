@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::batch::{Batch, awaits_verification, limited};
+use super::batch::{Batch, limited, may_wait};
 use super::{Decided, Proposed};
 use crate::domain::decision::Decision;
 use crate::domain::order::{Candidate, OrderId, OrderKey, SaleId, UserId};
@@ -74,7 +74,7 @@ pub trait Transaction: Sized + Send {
 /// Which stored decisions are read before the rule is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LookUp {
-    /// Only those of orders that would be sent to verification. An insert finds the others.
+    /// Only those of orders that may stay undecided. An insert finds the others.
     Few,
     /// All.
     All,
@@ -162,7 +162,7 @@ async fn read<T: Transaction>(
     let units = transaction.units(&buyers).await?;
     let wanted = orders
         .iter()
-        .filter(|candidate| look_up == LookUp::All || awaits_verification(&sales, candidate))
+        .filter(|candidate| look_up == LookUp::All || may_wait(&sales, candidate))
         .map(|candidate| &candidate.order);
     let wanted: Vec<_> = wanted.map(|order| (&order.sale_id, &order.id)).collect();
     let decisions = transaction.decisions(&wanted).await?;

@@ -22,6 +22,9 @@ row! {
         verification: bool,
         version: u32 as i32,
         sold_out_at: Option<DateTime<Utc>>,
+        paused: Option<String>,
+        held_from: Option<DateTime<Utc>>,
+        held_until: Option<DateTime<Utc>>,
     }
 }
 
@@ -62,13 +65,14 @@ row! {
 }
 
 /// The letters that stand for outcomes.
-const OUTCOMES: [(&str, Outcome); 7] = [
+const OUTCOMES: [(&str, Outcome); 8] = [
     ("c", Outcome::Created),
     ("s", Outcome::SoldOut),
     ("d", Outcome::Rejected(Reason::UserDenied)),
     ("l", Outcome::Rejected(Reason::PurchaseLimit)),
     ("n", Outcome::Rejected(Reason::NotOpen)),
     ("x", Outcome::Rejected(Reason::Closed)),
+    ("p", Outcome::Rejected(Reason::Paused)),
     ("e", Outcome::Rejected(Reason::Expired)),
 ];
 
@@ -101,8 +105,10 @@ impl TryFrom<SaleRow> for SaleState {
             closes_at: row.closes_at,
             verification: row.verification,
         };
-        let SaleRow { sold, version, sold_out_at, .. } = row;
-        Ok(Self { sale, sold, version, sold_out_at })
+        let paused = row.paused.map(|mode| mode.parse()).transpose();
+        let paused = paused.map_err(|_| unexpected("a pause"))?;
+        let SaleRow { sold, version, sold_out_at, held_from, held_until, .. } = row;
+        Ok(Self { sale, sold, version, sold_out_at, paused, held_from, held_until })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
 /// The columns of [`rows::SaleRow`].
 pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, closes_at,
-    verification, version, sold_out_at";
+    verification, version, sold_out_at, paused, held_from, held_until";
 /// The columns of [`rows::DecisionRow`], of a table `d`.
 pub(super) const DECISION: &str = "d.sale_id, d.order_id, d.user_id, d.quantity,
     cast(d.outcome as text) as outcome, d.waited_ms, d.decided_at, d.version, d.sold";
@@ -129,7 +129,8 @@ pub(super) async fn update_sale<C: Sql>(db: &mut C, state: &SaleState) -> Done {
     let set = C::set("sales", SALE);
     let sql = format!(
         "update sales set stock = i.stock, closes_at = i.closes_at, verification = i.verification,
-                version = i.version, sold_out_at = i.sold_out_at
+                version = i.version, sold_out_at = i.sold_out_at, paused = i.paused,
+                held_from = i.held_from, held_until = i.held_until
          from {set} i where sales.sale_id = i.sale_id"
     );
     db.write(sql, json_text(&[state])).await

@@ -43,6 +43,10 @@ actions! {
     Closed, "closed";
     /// The users of a sale are checked from then on, or not any more.
     VerificationSwitched, "verification_switched";
+    /// A sale was paused, or paused otherwise than before.
+    Paused, "paused";
+    /// A paused sale was resumed.
+    Resumed, "resumed";
     /// Dead letters were sent back to be decided.
     Redriven, "redriven";
     /// Dead letters were deleted.

@@ -9,7 +9,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use crate::broker::Broker;
 use crate::domain::event::rfc3339;
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
-use crate::domain::sale::Sale;
+use crate::domain::sale::{PauseMode, Sale};
 use crate::fault::crash_point;
 use crate::ledger::{Change, Changed, Ledger, LedgerError, Opening};
 use crate::operator_log::{Action, Entry, Journal, Operator};
@@ -78,6 +78,19 @@ impl Operations {
         on: bool,
     ) -> Result<Changed, OperationError> {
         self.change(by, sale, Change::Verify { on }).await
+    }
+
+    /// Pauses a sale, changes how it is paused, or resumes it, without a `mode`. No event tells of it: every
+    /// process reads the sales in use each second. Orders that were held are decided when they are next
+    /// taken up, within half a minute.
+    pub async fn pause(
+        &self,
+        by: &Operator,
+        sale: &SaleId,
+        mode: Option<PauseMode>,
+        now: DateTime<Utc>,
+    ) -> Result<Changed, OperationError> {
+        self.change(by, sale, Change::Pause { mode, at: now.trunc_subsecs(3) }).await
     }
 
     async fn change(
@@ -159,6 +172,8 @@ fn action(change: &Change) -> Action {
         Change::Restock { .. } => Action::Restocked,
         Change::Close { .. } => Action::Closed,
         Change::Verify { .. } => Action::VerificationSwitched,
+        Change::Pause { mode: Some(_), .. } => Action::Paused,
+        Change::Pause { mode: None, .. } => Action::Resumed,
     }
 }
 
@@ -170,13 +185,19 @@ fn became(change: &Change, changed: &Result<Changed, LedgerError>) -> Option<Str
         }
         Change::Close { at } => format!("at {}", rfc3339(*at)),
         Change::Verify { on } => if *on { "on" } else { "off" }.to_owned(),
+        Change::Pause { mode, .. } => match mode {
+            Some(PauseMode::Refuse) => "orders are refused",
+            Some(PauseMode::Hold) => "orders are held",
+            None => "orders are decided again",
+        }
+        .to_owned(),
     };
     match changed {
         Ok(Changed::Done { state, is_new: true, .. }) => Some(match change {
             Change::Restock { .. } => format!("{wanted}, stock {}", state.sale.stock),
             // A sale closes no earlier than it opens.
             Change::Close { at } => format!("at {}", rfc3339(state.sale.closes_at.unwrap_or(*at))),
-            Change::Verify { .. } => wanted,
+            Change::Verify { .. } | Change::Pause { .. } => wanted,
         }),
         Ok(_) => None,
         Err(error) => unknown(&wanted, error),

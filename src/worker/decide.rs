@@ -11,10 +11,12 @@ use tokio::time::Instant;
 use super::amend::{FollowUps, amendments, overruled};
 use super::batch::{Batch, Deferred, Entry, PendingDeadLetter};
 use super::propose::ProposedBatch;
+use super::wait::{age, held};
+use crate::clock::Clock;
 use crate::domain::decision::Decision;
 use crate::domain::intent::Fault;
 use crate::domain::order::{Eligibility, Order, SaleId, UserId};
-use crate::domain::rules::Answer;
+use crate::domain::rules::{Answer, Until};
 use crate::fault::crash_point;
 use crate::inventory::Amendment;
 use crate::ledger::{Decided, Ledger, LedgerError, Proposed};
@@ -83,6 +85,8 @@ pub(super) struct Decider {
     pub ledger: Arc<dyn Ledger>,
     pub max_age: Duration,
     pub metrics: Arc<Metrics>,
+    /// The time, for delays only.
+    pub clock: Clock,
     /// Sales to be amended again.
     pub follow_ups: FollowUps,
 }
@@ -168,13 +172,19 @@ impl Decider {
                 }
                 decided.decided.push(Settled { entry, decision, is_new });
             }
-            Ok(Answer::Unchecked { submitted_at }) => {
+            Ok(Answer::Undecided { until, submitted_at }) => {
                 // Later than the ledger's time is as good as missing: the order would never expire.
                 if candidate.submitted_at.is_none_or(|at| at.trunc_subsecs(3) > submitted_at) {
                     candidate.submitted_at = Some(submitted_at);
                     entry.has_ledger_time = true;
                 }
-                seen.unchecked.push(entry);
+                match until {
+                    Until::Verified => seen.unchecked.push(entry),
+                    Until::Resumed => {
+                        let delay = held(age(&entry, (self.clock)()), self.max_age);
+                        decided.deferred.push(Deferred::order(entry, delay));
+                    }
+                }
             }
             Ok(Answer::Conflict) => decided.dead_letters.push(conflict(entry)),
             Ok(Answer::UnknownSale) => decided.dead_letters.push(unknown_sale(entry)),

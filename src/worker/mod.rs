@@ -217,7 +217,8 @@ impl Worker {
         // Besides those that are committed, one is decided, one waits and one is proposed.
         let follow_ups = FollowUps::new(batches_in_flight + 3);
         let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
-        let mut decider = Decider { ledger, max_age, metrics: metrics.clone(), follow_ups };
+        let clock = self.clock.clone();
+        let mut decider = Decider { ledger, max_age, metrics: metrics.clone(), clock, follow_ups };
         let committer = Arc::new(Committer {
             inventory: self.inventory.clone(),
             metrics: metrics.clone(),

@@ -1,12 +1,8 @@
 //! Verify: have the users checked of orders that the ledger would create, in sales that ask for it.
 
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
-
 use super::batch::{Batch, Deferred, Entry};
 use super::decide::Seen;
-use super::wait::delay;
+use super::wait::{age, delay};
 use crate::clock::Clock;
 use crate::domain::order::{Eligibility, Order};
 use crate::fault::crash_point;
@@ -72,10 +68,4 @@ impl Verify {
     pub(super) fn is_working(&self) -> bool {
         self.verification.is_working()
     }
-}
-
-/// How long ago an order was submitted, by the clock of this worker: it only chooses a delay.
-fn age(entry: &Entry, now: DateTime<Utc>) -> Duration {
-    let submitted_at = entry.candidate.submitted_at.unwrap_or(now);
-    now.signed_duration_since(submitted_at).to_std().unwrap_or_default()
 }

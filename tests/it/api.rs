@@ -7,6 +7,7 @@ mod identity;
 mod keys;
 mod limits;
 mod orders;
+mod pause;
 mod raw;
 mod refusals;
 mod sales;

@@ -9,7 +9,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use floodgate::domain::decision::Hint;
 use floodgate::domain::order::{AdjustmentId, Candidate, Eligibility, Quantity};
 use floodgate::domain::rules::{Answer, State};
-use floodgate::domain::sale::{Sale, SaleState};
+use floodgate::domain::sale::{PauseMode, Sale, SaleState};
 use floodgate::inventory::Amendment;
 use floodgate::ledger::{Books, Change, Ledger, Proposed, SqliteLedger};
 use floodgate::metrics::Metrics;
@@ -53,6 +53,12 @@ enum Step {
     Verify {
         sale: usize,
         on: bool,
+    },
+    Pause {
+        sale: usize,
+        mode: Option<PauseMode>,
+        /// That long ago.
+        age_s: i64,
     },
     /// Redis loses everything.
     Forget,
@@ -101,6 +107,14 @@ fn asks() -> impl Strategy<Value = Ask> {
     })
 }
 
+fn pauses() -> impl Strategy<Value = Step> {
+    let modes = vec![None, Some(PauseMode::Refuse), Some(PauseMode::Hold)];
+    // Before orders that are too old, or after.
+    let ages = vec![100_000, 60];
+    (0..SALES.len(), prop::sample::select(modes), prop::sample::select(ages))
+        .prop_map(|(sale, mode, age_s)| Step::Pause { sale, mode, age_s })
+}
+
 impl Model {
     fn sale(&mut self, sale: usize) -> &mut SaleState {
         self.state.sales.get_mut(&sale_id(SALES[sale])).expect("a sale")
@@ -141,6 +155,7 @@ impl ReferenceStateMachine for Model {
             (2, (sale(), 1..4_u32).prop_map(|(sale, units)| Step::Restock { sale, units }).boxed()),
             (1, sale().prop_map(|sale| Step::Close { sale }).boxed()),
             (2, (sale(), any::<bool>()).prop_map(|(sale, on)| Step::Verify { sale, on }).boxed()),
+            (3, pauses().boxed()),
             (1, Just(Step::Forget).boxed()),
             (1, Just(Step::Reopen).boxed()),
         ])
@@ -167,6 +182,10 @@ impl ReferenceStateMachine for Model {
                 model.sale(*sale).close(at);
             }
             Step::Verify { sale, on } => drop(model.sale(*sale).set_verification(*on)),
+            Step::Pause { sale, mode, age_s } => {
+                let at = model.begun - TimeDelta::seconds(*age_s);
+                model.sale(*sale).pause(*mode, at);
+            }
             Step::Forget | Step::Reopen => {}
         }
         model
@@ -237,7 +256,7 @@ fn timeless(answer: &Answer) -> String {
             decision.version,
             decision.sold
         ),
-        Answer::Unchecked { .. } => "unchecked".to_owned(),
+        Answer::Undecided { until, .. } => format!("until {until:?}"),
         other => format!("{other:?}"),
     }
 }
@@ -287,6 +306,10 @@ impl StateMachineTest for System {
                     system.change(sale, &Change::Close { at }).await;
                 }
                 Step::Verify { sale, on } => system.change(sale, &Change::Verify { on }).await,
+                Step::Pause { sale, mode, age_s } => {
+                    let at = model.begun - TimeDelta::seconds(age_s);
+                    system.change(sale, &Change::Pause { mode, at }).await;
+                }
                 Step::Forget => {
                     let sales = SALES.map(|id| sale(id, 1));
                     crate::harness::forget(&system.stage, &sales).await;
@@ -315,6 +338,9 @@ impl StateMachineTest for System {
                             expected.sold_out_at.is_some()
                         )
                     );
+                    let pause =
+                        |state: &SaleState| (state.paused, state.held_from, state.held_until);
+                    assert_eq!(pause(&state), pause(expected));
                 }
             }
             let balance = system.sqlite.balance(None).await.expect("the books");

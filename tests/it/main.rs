@@ -20,6 +20,7 @@ mod metrics;
 mod operator_log;
 mod outages;
 mod page;
+mod pause;
 mod permissions;
 mod poison;
 mod redis_faults;

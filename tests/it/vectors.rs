@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use floodgate::domain::decision::Hint;
 use floodgate::domain::order::{Candidate, Eligibility, Order};
-use floodgate::domain::rules::{Answer, State};
+use floodgate::domain::rules::{Answer, State, Until};
 use floodgate::domain::sale::{Sale, SaleState};
 use floodgate::inventory::{Amendment, Inventory};
 use floodgate::ledger::{Decided, Ledger, Proposed};
@@ -114,7 +114,8 @@ fn word(answer: &Answer) -> String {
         }
         Answer::Conflict => "conflict".to_owned(),
         Answer::UnknownSale => "unknown_sale".to_owned(),
-        Answer::Unchecked { .. } => "unchecked".to_owned(),
+        Answer::Undecided { until: Until::Verified, .. } => "unchecked".to_owned(),
+        Answer::Undecided { until: Until::Resumed, .. } => "held".to_owned(),
     }
 }
 

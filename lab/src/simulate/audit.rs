@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::domain::decision::{Decision, Outcome, Reason};
 use floodgate::domain::event::Event;
 use floodgate::domain::order::{OrderKey, SaleId, UserId};
-use floodgate::domain::sale::SaleState;
+use floodgate::domain::sale::{PauseMode, SaleState};
 
 use super::broker::Dead;
 use super::ledger::Committed;
@@ -145,7 +145,15 @@ impl<'a> Books<'a> {
         let is_over = sale.per_user_limit.is_some_and(|limit| held + quantity > limit);
         let is_early = sale.opens_at.is_some_and(|opens| at < opens);
         let is_late = sale.closes_at.is_some_and(|closes| at >= closes);
-        let is_old = decision.decided_at - at > self.evidence.max_age;
+        let max_age = self.evidence.max_age;
+        let was_fresh_when_held = state.held_from.is_some_and(|from| from - at <= max_age);
+        let is_old = decision.decided_at - at > max_age
+            && !(was_fresh_when_held
+                && state.held_until.is_some_and(|until| decision.decided_at - until <= max_age));
+        let refuses = state.paused == Some(PauseMode::Refuse);
+        if state.paused == Some(PauseMode::Hold) {
+            self.wrong("pause", format!("{key} was decided while its sale was held"));
+        }
         let (invariant, is_right) = match decision.outcome {
             Outcome::Created => {
                 let unchecked =
@@ -153,10 +161,13 @@ impl<'a> Books<'a> {
                 if unchecked {
                     self.wrong("verification", format!("{key} was created unchecked"));
                 }
-                ("I2, I6", quantity <= left && !is_over && !is_early && !is_late && !is_old)
+                ("I2, I6", {
+                    quantity <= left && !(is_over || is_early || is_late || is_old || refuses)
+                })
             }
-            Outcome::SoldOut => ("I3", quantity > left),
-            Outcome::Rejected(Reason::PurchaseLimit) => ("I3", is_over),
+            Outcome::SoldOut => ("I3", quantity > left && !refuses),
+            Outcome::Rejected(Reason::PurchaseLimit) => ("I3", is_over && !refuses),
+            Outcome::Rejected(Reason::Paused) => ("pause", refuses),
             Outcome::Rejected(Reason::UserDenied) => ("verification", Users::denies(user)),
             Outcome::Rejected(Reason::NotOpen) => ("window", is_early),
             Outcome::Rejected(Reason::Closed) => ("window", is_late),
@@ -300,7 +311,7 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// I7: one worker decides the orders of a sale, if it never verifies, in queue order.
+    /// I7: one worker decides the orders of a sale, if it never verifies nor holds them, in queue order.
     fn queue_order(&mut self) {
         let mut latest: BTreeMap<&str, u32> = BTreeMap::new();
         let mut met = BTreeSet::new();
@@ -309,14 +320,18 @@ impl<'a> Books<'a> {
             let Some(sale) = self.sales.iter().find(|(id, _)| id.as_str() == order.sale_id) else {
                 continue;
             };
-            let verifies = sale.1.definitions.values().any(|state| state.sale.verification);
+            let reorders = sale
+                .1
+                .definitions
+                .values()
+                .any(|state| state.sale.verification || state.paused == Some(PauseMode::Hold));
             let found = self.decided.iter().find(|(key, decision)| {
                 key.sale_id.as_str() == order.sale_id
                     && key.order_id.as_str() == order.order_id
                     && is(posted, decision)
             });
             let Some((key, decision)) = found else { continue };
-            if verifies || !met.insert(key.clone()) {
+            if reorders || !met.insert(key.clone()) {
                 continue;
             }
             let before = latest.insert(&order.sale_id, decision.sold);

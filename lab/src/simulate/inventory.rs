@@ -78,7 +78,8 @@ impl Held {
         let sale = &self.state.sale;
         let at = submitted_at.unwrap_or(now).min(now);
         let units = self.units.get(&order.user_id).copied().unwrap_or(0) + quantity;
-        let refused = (now - at).to_std().unwrap_or_default() > max_age
+        let refused = self.state.paused.is_some()
+            || (now - at).to_std().unwrap_or_default() > max_age
             || *eligibility == Eligibility::Denied
             || sale.opens_at.is_some_and(|opens| at < opens)
             || sale.closes_at.is_some_and(|closes| at >= closes)

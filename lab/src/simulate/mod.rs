@@ -138,6 +138,9 @@ impl Simulation {
         }
         tokio::time::sleep(HEALED_AT.saturating_sub(self.world.age())).await;
         self.world.heal();
+        for sale in 0..self.plan.sales.len() {
+            self.follow(Step::Pause(sale, None)).await;
+        }
         self.drain().await;
         self.finish().await
     }
@@ -191,6 +194,10 @@ impl Simulation {
                 self.change(sale, &Change::Close { at }).await;
             }
             Step::Verification(sale, on) => self.change(sale, &Change::Verify { on }).await,
+            Step::Pause(sale, mode) => {
+                let at = self.world.now();
+                self.change(sale, &Change::Pause { mode, at }).await;
+            }
             Step::Crash(worker, away_ms) => self.crash(worker, away_ms).await,
             Step::Stop(worker) => self.stop(worker).await,
             Step::Freeze(worker, ms) => {

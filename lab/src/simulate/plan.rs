@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use floodgate::broker::PublishedAs;
+use floodgate::domain::sale::PauseMode;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -76,6 +77,8 @@ pub(super) enum Step {
     Close(usize),
     /// Switches the verification of a sale.
     Verification(usize, bool),
+    /// Pauses a sale, or resumes it.
+    Pause(usize, Option<PauseMode>),
     /// Kills a worker, and starts another after so many milliseconds.
     Crash(usize, u64),
     /// Stops a worker in order, and starts another.
@@ -224,13 +227,17 @@ fn element(random: &mut StdRng, sales: &[SalePlan]) -> Element {
 
 fn disturbance(random: &mut StdRng, sales: usize, workers: usize) -> Step {
     let (sale, worker) = (random.random_range(0..sales), random.random_range(0..workers));
-    match random.random_range(0..11) {
+    match random.random_range(0..13) {
         0 | 1 => Step::Restock(sale, random.random_range(1..=5)),
         2 => Step::Close(sale),
         3 => Step::Verification(sale, random.random_range(0..2) == 0),
         4..=6 => Step::Crash(worker, random.random_range(0..3000)),
         7 => Step::Stop(worker),
         8 | 9 => Step::Freeze(worker, random.random_range(100..8000)),
+        10 | 11 => {
+            let modes = [Some(PauseMode::Refuse), Some(PauseMode::Hold), None];
+            Step::Pause(sale, *modes.choose(random).unwrap_or(&None))
+        }
         _ => Step::Disconnect(worker),
     }
 }

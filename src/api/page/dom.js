@@ -15,7 +15,7 @@ export const units = (number) => `${count(number)} ${number === 1 ? 'unit' : 'un
 const moments = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' });
 export const moment = (time) => moments.format(new Date(time));
 
-export const STATES = { open: 'Open', not_open: 'Not open yet', sold_out: 'Sold out', closed: 'Closed' };
+export const STATES = { open: 'Open', not_open: 'Not open yet', paused: 'Paused', sold_out: 'Sold out', closed: 'Closed' };
 
 /** The state of a sale, in words and in colour. */
 export function showState(element, state) {

@@ -1,4 +1,4 @@
-// What operators do: open a sale, add stock, have users checked or not, close it. Every request may be repeated without harm.
+// What operators do: open a sale, add stock, have users checked or not, pause it, close it. Every request may be repeated without harm.
 
 import { insist, lacksToken, newId, on } from './client.js';
 import { confirmed, isBlocked, part, say, setBlocked, units } from './dom.js';
@@ -50,9 +50,35 @@ export function openForm(signal) {
   });
 }
 
-/** The button says what it will do. */
-export function showSwitch(sale) {
+/** The buttons say what they will do. */
+export function showSwitches(sale) {
   say(part('verification'), sale.verification ? 'Sell without checks' : 'Check users');
+  say(part('pause-refuse'), sale.paused === 'refuse' ? 'Go on selling' : 'Pause: refuse orders');
+  say(part('pause-hold'), sale.paused === 'hold' ? 'Go on selling' : 'Pause: hold orders');
+}
+
+const PAUSES = {
+  refuse: {
+    question: (id) => [`Refuse the orders of ${id}?`, 'Orders are rejected as paused until you go on, also those that wait now.', 'Refuse them'],
+    done: 'Orders are refused until you go on.',
+  },
+  hold: {
+    question: (id) => [`Hold the orders of ${id}?`, 'Orders are taken and wait, and grow no older, until you go on.', 'Hold them'],
+    done: 'Orders wait until you go on.',
+  },
+};
+
+function pauseButton(id, mode, latest) {
+  part(`pause-${mode}`).addEventListener('click', async () => {
+    const [button, answer] = [part(`pause-${mode}`), part('operate-answer')];
+    if (isBlocked(button)) return;
+    if (latest().paused === mode) {
+      act(button, answer, `/v1/sales/${id}/resume`, undefined, () => 'Selling goes on. Held orders are decided within half a minute.');
+      return;
+    }
+    if (!await confirmed(...PAUSES[mode].question(id))) return;
+    act(button, answer, `/v1/sales/${id}/pause`, { mode }, () => PAUSES[mode].done);
+  });
 }
 
 export function saleForms(id, signal, latest) {
@@ -81,6 +107,7 @@ export function saleForms(id, signal, latest) {
     act(button, answer, `/v1/sales/${id}/verification`, { verification },
       (sale) => (sale.verification ? 'Users are checked from now on.' : 'Users are not checked any more.'));
   });
+  for (const mode of Object.keys(PAUSES)) pauseButton(id, mode, latest);
   part('close').addEventListener('click', async () => {
     const [button, answer] = [part('close'), part('operate-answer')];
     if (isBlocked(button) || !await confirmed(`Close ${id}?`, 'Nothing more can be bought in it. It can’t be opened again.', 'Close the sale')) return;

@@ -110,6 +110,7 @@ const REASONS = {
   user_denied: 'this buyer may not buy here',
   purchase_limit: 'that would be more than one buyer may have',
   not_open: 'the sale had not opened yet',
+  paused: 'the sale was paused when your turn came',
   closed: 'the sale was closed',
   expired: 'it waited too long, so it was not carried out',
 };

@@ -2,7 +2,7 @@
 
 import { follow, lacksToken, on, serverTime } from './client.js';
 import { count, isBlocked, moment, part, say, setBlocked, showBar, showState, units } from './dom.js';
-import { saleForms, showSwitch } from './operator.js';
+import { saleForms, showSwitches } from './operator.js';
 import { buy, buyer, isSending, onOrder, ordersOf, setBuyer, tone, words } from './orders.js';
 import { Sparkline } from './sparkline.js';
 
@@ -43,9 +43,10 @@ function atNextPhase({ opens_at, closes_at }, then) {
   if (ahead.length > 0) return setTimeout(then, Math.min(...ahead, DAY_MS));
 }
 
-function phase({ opens_at, closes_at, remaining }) {
+function phase({ opens_at, closes_at, remaining, paused }) {
   if (closes_at && serverTime() >= Date.parse(closes_at)) return 'closed';
   if (opens_at && serverTime() < Date.parse(opens_at)) return 'not_open';
+  if (paused) return 'paused';
   return remaining === 0 ? 'sold_out' : 'open';
 }
 
@@ -61,7 +62,7 @@ function showSale(sale) {
   say(part('opens'), sale.opens_at ? moment(sale.opens_at) : 'no set time');
   say(part('closes'), sale.closes_at ? moment(sale.closes_at) : 'no set time');
   say(part('users'), sale.verification ? 'checked first' : 'not checked');
-  showSwitch(sale);
+  showSwitches(sale);
   part('quantity').max = sale.per_user_limit ?? 1_000_000;
 }
 
@@ -69,6 +70,7 @@ function showSale(sale) {
 function obstacle(sale) {
   switch (sale.state) {
     case 'sold_out': return 'Sold out. When more comes in, you can buy here at once.';
+    case 'paused': return sale.paused === 'refuse' ? 'Paused. When it goes on, you can buy here at once.' : '';
     case 'closed': return 'This sale is closed.';
     case 'not_open': return sale.opens_at
       ? `Not open yet. It opens ${moment(sale.opens_at)}, and you can buy here then.`

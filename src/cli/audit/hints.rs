@@ -125,7 +125,7 @@ fn against(held: &HeldSale, before: &SaleState, after: &SaleState) -> Vec<Wrong>
             after.version, after.sold
         ));
     }
-    // Redis is not told of a restock, a closing or a switching before it matters, so it may be at an older
+    // Redis is not told of a restock, a closing, a switching or a pause before it matters, so it may be at an older
     // version, which never has more units.
     let most = before.remaining().max(after.remaining());
     if *left > i64::from(most) {
@@ -141,16 +141,18 @@ fn exactly(held: &HeldSale, state: &SaleState, in_flight: u64) -> Vec<Wrong> {
         return Vec::new();
     }
     let mut wrong = Vec::new();
-    let definition = (held.per_user_limit, held.opens_at_ms, held.closes_at_ms, held.verification);
+    let definition =
+        (held.per_user_limit, held.opens_at_ms, held.closes_at_ms, held.verification, held.paused);
     let expected = (
         sale.per_user_limit.map(i64::from),
         sale.opens_at.map(|at| at.timestamp_millis()),
         sale.closes_at.map(|at| at.timestamp_millis()),
         sale.verification,
+        state.paused.is_some(),
     );
     if definition != expected {
         wrong.push(format!(
-            "has limit, opening, closing and verification {definition:?} in Redis, {expected:?} in the ledger"
+            "has limit, opening, closing, verification and pause {definition:?} in Redis, {expected:?} in the ledger"
         ));
     }
     let (left, remaining) = (held.left, i64::from(state.remaining()));

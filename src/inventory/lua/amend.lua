@@ -4,7 +4,7 @@
 -- KEYS[1]  sale, KEYS[2] deducted, KEYS[3] buyers: as in deduct.lua
 -- ARGV[1]  '1' to load a sale that is not held, '' to leave it alone
 -- ARGV     then of the sale: version, sold, stock (units on offer), limit, opens_at, closes_at,
---          verification, expires_at, as in deduct.lua
+--          verification, paused, expires_at, as in deduct.lua
 -- ARGV     then the number of buyers, and two for each: user id, units
 -- ARGV     then two for each order: '1' granted or '' refused, digest
 -- Without orders, units that other orders have been deducted for meanwhile stay deducted: then stock is only
@@ -20,14 +20,14 @@ end
 local held_version, held_sold = tonumber(held[2]) or 0, tonumber(held[3]) or 0
 local taken = version > held_version or version == held_version and sold >= held_sold
 
-local first = 11 + 2 * tonumber(ARGV[10])
+local first = 12 + 2 * tonumber(ARGV[11])
 if taken then
   local left = stock - sold
   if first > #ARGV and version == held_version then left = math.min(left, tonumber(held[1]) or left) end
   redis.call('HSET', KEYS[1], 'stock', left, 'version', version, 'sold', sold,
     'limit', ARGV[5], 'opens_at', ARGV[6], 'closes_at', ARGV[7], 'verification', ARGV[8],
-    'expires_at', ARGV[9])
-  for i = 11, first - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+    'paused', ARGV[9], 'expires_at', ARGV[10])
+  for i = 12, first - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 end
 for i = first, #ARGV, 2 do
   if ARGV[i] == '1' then
@@ -37,6 +37,6 @@ for i = first, #ARGV, 2 do
   end
 end
 for _, key in ipairs(KEYS) do
-  if tonumber(ARGV[9]) > 0 then redis.call('PEXPIREAT', key, ARGV[9]) else redis.call('PERSIST', key) end
+  if tonumber(ARGV[10]) > 0 then redis.call('PEXPIREAT', key, ARGV[10]) else redis.call('PERSIST', key) end
 end
 return taken and 1 or 0

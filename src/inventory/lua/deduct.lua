@@ -3,7 +3,7 @@
 -- same answer again, and nothing is deducted twice. Orders it refuses leave no trace.
 --
 -- KEYS[1]  sale      hash: stock (units left), limit per user, opens_at, closes_at (ms, '' for none),
---                    verification ('1' or ''), version, sold, expires_at (ms, 0 for never)
+--                    verification and paused ('1' or ''), version, sold, expires_at (ms, 0 for never)
 -- KEYS[2]  deducted  set: a digest of each order that it has deducted for
 -- KEYS[3]  buyers    hash: user id -> units (only for a sale with a limit)
 -- ARGV[1]  the age above which an order has expired (ms)
@@ -12,11 +12,11 @@
 -- Returns  one character for each order, g granted or r refused; or false when the sale is not held
 
 local sale = redis.call('HMGET', KEYS[1], 'stock', 'limit', 'opens_at', 'closes_at', 'verification',
-  'expires_at')
+  'expires_at', 'paused')
 if not sale[1] then return false end
 local stock, limit = tonumber(sale[1]), tonumber(sale[2])
 local opens_at, closes_at = tonumber(sale[3]), tonumber(sale[4])
-local verification, expires_at = sale[5] == '1', tonumber(sale[6])
+local verification, expires_at, paused = sale[5] == '1', tonumber(sale[6]), sale[7] == '1'
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local max_age = tonumber(ARGV[1])
@@ -39,7 +39,7 @@ for i, digest in ipairs(digests) do
   local eligibility, user = ARGV[i * 5 + 1], users[i]
   if known[i] == 1 or fresh[digest] then
     hints[i] = 'g'
-  elseif now - at > max_age or eligibility == '-'
+  elseif paused or now - at > max_age or eligibility == '-'
     or opens_at and at < opens_at or closes_at and at >= closes_at
     or limit and bought[user] + quantity > limit
     or quantity > stock

@@ -11,8 +11,8 @@ use crate::inventory::{Held, HeldSale, Holdings, InventoryError};
 /// Buyers read at once, about (`COUNT` of HSCAN).
 const BUYERS: usize = 1000;
 /// The fields of a sale's hash, as in `lua/deduct.lua`.
-const FIELDS: [&str; 7] =
-    ["stock", "version", "sold", "limit", "opens_at", "closes_at", "verification"];
+const FIELDS: [&str; 8] =
+    ["stock", "version", "sold", "limit", "opens_at", "closes_at", "verification", "paused"];
 
 #[async_trait]
 impl Holdings for RedisInventory {
@@ -105,6 +105,7 @@ fn parse(fields: &[Option<String>], deducted: u64) -> Held {
             opens_at_ms: optional(4)?,
             closes_at_ms: optional(5)?,
             verification: text(6) == "1",
+            paused: text(7) == "1",
             deducted,
         })
     };

@@ -3,8 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::{AdjustmentId, Candidate, Quantity};
-use floodgate::domain::rules::Answer;
-use floodgate::domain::sale::{Announcement, MAX_STOCK, Restock, Sale, SaleState, SoldOut};
+use floodgate::domain::rules::{Answer, Until};
+use floodgate::domain::sale::{
+    Announcement, MAX_STOCK, PauseMode, Restock, Sale, SaleState, SoldOut,
+};
 use floodgate::ledger::{Change, Changed};
 
 use super::ledger::{L, decide, decide_all, outcomes, state};
@@ -19,6 +21,8 @@ on_every_adapter!(
     an_adjustment_id_stands_for_one_restock_of_its_sale,
     a_closed_sale_closes_no_later_and_not_before_it_opens,
     verification_is_switched_and_what_is_decided_stays,
+    a_paused_sale_refuses_or_holds_what_is_not_decided,
+    held_orders_grow_no_older,
     restocks_and_orders_at_once_lose_no_unit,
 );
 
@@ -162,10 +166,82 @@ async fn verification_is_switched_and_what_is_decided_stays(ledger: L) {
     }
     assert!(state(&ledger, "s").await.sale.verification);
     let answers = decide(&ledger, &[order("b", "s", "u", 3), order("a", "s", "u", 2)]).await;
-    assert!(matches!(answers[0], Answer::Unchecked { .. }));
+    assert!(matches!(answers[0], Answer::Undecided { until: Until::Verified, .. }));
     assert!(answers[1].is_granted());
     let unknown = change(&ledger, "nope", &Change::Verify { on: true }).await;
     assert_eq!(unknown, Changed::UnknownSale);
+}
+
+async fn a_paused_sale_refuses_or_holds_what_is_not_decided(ledger: L) {
+    ledger.open(&[Sale { per_user_limit: Some(3), ..sale("s", 5) }]).await.expect("open");
+    decide(&ledger, &[order("a", "s", "u", 2)]).await;
+    let (refuse, hold) = (Some(PauseMode::Refuse), Some(PauseMode::Hold));
+    let mut before = 1;
+    for (mode, version) in
+        [(None, 1), (refuse, 2), (refuse, 2), (hold, 3), (refuse, 4), (hold, 5), (None, 6)]
+    {
+        let Changed::Done { state, restock, is_new } =
+            change(&ledger, "s", &Change::Pause { mode, at: at() }).await
+        else {
+            panic!("not done")
+        };
+        assert_eq!((state.paused, state.version, restock), (mode, version, None));
+        assert_eq!(is_new, version > before, "{mode:?}, version {version}");
+        before = version;
+        let (new, many) = (format!("b-{version}"), format!("c-{version}"));
+        let orders = [
+            order(&new, "s", "v", 1),
+            order("a", "s", "u", 2),
+            order("a", "s", "u", 1),
+            order(&many, "s", "u", 9),
+        ];
+        let answers = decide(&ledger, &orders).await;
+        assert!(answers[1].is_granted(), "what is decided stays");
+        assert_eq!(answers[2], Answer::Conflict);
+        for answer in [&answers[0], &answers[3]] {
+            let is_right = match (mode, answer) {
+                (Some(PauseMode::Hold), Answer::Undecided { until: Until::Resumed, .. }) => true,
+                (Some(PauseMode::Refuse), Answer::Decided { decision, .. }) => {
+                    decision.outcome == Outcome::Rejected(Reason::Paused)
+                        && decision.version == version
+                }
+                (None, Answer::Decided { decision, .. }) => {
+                    decision.outcome != Outcome::Rejected(Reason::Paused)
+                }
+                _ => false,
+            };
+            assert!(is_right, "{mode:?}: {answer:?}");
+        }
+    }
+    let unknown = Change::Pause { mode: hold, at: at() };
+    assert_eq!(change(&ledger, "nope", &unknown).await, Changed::UnknownSale);
+}
+
+async fn held_orders_grow_no_older(ledger: L) {
+    ledger.open(&[sale("s", 9)]).await.expect("open");
+    let now = DateTime::from_timestamp(Utc::now().timestamp(), 0).expect("a time");
+    let ago = |hours| now - TimeDelta::hours(hours);
+    let pause = async |mode, hours| {
+        change(&ledger, "s", &Change::Pause { mode, at: ago(hours) }).await;
+    };
+    let decided = async |id: &str, hours| {
+        let order = candidate(order(id, "s", "u", 1));
+        decide_all(&ledger, &[Candidate { submitted_at: Some(ago(hours)), ..order }])
+            .await
+            .remove(0)
+    };
+    let hold = Some(PauseMode::Hold);
+    pause(hold, 60).await;
+    let waiting = decided("a", 70).await;
+    assert!(matches!(waiting, Answer::Undecided { until: Until::Resumed, .. }), "{waiting:?}");
+    pause(None, 40).await;
+    // Held again, soon after: both times count.
+    pause(hold, 39).await;
+    pause(None, 2).await;
+    assert_eq!(outcomes(&[decided("a", 70).await]), [Outcome::Created], "fresh when first held");
+    assert_eq!(outcomes(&[decided("b", 50).await]), [Outcome::Created], "while held");
+    let expired = Outcome::Rejected(Reason::Expired);
+    assert_eq!(outcomes(&[decided("c", 85).await]), [expired], "too old when first held");
 }
 
 async fn restocks_and_orders_at_once_lose_no_unit(ledger: L) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use floodgate::domain::decision::{Decision, Hint, Outcome, Reason};
 use floodgate::domain::order::{Candidate, Eligibility, Order, OrderKey};
-use floodgate::domain::rules::Answer;
+use floodgate::domain::rules::{Answer, Until};
 use floodgate::domain::sale::{Announcement, MAX_STOCK, Sale, SaleState, SoldOut};
 use floodgate::ledger::{Decided, Ledger, Opening, Proposed};
 
@@ -247,8 +247,11 @@ async fn an_unchecked_order_stores_nothing_and_keeps_its_time(ledger: L) {
     for hint in [None, Some(Hint::Granted), Some(Hint::Refused)] {
         let orders = [(told.clone(), hint), (future.clone(), hint)];
         let decided = decide_hinted(&ledger, &orders, false).await;
-        assert_eq!(decided.answers[0], Answer::Unchecked { submitted_at: at });
-        let Answer::Unchecked { submitted_at } = decided.answers[1] else { panic!("decided") };
+        assert_eq!(
+            decided.answers[0],
+            Answer::Undecided { until: Until::Verified, submitted_at: at }
+        );
+        let Answer::Undecided { submitted_at, .. } = decided.answers[1] else { panic!("decided") };
         assert!(submitted_at <= Utc::now() && submitted_at > at, "the ledger's time");
         assert_eq!(decided.sales[&sale_id("s")].remaining(), 2);
     }
