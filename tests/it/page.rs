@@ -155,6 +155,18 @@ async fn an_operator_sells_without_checks_while_the_user_service_is_unavailable(
     let focus = "return document.activeElement.id";
     assert_eq!(browser.run(focus).await, "verification", "the focus stays on the button");
 
+    browser.click("#pause-hold").await;
+    browser.click("#confirm-yes").await;
+    browser.sees("#operate-answer", "Orders wait until you go on").await;
+    browser.sees("#state", "Paused").await;
+    browser.sees("#pause-hold", "Go on selling").await;
+    browser.click("#pause-refuse").await;
+    browser.click("#confirm-yes").await;
+    browser.sees("#why", "Paused").await;
+    browser.click("#pause-refuse").await;
+    browser.sees("#state", "Open").await;
+    browser.sees("#pause-hold", "Pause: hold orders").await;
+
     assert_eq!(browser.complaints().await, Vec::<String>::new(), "on the console");
     drop(browser);
     served.stop().await;

@@ -81,7 +81,8 @@ function obstacle(sale) {
 
 function allowBuying(sale) {
   const why = obstacle(sale);
-  say(part('why'), why);
+  const held = sale.state === 'paused' ? 'Paused. You can order now; it is decided when the sale goes on.' : '';
+  say(part('why'), why || held);
   setBlocked(part('buy'), why !== '' || isSending(ordersOf(sale.sale_id)[0]));
 }
 
