@@ -4,12 +4,13 @@ mod check;
 mod processes;
 pub mod temp_deployment;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::OnceCell;
 
-use crate::broker::{Broker, EmbeddedBroker, RabbitBroker};
+use crate::broker::topology::Topology;
+use crate::broker::{Broker, EmbeddedBroker, Queue, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Holdings, Inventory, RedisInventory};
@@ -20,6 +21,7 @@ use crate::sales::operations::Operations;
 use crate::shards::{Division, Roster, ShardMap};
 use crate::sqlite::SqliteFile;
 use crate::status::WorkerHealth;
+use crate::traces::{Places, Traces};
 use crate::verification::{HttpVerifier, Verifier};
 
 pub use check::Finding;
@@ -32,6 +34,7 @@ const SPARE_REDIS_CONNECTIONS: usize = 2;
 pub struct App {
     settings: Box<Settings>,
     metrics: Arc<Metrics>,
+    traces: OnceLock<Traces>,
     health: Arc<WorkerHealth>,
     embedded: OnceCell<Embedded>,
 }
@@ -50,6 +53,7 @@ impl App {
         Self {
             settings: Box::new(settings),
             metrics: Arc::default(),
+            traces: OnceLock::new(),
             health: Arc::default(),
             embedded: OnceCell::new(),
         }
@@ -63,6 +67,23 @@ impl App {
     /// What everything that it builds counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Where workers and the API record what becomes of orders.
+    pub fn traces(&self) -> &Traces {
+        self.traces.get_or_init(|| {
+            let names = Topology::new(&self.settings.namespace);
+            let places = Places {
+                system: if self.settings.is_embedded() { "floodgate" } else { "rabbitmq" },
+                intents: names.queue(&Queue::Intents),
+                events: names.events_exchange(),
+                namespace: self.settings.namespace.clone(),
+            };
+            Traces::start(&self.settings.traces, places).unwrap_or_else(|error| {
+                tracing::error!(%error, "traces are off: traces.otlp_url can't be used");
+                Traces::off()
+            })
+        })
     }
 
     /// The adapters that need no servers, made when they are first asked for.

@@ -17,6 +17,7 @@ use crate::domain::intent::Limits;
 use crate::inventory::InventorySettings;
 use crate::ledger::LedgerSettings;
 use crate::telemetry::LogSettings;
+use crate::traces::TraceSettings;
 use crate::verification::VerificationSettings;
 use crate::worker::{Options, WorkerSettings};
 
@@ -54,6 +55,7 @@ pub struct Settings {
     pub worker: WorkerSettings,
     pub api: ApiSettings,
     pub log: LogSettings,
+    pub traces: TraceSettings,
 }
 
 /// Section `embedded`.

@@ -3,9 +3,14 @@
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
+/// Chooses the cryptography of every client in this process: the library leaves that open.
+pub fn choose_cryptography() {
+    // If there is a default already, it is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// A client, to be given its limits. It follows no redirects.
 pub fn client() -> ClientBuilder {
-    // The library leaves the choice of cryptography open. If there is a default already, it is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    choose_cryptography();
     Client::builder().redirect(Policy::none())
 }

@@ -13,7 +13,7 @@
 //!
 //! Beside the path, [`sales`] has what a process knows of sales and what operators do to them, which
 //! [`operator_log`] keeps, [`shards`] says which worker takes what, and [`status`] how a deployment does. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from
-//! [`config`], [`http`], [`metrics`], [`outage`], [`retry`], [`shutdown`] and [`telemetry`] serve all, [`sqlite`] is the file of an embedded
+//! [`config`], [`http`], [`metrics`], [`outage`], [`retry`], [`shutdown`], [`telemetry`] and [`traces`] serve all, [`sqlite`] is the file of an embedded
 //! deployment, [`user_service`] stands in for a shop's own, and [`fault`] is for tests.
 //!
 //! Measurements, and other designs to compare with, are in the package in `lab/`.
@@ -45,6 +45,7 @@ pub mod sqlite;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod user_service;
 pub mod verification;
 pub mod worker;

@@ -50,6 +50,7 @@ use crate::operator_log::Refusals;
 use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
 use crate::status::{StatusBoard, WorkerHealth};
+use crate::traces::Traces;
 use auth::TokenVerifier;
 use enqueue::Enqueue;
 use health::Health;
@@ -85,6 +86,8 @@ pub struct Api {
     pub operations: Operations,
     /// What this process counts.
     pub metrics: Arc<Metrics>,
+    /// Where it is recorded what becomes of orders.
+    pub traces: Traces,
     /// Whether the worker in this process moves, if there is one.
     pub worker_health: Arc<WorkerHealth>,
     /// What all workers say of themselves.
@@ -108,6 +111,7 @@ struct State {
     status: Arc<StatusBoard>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     is_on_loopback: bool,
     worker_health: Arc<WorkerHealth>,
     limits: Limits,
@@ -134,6 +138,7 @@ impl Api {
             sale_cache,
             operations,
             metrics,
+            traces,
             worker_health,
             status,
         } = self;
@@ -152,6 +157,7 @@ impl Api {
             refusals: refusals.clone(),
             health: health.clone(),
             metrics: metrics.clone(),
+            traces,
             is_on_loopback,
             worker_health,
             stop: stop.clone(),

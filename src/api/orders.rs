@@ -1,7 +1,7 @@
 //! Taking orders, and telling what became of them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -27,6 +27,7 @@ use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
 use crate::domain::sale::{PauseMode, Phase, SaleState};
 use crate::ledger::{Ledger, LedgerError};
 use crate::status::Overview;
+use crate::traces::Traced;
 
 /// Lookups on their way at once.
 const LOOKUPS_AT_ONCE: usize = 2;
@@ -111,7 +112,23 @@ pub(super) async fn post(
     headers: HeaderMap,
     Json(request): Json<OrderRequest>,
 ) -> Result<Response, Problem> {
-    let Asked { order, origin } = Asked::read(request, sale_id, &headers, &access)?;
+    let begun = SystemTime::now();
+    let asked = Asked::read(request, sale_id, &headers, &access)?;
+    let mut traced = api.traces.request(&asked.order, requests::trace(&headers).as_ref(), begun);
+    let answer = answer(&api, &headers, asked, &traced).await;
+    if let Some(traced) = &mut traced {
+        let status = answer.as_ref().map_or_else(Problem::status, Response::status);
+        traced.answered(status.as_u16());
+    }
+    answer
+}
+
+async fn answer(
+    api: &Shared,
+    headers: &HeaderMap,
+    Asked { order, origin }: Asked,
+    traced: &Traced,
+) -> Result<Response, Problem> {
     let state = api.sale_cache.sale(&order.sale_id).await?;
     let state = state.ok_or_else(|| super::sales::unknown(&order.sale_id))?;
     match origin {
@@ -119,7 +136,7 @@ pub(super) async fn post(
         // Any API process may have accepted it, and it may wait in the queue: what this process knows
         // of the sale is no answer to it.
         IdOrigin::Chosen | IdOrigin::Derived => {
-            if let Some(decision) = decided_before(&api, &order).await {
+            if let Some(decision) = decided_before(api, &order).await {
                 if decision.order == order {
                     return Ok(json(StatusCode::OK, decision_json(&decision)));
                 }
@@ -129,7 +146,7 @@ pub(super) async fn post(
     }
     // One that this server has taken waits already.
     if api.recent.buyer_of(&order.key()).is_none() {
-        admit(&api)?;
+        admit(api)?;
     }
     let left = match api.rate.count(&order.user_id) {
         Ok(left) => left,
@@ -139,8 +156,8 @@ pub(super) async fn post(
             return Ok(response);
         }
     };
-    let wait = requests::wait(&headers).map(|wait| wait.min(api.settings.max_wait));
-    let mut response = take(&api, &order, wait).await?;
+    let wait = requests::wait(headers).map(|wait| wait.min(api.settings.max_wait));
+    let mut response = take(api, &order, wait, traced).await?;
     left.add_to(response.headers_mut());
     if let Some(wait) = wait {
         let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs()));
@@ -187,11 +204,17 @@ async fn stored(api: &Shared, order: &Order) -> Vec<u8> {
 }
 
 /// Puts the order into the queue, and waits for its decision if that is wanted.
-async fn take(api: &Shared, order: &Order, wait: Option<Duration>) -> Result<Response, Problem> {
+async fn take(
+    api: &Shared,
+    order: &Order,
+    wait: Option<Duration>,
+    traced: &Traced,
+) -> Result<Response, Problem> {
     let mut waiting = wait.map(|_| api.replies.expect(order.clone()));
     let body = intent::to_json(order, Utc::now());
     let (sale_id, wants_reply) = (order.sale_id.clone(), waiting.is_some());
-    let queued = api.enqueue.ask(Enqueued { sale_id, body, wants_reply }).await;
+    let sending = traced.as_ref().map(|request| Box::new(request.send_intents(sale_id.as_str())));
+    let queued = api.enqueue.ask(Enqueued { sale_id, body, wants_reply, sending }).await;
     queued
         .map_err(|error| ProblemType::Internal.because(error.to_string()))?
         .map_err(|error| Problem::from(error.as_ref()))?;

@@ -183,6 +183,11 @@ impl ProblemType {
 }
 
 impl Problem {
+    /// The status of its answer.
+    pub(super) fn status(&self) -> StatusCode {
+        self.r#type.status()
+    }
+
     /// Its type.
     pub fn problem_type(&self) -> ProblemType {
         self.r#type

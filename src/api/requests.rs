@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::Shared;
 use super::problem::{Problem, ProblemType};
 use crate::domain::order::{InvalidId, OrderId, OrderKey, SaleId};
+use crate::domain::trace::TraceContext;
 
 /// The most characters of an `Idempotency-Key`.
 const MAX_KEY_CHARS: usize = 255;
@@ -204,6 +205,12 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
         }
     }
     None
+}
+
+/// The trace that the client says.
+pub(super) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    TraceContext::parse(text("traceparent")?, text("tracestate"))
 }
 
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {

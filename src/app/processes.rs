@@ -40,6 +40,7 @@ impl App {
             verifier,
             shard_map,
             metrics: self.metrics.clone(),
+            traces: self.traces().clone(),
             health: self.health.clone(),
             clock: clock::system(),
             options: self.settings.worker_options(),
@@ -92,6 +93,7 @@ impl App {
             sale_cache,
             operations,
             metrics: self.metrics.clone(),
+            traces: self.traces().clone(),
             worker_health: self.health.clone(),
             status: Arc::new(status),
         })

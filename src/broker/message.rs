@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{BrokerError, Delay, EventBatch};
 use crate::domain::digest::digest;
 use crate::domain::event::Event;
+use crate::domain::trace::TraceContext;
 
 /// Something to publish.
 #[derive(Debug, Clone)]
@@ -161,6 +162,9 @@ pub struct Properties {
     /// When it was sent, in seconds since 1970, as AMQP has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp_s: Option<u64>,
+    /// The trace that its sender says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
     /// It came from a shard, which has orders of some sales only.
     #[serde(skip)]
     pub is_sharded: bool,

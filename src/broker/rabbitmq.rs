@@ -6,6 +6,7 @@
 mod bounds;
 mod consumer;
 mod declare;
+mod headers;
 mod oversized;
 mod publisher;
 mod reader;

@@ -6,6 +6,10 @@ use super::{Delay, Queue, Topic};
 pub mod header {
     /// An intent's: the media type of a batch of events, if its reply may be in one.
     pub const ACCEPT: &str = "accept";
+    /// The trace that a message belongs to, as W3C has it.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// What else those who record the trace say of it, likewise.
+    pub const TRACESTATE: &str = "tracestate";
     /// Why it can't be decided: one word.
     pub const REASON: &str = "floodgate-reason";
     /// The same for a person to read.

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::domain::decision::{Decision, Outcome, Reason};
 use crate::domain::event::{Event, decision_json, rfc3339};
 use crate::domain::order::{OrderId, OrderKey, SaleId};
+use crate::traces::TraceSettings;
 
 #[derive(Debug, Args)]
 pub(super) struct OrderArgs {
@@ -46,7 +47,7 @@ impl OrderArgs {
             eprintln!("Order {key} is not decided: it is unknown, still queued, or a dead letter.");
             return Ok(ExitCode::FAILURE);
         };
-        let history = History::of(&decision);
+        let history = History::of(&decision, &app.settings().traces);
         if json {
             output::json(&history)?;
         } else {
@@ -72,10 +73,13 @@ struct History {
     /// Of its event.
     event_id: String,
     why: &'static str,
+    /// Where its trace is found, as far as it was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
 }
 
 impl History {
-    fn of(decision: &Decision) -> Self {
+    fn of(decision: &Decision, traces: &TraceSettings) -> Self {
         let waited = decision.decided_at.signed_duration_since(decision.submitted_at);
         Self {
             decision: serde_json::from_slice(&decision_json(decision))
@@ -86,6 +90,7 @@ impl History {
             sold: decision.sold,
             event_id: Event::of(decision).id,
             why: why(decision),
+            trace: traces.link_of(&decision.order),
         }
     }
 
@@ -97,7 +102,8 @@ impl History {
         };
         let decided = format!("{}, {} s later", text("decided_at"), self.waited_s);
         let seen = format!("version {}, {} units sold before", self.version, self.sold);
-        [
+        let trace = self.trace.clone().map(|link| ["trace".to_owned(), link]);
+        let rows = [
             ("sale", text("sale_id")),
             ("order", text("order_id")),
             ("user", text("user_id")),
@@ -110,8 +116,8 @@ impl History {
             ("the sale then", seen),
             ("event", self.event_id.clone()),
         ]
-        .map(|(name, value)| [name.to_owned(), value])
-        .into()
+        .map(|(name, value)| [name.to_owned(), value]);
+        rows.into_iter().chain(trace).collect()
     }
 }
 

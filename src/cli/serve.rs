@@ -26,7 +26,9 @@ impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
         let adapters = app.adapters().await?;
-        serve(bound(app, &adapters).await?, stop).await
+        let served = serve(bound(app, &adapters).await?, stop).await;
+        app.traces().stop().await;
+        served
     }
 }
 
@@ -48,6 +50,7 @@ impl Up {
         };
         ending.cancel();
         worker.await??;
+        app.traces().stop().await;
         served
     }
 }

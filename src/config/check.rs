@@ -119,7 +119,7 @@ impl Settings {
             "1 to 3600",
         )?;
         self.check_verification()?;
-        self.check_api()?;
+        self.check_api().and(self.check_traces())?;
         self.amqp_tls().and(self.redis_tls()).map(drop)
     }
 
@@ -168,23 +168,38 @@ impl Settings {
         ] {
             in_range(name, limit as u64, 1..=1_000_000, million)?;
         }
-        let is_web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
-        let web = |name, given: &str, accepted| {
-            let given = given.to_owned();
-            Err(InvalidSettings::OutOfRange { name, given, accepted })
-        };
-        if !api.public_url.is_empty() && !is_web(&api.public_url) {
-            return web(
-                "api.public_url",
-                &api.public_url,
-                "an address such as https://shop.example",
-            );
-        }
+        web("api.public_url", &api.public_url, "an address such as https://shop.example")?;
         let is_origin = |url: &&String| is_web(url) && url.matches('/').count() == 2;
         if let Some(other) = api.cors_origins.iter().find(|url| !is_origin(url)) {
-            return web("api.cors_origins", other, "origins such as https://shop.example, no path");
+            let (name, given) = ("api.cors_origins", other.clone());
+            let accepted = "origins such as https://shop.example, no path";
+            return Err(InvalidSettings::OutOfRange { name, given, accepted });
         }
         in_range("api.drain_deadline_s", api.drain_deadline.as_secs(), 1..=3600, "1 to 3600")
+    }
+
+    fn check_traces(&self) -> Result<(), InvalidSettings> {
+        let traces = &self.traces;
+        web("traces.otlp_url", &traces.otlp_url, "an address such as http://127.0.0.1:4318")?;
+        web("traces.link", &traces.link, "an address such as https://traces.example/{order_id}")?;
+        if (0.0..=1.0).contains(&traces.sample) {
+            return Ok(());
+        }
+        let given = traces.sample.to_string();
+        Err(InvalidSettings::OutOfRange { name: "traces.sample", given, accepted: "0 to 1" })
+    }
+}
+
+fn is_web(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
+}
+
+/// An address, or none.
+fn web(name: &'static str, given: &str, accepted: &'static str) -> Result<(), InvalidSettings> {
+    if given.is_empty() || is_web(given) {
+        Ok(())
+    } else {
+        Err(InvalidSettings::OutOfRange { name, given: given.to_owned(), accepted })
     }
 }
 

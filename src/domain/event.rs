@@ -6,10 +6,11 @@ use serde::Serialize;
 use crate::domain::decision::{Decision, Reason};
 use crate::domain::order::{Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::sale::{Announcement, Restock, SoldOut};
+use crate::domain::trace::TraceContext;
 
 /// One event, in the terms of `CloudEvents` 1.0; the broker's adapter binds it to the wire.
 ///
-/// The same cause always gives the same event, to the byte, so that a repeat is one.
+/// The same cause always gives the same event, to the byte of its data, so that a repeat is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// `id`: derived from the order or the sale that the event is about, unique for the source:
@@ -26,6 +27,9 @@ pub struct Event {
     pub routing_key: String,
     /// `data`: a JSON object.
     pub data: Vec<u8>,
+    /// `traceparent` and `tracestate`: the trace of its order, if there is one. The only attributes that another event
+    /// of the same cause may have otherwise.
+    pub trace: Option<TraceContext>,
 }
 
 /// The data of an order's event.
@@ -59,6 +63,7 @@ impl Event {
             time: decision.decided_at,
             routing_key: format!("order.{}.{}", decision.outcome.name(), order.sale_id),
             data: decision_json(decision),
+            trace: None,
         }
     }
 
@@ -106,6 +111,7 @@ impl Event {
             time,
             routing_key: format!("sale.{what}.{sale_id}"),
             data: data.to_string().into_bytes(),
+            trace: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::event::{Event, rfc3339};
+use crate::domain::trace::TraceContext;
 
 /// An event in structured mode.
 #[derive(Serialize)]
@@ -16,6 +17,10 @@ struct Structured<'a> {
     subject: &'a str,
     time: String,
     datacontenttype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<&'a str>,
     data: &'a RawValue,
 }
 
@@ -24,10 +29,18 @@ const MAX_SOURCE_BYTES: usize = 65;
 /// Names, quotes and commas, the attributes of fixed length, and `time`.
 const FIXED_BYTES: usize = 160;
 
-/// The most bytes that `event` takes in a batch. All of its strings need no escapes.
+/// The names of the trace's attributes, with quotes and commas.
+const TRACEPARENT_BYTES: usize = 17;
+const TRACESTATE_BYTES: usize = 16;
+
+/// The most bytes that `event` takes in a batch. Of its strings only `tracestate` may need escapes.
 pub fn size_in_batch(event: &Event) -> usize {
-    let Event { id, kind, subject, data, .. } = event;
-    FIXED_BYTES + MAX_SOURCE_BYTES + id.len() + kind.len() + subject.len() + data.len()
+    let Event { id, kind, subject, data, trace, .. } = event;
+    let trace = trace.as_ref().map_or(0, |trace| {
+        let state = trace.tracestate().map_or(0, |state| TRACESTATE_BYTES + 2 * state.len());
+        TRACEPARENT_BYTES + trace.traceparent().len() + state
+    });
+    FIXED_BYTES + MAX_SOURCE_BYTES + id.len() + kind.len() + subject.len() + data.len() + trace
 }
 
 /// The batch of `events`, each with the same attributes and data that it has alone.
@@ -49,6 +62,8 @@ pub fn batch_json(events: &[&Event], source: &str) -> Vec<u8> {
             subject: &event.subject,
             time: rfc3339(event.time),
             datacontenttype: "application/json",
+            traceparent: event.trace.as_ref().map(TraceContext::traceparent),
+            tracestate: event.trace.as_ref().and_then(TraceContext::tracestate),
             data,
         };
         serde_json::to_writer(&mut batch, &structured)

@@ -8,3 +8,4 @@ pub mod intent;
 pub mod order;
 pub mod rules;
 pub mod sale;
+pub mod trace;

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use crate::broker::{DeadLetter, Delay, Delivery, Properties};
 use crate::domain::intent;
 use crate::domain::order::{Candidate, SaleId};
+use crate::traces::Traced;
 
 /// Acknowledges a delivery for one of its intents. The delivery is acknowledged when all its handles are; a handle
 /// that is requeued returns the whole delivery to the queue once the others are settled, and so does one that is
@@ -106,6 +107,8 @@ pub(super) struct Entry {
     pub span: Range<usize>,
     /// Its time was given by the ledger, and is not in its message.
     pub has_ledger_time: bool,
+    /// From its delivery to when it is settled.
+    pub traced: Traced,
 }
 
 impl Entry {
@@ -150,7 +153,10 @@ pub(super) struct Deferred {
 impl Deferred {
     /// An order, in the bytes it came in. One whose time was given by the ledger gets that written in, or
     /// it would never expire.
-    pub(super) fn order(entry: Entry, delay: Delay) -> Self {
+    pub(super) fn order(mut entry: Entry, delay: Delay) -> Self {
+        if let Some(traced) = &mut entry.traced {
+            traced.event("deferred", [("delay_ms", delay.ms().to_string())]);
+        }
         let Entry { candidate: Candidate { order, submitted_at, .. }, handle, span, .. } = entry;
         let body = match submitted_at {
             Some(submitted_at) if entry.has_ledger_time => intent::to_json(&order, submitted_at),

@@ -22,6 +22,7 @@ use crate::inventory::Amendment;
 use crate::ledger::{Decided, Ledger, LedgerError, Proposed};
 use crate::metrics::{Metrics, Stage};
 use crate::retry::Backoff;
+use crate::traces::Traced;
 
 /// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
 pub const UNKNOWN_SALE: &str = "unknown_sale";
@@ -46,6 +47,7 @@ pub(super) struct DecidedBatch {
     pub dead_letters: Vec<PendingDeadLetter>,
     pub deferred: Vec<Deferred>,
     pub amendments: Vec<Amendment>,
+    pub traced: Traced,
 }
 
 /// An order with its decision.
@@ -95,8 +97,8 @@ impl Decider {
     /// Decides a batch. Returns only when its decisions are stored, however long the ledger is
     /// unavailable.
     pub(super) async fn decide(&mut self, proposed: ProposedBatch) -> (DecidedBatch, Seen) {
-        let ProposedBatch { batch: Batch { entries, dead_letters, deferred }, hints, primed } =
-            proposed;
+        let ProposedBatch { batch, hints, primed, traced } = proposed;
+        let Batch { entries, dead_letters, deferred } = batch;
         let orders: Vec<Proposed<'_>> = entries
             .iter()
             .zip(&hints)
@@ -108,15 +110,16 @@ impl Decider {
             .collect();
         let mut result = Decided::default();
         let timer = self.metrics.worker.time(Stage::Decide);
+        let part = traced.as_ref().map(|batch| batch.part("decide"));
         let answers = self.persist(&orders, &mut result).await;
-        drop(timer);
+        drop((timer, part));
         self.observe(&orders, &answers, &result);
         crash_point("decided");
         let mut amendments = amendments(&orders, &answers, &result);
         self.follow_ups.add(&mut amendments, primed, &result.sales);
         drop(orders);
         let mut decided =
-            DecidedBatch { dead_letters, deferred, amendments, ..DecidedBatch::default() };
+            DecidedBatch { dead_letters, deferred, amendments, traced, ..DecidedBatch::default() };
         let left = result.sales.iter().map(|(id, state)| (id.clone(), state.remaining())).collect();
         let mut seen = Seen { left, ..Seen::default() };
         for (entry, answer) in entries.into_iter().zip(answers) {
@@ -162,6 +165,9 @@ impl Decider {
         if candidate.eligibility != Eligibility::Unchecked {
             let Order { sale_id, user_id, .. } = &candidate.order;
             seen.settled.push((sale_id.clone(), user_id.clone()));
+        }
+        if let Some(traced) = &mut entry.traced {
+            traced.event("answered", [("answer", in_a_word(&answer).to_owned())]);
         }
         match answer {
             Ok(Answer::Decided { decision, is_new }) => {
@@ -233,6 +239,18 @@ impl Decider {
                 }
             }
         }
+    }
+}
+
+/// An answer as it is recorded.
+fn in_a_word(answer: &Result<Answer, String>) -> &'static str {
+    match answer {
+        Ok(Answer::Decided { decision, .. }) => decision.outcome.code(),
+        Ok(Answer::Undecided { until: Until::Verified, .. }) => "unchecked",
+        Ok(Answer::Undecided { until: Until::Resumed, .. }) => "held",
+        Ok(Answer::Conflict) => ORDER_ID_CONFLICT,
+        Ok(Answer::UnknownSale) => UNKNOWN_SALE,
+        Err(_) => UNDECIDABLE,
     }
 }
 

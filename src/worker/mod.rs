@@ -43,6 +43,7 @@ use crate::retry::Backoff;
 use crate::sales::announce::{announce, announce_left};
 use crate::shards::ShardMap;
 use crate::status::WorkerHealth;
+use crate::traces::Traces;
 use crate::verification::{Limits, Verification, Verifier};
 use amend::{FollowUps, amend};
 use batcher::Batcher;
@@ -84,6 +85,8 @@ pub struct Worker {
     pub shard_map: Option<Arc<dyn ShardMap>>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
+    /// Where it is recorded what becomes of orders.
+    pub traces: Traces,
     /// Where it shows that it moves.
     pub health: Arc<WorkerHealth>,
     /// The time, for delays only: orders are decided by the ledger's clock.
@@ -152,7 +155,8 @@ impl Worker {
     ) -> Result<(), BrokerError> {
         let options = &self.options;
         let limits = options.limits;
-        let parse = move |delivery| parse::parse(delivery, limits);
+        let traces = self.traces.clone();
+        let parse = move |delivery| parse::parse(delivery, limits, &traces);
         let (prefetch, max_batch) = (options.prefetch, options.worker.max_batch);
         let batcher = Batcher::consume(self.broker.as_ref(), prefetch, max_batch, parse).await?;
         let (tell, seen) = mpsc::unbounded_channel();
@@ -276,6 +280,7 @@ impl Worker {
             max_age: self.options.max_age,
             unavailable_until: None,
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             outage: Outage::new(self.metrics.dependencies.of(Dependency::Redis)),
         }
     }

@@ -123,6 +123,7 @@ mod tests {
             time: chrono::DateTime::UNIX_EPOCH,
             routing_key: format!("order.created.{sale}"),
             data: data.clone(),
+            trace: None,
         };
         sales.iter().map(event).collect()
     }

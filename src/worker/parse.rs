@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 
 use super::batch::{AckHandle, Deferred, Entry, Item, PendingDeadLetter};
-use crate::broker::Delivery;
+use crate::broker::{Delivery, Properties};
 use crate::domain::intent::{self, Fault, Limits, Refusal};
 use crate::domain::order::{Candidate, Eligibility, Intent, SaleId};
 use crate::fault::crash_point;
+use crate::traces::Traces;
 
 /// Parses a message. Its items come in the order of its elements; there is at least one.
-pub(super) fn parse(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
+pub(super) fn parse(delivery: Delivery, limits: Limits, traces: &Traces) -> VecDeque<Item> {
     let handle = AckHandle::new(delivery);
     let sent_at = handle.properties().sent_at();
     let body = handle.body();
@@ -31,8 +32,15 @@ pub(super) fn parse(delivery: Delivery, limits: Limits) -> VecDeque<Item> {
                     Ok(Intent { order, submitted_at }) => {
                         let submitted_at = submitted_at.or(sent_at);
                         let eligibility = Eligibility::Unchecked;
-                        let candidate = Candidate { order, submitted_at, eligibility };
-                        Item::Entry(Entry { candidate, handle, span, has_ledger_time: false })
+                        let Properties { trace, message_id, .. } = handle.properties();
+                        let process = traces.process(&order, trace.as_ref(), message_id.as_deref());
+                        Item::Entry(Entry {
+                            candidate: Candidate { order, submitted_at, eligibility },
+                            handle,
+                            span,
+                            has_ledger_time: false,
+                            traced: process,
+                        })
                     }
                     Err(Refusal { fault, detail }) => Item::DeadLetter(Box::new(
                         PendingDeadLetter::new(handle, span, fault.name(), detail),

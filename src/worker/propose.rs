@@ -15,6 +15,7 @@ use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Stage};
 use crate::outage::Outage;
 use crate::retry::Backoff;
+use crate::traces::{Traced, Traces};
 
 /// A batch with its hints.
 pub(super) struct ProposedBatch {
@@ -23,6 +24,8 @@ pub(super) struct ProposedBatch {
     pub hints: Vec<Option<Hint>>,
     /// Sales that were loaded into the inventory for it.
     pub primed: BTreeSet<SaleId>,
+    /// From now until it is settled, if an order in it is recorded.
+    pub traced: Traced,
 }
 
 /// Asks the inventory.
@@ -36,17 +39,23 @@ pub(super) struct Proposer {
     /// Leave the inventory alone until then.
     pub unavailable_until: Option<Instant>,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     pub outage: Outage,
 }
 
 impl Proposer {
     /// Gives every order of `batch` its hint, if there is one to be had.
-    pub(super) async fn propose(&mut self, batch: Batch) -> ProposedBatch {
+    pub(super) async fn propose(&mut self, mut batch: Batch) -> ProposedBatch {
         let _timer = self.metrics.worker.time(Stage::Propose);
+        let count = batch.entries.len();
+        let orders = batch.entries.iter_mut().map(|entry| &mut entry.traced);
+        let traced = self.traces.batch(count, orders);
+        let part = traced.as_ref().map(|batch| batch.part("propose"));
         let mut primed = BTreeSet::new();
         let hints = self.hints(&batch.entries, &mut primed).await;
         crash_point("proposed");
-        ProposedBatch { batch, hints, primed }
+        drop(part);
+        ProposedBatch { batch, hints, primed, traced }
     }
 
     async fn hints(

@@ -9,9 +9,11 @@ use super::outgoing::Outgoing;
 use crate::broker::{Broker, Delay, EventSettings, Message, Receipt, Reply};
 use crate::domain::event::Event;
 use crate::domain::order::SaleId;
+use crate::domain::trace::TraceContext;
 use crate::fault::crash_point;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
+use crate::traces::Traced;
 
 /// Publishes batches.
 pub(super) struct EventPublisher {
@@ -26,8 +28,8 @@ impl EventPublisher {
     /// long the broker is unavailable. What a full queue refuses is deferred, and holds up nothing.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
         let orders = batch.len();
-        let DecidedBatch { decided, dead_letters, mut deferred, amendments: _ } = batch;
-        deferred.extend(self.publish_decisions(decided).await);
+        let DecidedBatch { decided, dead_letters, mut deferred, amendments: _, traced } = batch;
+        deferred.extend(self.publish_decisions(decided, &traced).await);
         deferred.extend(self.publish_dead_letters(dead_letters).await);
         self.defer(deferred).await;
         self.metrics.worker.done(orders);
@@ -35,11 +37,12 @@ impl EventPublisher {
     }
 
     /// Publishes decisions. Returns the orders whose events were refused.
-    async fn publish_decisions(&self, decided: Vec<Settled>) -> Vec<Deferred> {
+    async fn publish_decisions(&self, decided: Vec<Settled>, traced: &Traced) -> Vec<Deferred> {
         let mut refused = Vec::new();
         let (mut published, mut events) = (Vec::new(), Vec::new());
         for settled in decided {
-            let event = Event::of(&settled.decision);
+            let mut event = Event::of(&settled.decision);
+            event.trace = trace(&settled.entry);
             if !settled.is_new && self.blocked.holds(&event.routing_key) {
                 refused.push(Deferred::order(settled.entry, Delay::ThirtySeconds));
                 continue;
@@ -53,10 +56,13 @@ impl EventPublisher {
         let sales: Vec<&SaleId> =
             published.iter().map(|settled| &settled.decision.order.sale_id).collect();
         let outgoing = Outgoing::of(&events, &sales, self.settings);
+        let sending = traced.as_ref().map(|batch| batch.send_events());
         let receipts = self.until_known(&outgoing.messages()).await;
+        drop(sending);
         let fates = outgoing.fates(&receipts, events.len());
         drop(outgoing);
         crash_point("confirmed");
+        let _settling = traced.as_ref().map(|batch| batch.settle());
         for ((settled, event), fate) in published.into_iter().zip(&events).zip(fates) {
             if fate.is_refused {
                 self.blocked.refused(&event.routing_key);
@@ -152,6 +158,13 @@ impl EventPublisher {
             }
         }
     }
+}
+
+/// What subscribers are told of the trace that an order belongs to: where it is recorded here, or else what came with
+/// it.
+fn trace(entry: &Entry) -> Option<TraceContext> {
+    let recorded = entry.traced.as_ref().and_then(|traced| traced.context());
+    recorded.or_else(|| entry.handle.properties().trace.clone())
 }
 
 /// The reply that an order asked for, if it did.

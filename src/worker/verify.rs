@@ -43,6 +43,9 @@ impl Verify {
         let Outcomes { checked, deferred } = self.verification.next().await;
         let now = (self.clock)();
         let entries = checked.into_iter().map(|(mut entry, verdict)| {
+            if let Some(traced) = &mut entry.traced {
+                traced.event("verified", [("verdict", format!("{verdict:?}"))]);
+            }
             entry.candidate.eligibility = match verdict {
                 None => Eligibility::Unchecked,
                 Some(Verdict::Allowed) => Eligibility::Eligible,

@@ -27,6 +27,7 @@ mod redis_faults;
 mod shards;
 mod snapshots;
 mod tls;
+mod traces;
 mod undersell;
 mod user_service;
 mod vectors;

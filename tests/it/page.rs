@@ -162,7 +162,8 @@ async fn an_operator_sells_without_checks_while_the_user_service_is_unavailable(
     browser.sees("#pause-hold", "Go on selling").await;
     browser.click("#pause-refuse").await;
     browser.click("#confirm-yes").await;
-    browser.sees("#why", "Paused").await;
+    browser.sees("#why", "When it goes on, you can buy").await;
+    browser.sees("#pause-refuse", "Go on selling").await;
     browser.click("#pause-refuse").await;
     browser.sees("#state", "Open").await;
     browser.sees("#pause-hold", "Pause: hold orders").await;

@@ -23,6 +23,7 @@ use floodgate::domain::order::{AdjustmentId, Quantity, SaleId};
 use floodgate::domain::sale::Sale;
 use floodgate::inventory::{InventorySettings, WhenUnavailable};
 use floodgate::ledger::Change;
+use floodgate::traces::Traces;
 use floodgate::verification::VerificationSettings;
 use floodgate::worker::{Options, Worker, WorkerError, WorkerSettings};
 use serde_json::json;
@@ -150,6 +151,7 @@ impl Simulation {
         let skew = TimeDelta::milliseconds(self.plan.skews_ms[number]);
         let worker = Worker {
             metrics: Arc::default(),
+            traces: Traces::off(),
             health: Arc::default(),
             broker: Arc::new(broker::Connection {
                 server: self.broker.clone(),

@@ -53,6 +53,7 @@ pub(super) fn of_event(
         routing_key: routing_key.to_owned(),
         correlation_id: correlation_id.map(str::to_owned),
         timestamp_s: u64::try_from(event.time.timestamp()).ok(),
+        trace: event.trace.clone(),
         ..Properties::default()
     }
 }
@@ -61,6 +62,7 @@ pub(super) fn of_event(
 mod tests {
     use super::*;
     use crate::broker::Original;
+    use crate::domain::trace::TraceContext;
 
     #[test]
     fn properties_survive_storing() {
@@ -72,6 +74,10 @@ mod tests {
             content_encoding: Some("gzip".into()),
             timestamp_s: Some(u64::MAX),
             message_id: Some("m".into()),
+            trace: TraceContext::parse(
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                Some("a=b"),
+            ),
             is_sharded: false,
             cut_from: Some(7),
             dead: Some(DeathInfo {

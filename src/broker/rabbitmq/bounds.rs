@@ -5,11 +5,11 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::wire::header_text;
+use super::headers::header_text;
 use crate::broker::topology::header;
 
 /// Headers that are kept: those of W3C Trace Context and Baggage, and the form of the reply.
-const KEPT: [&str; 4] = ["traceparent", "tracestate", "baggage", header::ACCEPT];
+const KEPT: [&str; 4] = [header::TRACEPARENT, header::TRACESTATE, "baggage", header::ACCEPT];
 /// And those of `CloudEvents` attributes, in the two forms of its AMQP binding.
 const KEPT_PREFIXES: [&str; 2] = ["cloudEvents_", "cloudEvents:"];
 /// What a broker adds by itself, and adds again.

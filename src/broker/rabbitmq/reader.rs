@@ -15,7 +15,7 @@ use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::Link;
-use super::wire::header_text;
+use super::headers::header_text;
 use crate::broker::BrokerError;
 
 /// The one channel of a reader.

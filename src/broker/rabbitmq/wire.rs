@@ -8,6 +8,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::bounds::{MAX_CUT_BYTES, bounded, priority};
+use super::headers::{add_trace, header_text, trace};
 use crate::broker::topology::{Topology, WORKER, header};
 use crate::broker::{
     DeadLetter, DeathInfo, EventBatch, Message, Original, Properties, Queue, Reply, cut,
@@ -60,6 +61,7 @@ pub(super) fn received(
         content_encoding: text(amqp.content_encoding()),
         timestamp_s: *amqp.timestamp(),
         message_id: text(amqp.message_id()),
+        trace: amqp.headers().as_ref().and_then(trace),
         is_sharded: queue.is_shard(),
         cut_from: None,
         // A delay queue dead-letters too, and what comes back from one is not dead.
@@ -84,14 +86,6 @@ const BODY_CUT: [&str; 2] = ["body of ", " bytes"];
 fn cut_from(headers: &FieldTable) -> Option<usize> {
     let text = header_text(headers, header::CUT)?;
     text.strip_prefix(BODY_CUT[0])?.split(BODY_CUT[1]).next()?.parse().ok()
-}
-
-pub(super) fn header_text(headers: &FieldTable, name: &str) -> Option<String> {
-    match headers.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
-    }
 }
 
 /// Why a message is dead: by floodgate's own headers, or by those of RabbitMQ's dead-lettering.
@@ -210,12 +204,14 @@ fn intent_properties(properties: &Properties) -> BasicProperties {
     if let Some(id) = &properties.correlation_id {
         amqp = amqp.with_correlation_id(short(id));
     }
+    let mut headers = FieldTable::default();
     if properties.accepts_batches {
-        let mut headers = FieldTable::default();
         headers.insert(header::ACCEPT.into(), AMQPValue::LongString(BATCH.into()));
-        amqp = amqp.with_headers(headers);
     }
-    amqp
+    if let Some(trace) = &properties.trace {
+        add_trace(&mut headers, trace);
+    }
+    if headers.inner().is_empty() { amqp } else { amqp.with_headers(headers) }
 }
 
 /// The AMQP binding of `CloudEvents`, with its application properties as headers.
@@ -230,6 +226,9 @@ fn event_properties(event: &Event, names: &Topology) -> BasicProperties {
     set("cloudEvents_type", event.kind);
     set("cloudEvents_subject", &event.subject);
     set("cloudEvents_time", &rfc3339(event.time));
+    if let Some(trace) = &event.trace {
+        add_trace(&mut headers, trace);
+    }
     ours(BasicProperties::default())
         .with_headers(headers)
         .with_message_id(short(&event.id))

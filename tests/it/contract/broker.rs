@@ -215,6 +215,7 @@ pub(super) fn event(routing_key: &str) -> Event {
         time: crate::harness::time("2026-11-27T08:00:00Z"),
         routing_key: routing_key.into(),
         data: routing_key.as_bytes().to_vec(),
+        trace: None,
     }
 }
 

@@ -10,6 +10,7 @@ use floodgate::ledger::{Ledger, SqliteLedger};
 use floodgate::metrics::Metrics;
 use floodgate::operator_log::OperatorLog;
 use floodgate::sqlite::SqliteFile;
+use floodgate::traces::Traces;
 use floodgate::worker::Worker;
 use tempfile::TempDir;
 
@@ -76,6 +77,7 @@ impl Embedded {
             verifier: None,
             shard_map: None,
             metrics: self.metrics.clone(),
+            traces: Traces::off(),
             health: Arc::default(),
             clock: clock::system(),
             options: Settings::load(None).expect("settings").worker_options(),

@@ -5,6 +5,7 @@ pub mod api;
 pub mod browser;
 pub mod check;
 mod cleanup;
+pub mod collector;
 pub mod deployment;
 pub mod embedded;
 pub mod issuer;
