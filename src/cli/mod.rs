@@ -7,6 +7,7 @@ pub mod client;
 mod config;
 mod dead_letters;
 mod demo;
+mod health;
 mod migrate;
 mod operator;
 mod operator_log;
@@ -61,7 +62,7 @@ enum Command {
     Api(serve::Serve),
     /// Take intents from the queue and decide them, until SIGTERM or Ctrl-C
     Worker(worker::Work),
-    /// Open sales, look at them, restock and close them
+    /// Open sales, look at them, restock, pause and close them
     Sale(sale::SaleArgs),
     /// Look at orders
     Order(order::OrderArgs),
@@ -83,6 +84,8 @@ enum Command {
     Audit(audit::Audit),
     /// Look whether every server can be reached and is set up
     Check(check::Check),
+    /// Ask the API or a worker on this machine whether it works, for the health check of a container
+    Health(health::Health),
     /// Look at the settings that are in force
     Config(config::ConfigArgs),
     /// Print every setting with its default and what it is for
@@ -123,6 +126,7 @@ impl Cli {
             Command::UserService(command) => command.run().await?,
             Command::Audit(command) => return command.run(app).await,
             Command::Check(command) => return command.run(app).await,
+            Command::Health(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,
             Command::Settings => output::text(crate::config::DEFAULTS)?,
         }
