@@ -111,6 +111,9 @@ impl App {
         if let Some(Embedded { file, .. }) = self.embedded.get() {
             file.close().await;
         }
+        if let Some(traces) = self.traces.get() {
+            traces.stop().await;
+        }
     }
 
     /// Brings the ledger's database to this version's schema.

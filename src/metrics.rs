@@ -39,6 +39,7 @@ impl Metrics {
     /// Metrics of a process in which nothing has happened yet.
     pub fn new() -> Self {
         let registry = Registry::default();
+        registry.of_this_process();
         registry
             .gauges("build_info", "Always 1; the version is a label.", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])

@@ -26,9 +26,7 @@ impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let stop = shutdown::on_signal()?;
         let adapters = app.adapters().await?;
-        let served = serve(bound(app, &adapters).await?, stop).await;
-        app.traces().stop().await;
-        served
+        serve(bound(app, &adapters).await?, stop).await
     }
 }
 
@@ -50,7 +48,6 @@ impl Up {
         };
         ending.cancel();
         worker.await??;
-        app.traces().stop().await;
         served
     }
 }

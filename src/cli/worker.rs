@@ -25,7 +25,6 @@ impl Work {
             tokio::spawn(monitor.serve(listener, ended.clone()))
         });
         let worked = app.run_worker(&adapters, stop).await;
-        app.traces().stop().await;
         ended.cancel();
         if let Some(monitoring) = monitoring {
             monitoring.await?;

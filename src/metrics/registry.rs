@@ -16,6 +16,15 @@ impl Registry {
         self.0.gather()
     }
 
+    /// What Prometheus's libraries tell of a process on Linux, under their own names: since when it runs, its CPU time,
+    /// memory and open files.
+    pub(super) fn of_this_process(&self) {
+        #[cfg(target_os = "linux")]
+        self.0
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("none of its names comes twice");
+    }
+
     fn register<M: Collector + Clone + 'static>(&self, made: prometheus::Result<M>) -> M {
         let registered = made.and_then(|metric| {
             self.0.register(Box::new(metric.clone()))?;

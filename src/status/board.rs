@@ -85,10 +85,8 @@ async fn gather(
                 let hears = metrics.dependencies.is_up(Dependency::RabbitMq);
                 let overview = seen.overview(&depths.borrow(), hears, Instant::now());
                 metrics.broker.set_oldest(overview.oldest_s);
-                let running = overview.workers.iter().filter(|one| one.state == WorkerState::Running);
-                let silent = running.clone().filter(|one| one.silent_s > SILENT_AFTER.as_secs_f64());
-                let silent = silent.count();
-                metrics.broker.set_workers(running.count() - silent, silent);
+                let are = |state| overview.workers.iter().filter(move |one| one.state == state).count();
+                metrics.broker.set_workers(are(WorkerState::Running), are(WorkerState::Silent));
                 tell.send_replace(overview);
             }
             Some(delivery) = statuses.next() => {
@@ -186,6 +184,7 @@ impl SeenWorkers {
         let fresh = std::mem::take(&mut self.fresh).into_iter();
         Overview {
             at: Utc::now(),
+            alarm: None,
             decisions: self.decisions.clone(),
             per_second: fresh.map(|(code, count)| (code, count as f64 / seconds)).collect(),
             latency: Latency::of(&latency),
@@ -199,6 +198,7 @@ impl SeenWorkers {
             dependencies: self.dependencies(hears, now, all_speak),
             workers,
         }
+        .with_alarm()
     }
 
     /// How long one that arrives now waits. A rate from before messages began to wait would be that of their arrival.
@@ -259,7 +259,11 @@ impl Heard {
             host: host.clone(),
             process: *process,
             version: version.clone(),
-            state: if is_gone { WorkerState::Gone } else { *state },
+            state: match is_silent {
+                true if all_speak => WorkerState::Gone,
+                true => WorkerState::Silent,
+                false => *state,
+            },
             silent_s,
             in_flight: *in_flight,
             oldest_s: if may_hold { self.status.oldest_s + silent_s } else { 0.0 },
@@ -346,7 +350,7 @@ mod tests {
         seen.take(status(&name, 0, 0), start);
         let frozen = seen.overview(&depths(0, 1), true, later);
         assert!((frozen.oldest_s - 10.5).abs() < 1e-9, "{frozen:?}");
-        assert_eq!(frozen.workers[0].state, WorkerState::Idle);
+        assert_eq!(frozen.workers[0].state, WorkerState::Silent);
         let gone = seen.overview(&depths(0, 0), true, later);
         assert!(gone.oldest_s.abs() < 1e-9 && gone.workers[0].state == WorkerState::Gone);
         assert!(seen.overview(&depths(0, 0), true, start + FORGET_AFTER).workers.is_empty());

@@ -12,6 +12,8 @@ use super::{LatencyBucket, WorkerState};
 pub struct Overview {
     /// When this was.
     pub at: DateTime<Utc>,
+    /// What an operator should look at first; nothing when all is well.
+    pub alarm: Option<String>,
     /// New decisions, by outcome, or by the reason of a rejection.
     pub decisions: BTreeMap<String, u64>,
     /// Of these, in the last second or so: a second's worth.
@@ -68,7 +70,7 @@ pub struct WorkerView {
     pub version: String,
     /// What it does.
     pub state: WorkerState,
-    /// For how many seconds nothing was heard of it; more than 3 is a sign that it is stuck, or gone.
+    /// For how many seconds nothing was heard of it.
     pub silent_s: f64,
     /// Messages with orders that it has not settled.
     pub in_flight: usize,
@@ -76,6 +78,27 @@ pub struct WorkerView {
     pub oldest_s: f64,
     /// Orders it is done with in a second.
     pub drain_rate: f64,
+}
+
+impl Overview {
+    /// The same, with its alarm.
+    pub(super) fn with_alarm(self) -> Self {
+        let down = self.dependencies.iter().filter(|(_, answering)| answering.down > 0);
+        let down: Vec<&str> = down.map(|(server, _)| server.as_str()).collect();
+        let are = |state| self.workers.iter().filter(move |worker| worker.state == state).count();
+        let silent = are(WorkerState::Silent);
+        let waits = ["intents", "returned"].iter().any(|queue| self.queues.get(*queue) > Some(&0));
+        let alarm = if !down.is_empty() {
+            Some(format!("Not answering: {}", down.join(", ")))
+        } else if silent > 0 {
+            Some(format!("{silent} of {} workers say nothing", self.workers.len()))
+        } else if waits && are(WorkerState::Running) == 0 {
+            Some("Orders wait, and no worker runs".to_owned())
+        } else {
+            None
+        };
+        Self { alarm, ..self }
+    }
 }
 
 impl Latency {

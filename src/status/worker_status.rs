@@ -64,6 +64,9 @@ pub enum WorkerState {
     Idle,
     /// It has ended.
     Ended,
+    /// It has said nothing for 3 s, and the broker has its connection: it is stuck, or about to be found gone. Only
+    /// others say so.
+    Silent,
     /// It says nothing, and the broker has no connection of it: what it had not settled is back in the queue. Only
     /// others say so.
     Gone,

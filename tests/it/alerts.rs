@@ -200,7 +200,12 @@ async fn workers_that_are_stuck_or_gone_and_poison_are_told_and_every_panel_has_
 
     worker.kill();
     watched.until("FloodgateNoWorker", true).await;
-    let worker = Watched::worker(&watched.stage, &watched.variables);
+    let mut worker = Watched::worker(&watched.stage, &watched.variables);
+    while watched.prometheus.query(&watched.alerts["FloodgateRestarting"]).await.is_empty() {
+        watched.prometheus.until("sum(up) == 2", true).await;
+        worker.kill();
+        worker = Watched::worker(&watched.stage, &watched.variables);
+    }
     watched.until_all_is_well().await;
     watched.end(worker).await;
 }

@@ -9,14 +9,15 @@ use floodgate::broker::{Queue, Reply};
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::event::Event;
 use floodgate::domain::order::Order;
-use floodgate::domain::sale::{Sale, SoldOut};
+use floodgate::domain::sale::{PauseMode, Sale, SoldOut};
+use floodgate::ledger::Change;
 use floodgate::metrics::Metrics;
 use serde_json::json;
 
 use crate::harness::api::Served;
 use crate::harness::check;
 use crate::harness::users::{Users, checked_sale, with_users};
-use crate::harness::{Stage, body, order, sale, until};
+use crate::harness::{Stage, body, order, sale, sale_id, until};
 
 /// The values of metrics, by their names with labels.
 fn values(text: &str) -> HashMap<&str, f64> {
@@ -39,6 +40,7 @@ fn of_every_outcome() -> (Vec<Sale>, Vec<(Order, Outcome)>) {
         Sale { per_user_limit: Some(1), ..sale("limited", 9) },
         Sale { opens_at: Some(now + TimeDelta::hours(1)), ..sale("early", 9) },
         Sale { closes_at: Some(now - TimeDelta::hours(1)), ..sale("late", 9) },
+        sale("paused", 9),
     ];
     let orders = vec![
         (order("a", "checked", "good", 1), Outcome::Created),
@@ -50,6 +52,7 @@ fn of_every_outcome() -> (Vec<Sale>, Vec<(Order, Outcome)>) {
         (order("g", "limited", "u", 1), Outcome::Rejected(Reason::PurchaseLimit)),
         (order("h", "early", "u", 1), Outcome::Rejected(Reason::NotOpen)),
         (order("i", "late", "u", 1), Outcome::Rejected(Reason::Closed)),
+        (order("j", "paused", "u", 1), Outcome::Rejected(Reason::Paused)),
     ];
     (sales, orders)
 }
@@ -59,6 +62,8 @@ async fn counters_are_what_the_ledger_holds() {
     let mut stage = Stage::new("metrics").await;
     let (sales, expected) = of_every_outcome();
     stage.ledger.open(&sales).await.expect("open");
+    let pause = Change::Pause { mode: Some(PauseMode::Refuse), at: Utc::now() };
+    stage.ledger.change(&sale_id("paused"), &pause).await.expect("paused");
     let metrics = stage.deployment.app.metrics().clone();
     let worker = with_users(&stage, &Users::new()).await;
     let mut orders: Vec<Order> = expected.iter().map(|(order, _)| order.clone()).collect();

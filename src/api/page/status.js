@@ -4,9 +4,6 @@ import { follow, lacksToken, on } from './client.js';
 import { count, part, say } from './dom.js';
 import { Sparkline } from './sparkline.js';
 
-/** A worker that says nothing for longer is stuck or gone; it says something each second. */
-const SILENT_S = 3;
-
 /** Follows the status; where it isn't for this visitor, says so and steps back. */
 export function showStatus(signal) {
   const lines = {
@@ -72,18 +69,8 @@ function show(status, lines) {
     .filter(([, number]) => number > 0)
     .map(([reason, number]) => [`${reason}: ${count(number)}`]));
   part('dead-area').hidden = sum(status.dead_letters) === 0;
-  say(part('alarm'), alarm(status, waiting));
+  say(part('alarm'), status.alarm ? `${status.alarm}.` : '');
   part('alarm').dataset.tone = 'bad';
-}
-
-/** What an operator should look at first; empty when all is well. */
-function alarm({ dependencies, workers }, waiting) {
-  const down = Object.entries(dependencies).filter(([, { down }]) => down > 0).map(([name]) => name);
-  const silent = workers.filter(isSilent).length;
-  if (down.length > 0) return `Not answering: ${down.join(', ')}.`;
-  if (silent > 0) return `${count(silent)} of ${count(workers.length)} workers say nothing.`;
-  if (workers.every(({ state }) => state !== 'running') && waiting > 0) return 'Orders wait, and no worker runs.';
-  return '';
 }
 
 function server([name, { up, down }]) {
@@ -91,12 +78,10 @@ function server([name, { up, down }]) {
   return [`${name}: does not answer ${up === 0 ? 'any worker' : `${count(down)} of ${count(up + down)} workers`}`, 'bad'];
 }
 
-const isSilent = ({ state, silent_s }) => state !== 'gone' && silent_s > SILENT_S;
-
 function worker(one) {
   const { host, process, version, state, silent_s, in_flight, drain_rate } = one;
   const name = `${host}, process ${process}, version ${version}`;
-  if (isSilent(one)) return [`${name}: nothing heard for ${time(silent_s)}`, 'bad'];
+  if (state === 'silent') return [`${name}: nothing heard for ${time(silent_s)}`, 'bad'];
   if (state === 'gone') return [`${name}: gone; its orders are back in the queue`];
   if (state !== 'running') return [`${name}: takes no orders`];
   return [`${name}: ${count(drain_rate)} orders a second, ${count(in_flight)} in flight`, 'good'];

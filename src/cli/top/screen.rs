@@ -12,8 +12,6 @@ use crate::status::{Overview, WorkerState, WorkerView};
 
 /// Seconds that the lines are of.
 const MAX_POINTS: usize = 300;
-/// A worker that says nothing for longer is stuck or gone.
-const SILENT_S: f64 = 3.0;
 
 /// The last minutes.
 #[derive(Default)]
@@ -63,35 +61,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, overview: &Overview, course: &Course) 
     frame.render_widget(workers_of(&overview.workers), workers);
 }
 
-/// What to look at first.
 fn headline(overview: &Overview) -> Line<'static> {
-    let down: Vec<&str> = overview
-        .dependencies
-        .iter()
-        .filter(|(_, answering)| answering.down > 0)
-        .map(|(server, _)| server.as_str())
-        .collect();
-    let silent = overview.workers.iter().filter(|worker| is_silent(worker)).count();
-    let trouble = if !down.is_empty() {
-        format!("not answering: {}", down.join(", "))
-    } else if silent > 0 {
-        format!("{silent} of {} workers say nothing", overview.workers.len())
-    } else if !overview.workers.iter().any(|worker| worker.state == WorkerState::Running)
-        && waiting(overview) > 0
-    {
-        "orders wait, and no worker runs".to_owned()
-    } else {
-        String::new()
-    };
     let time = overview.at.format("%H:%M:%S UTC").to_string();
     Line::from(vec![
         Span::from(format!("floodgate  {time}  q ends  ")).bold(),
-        Span::from(trouble).red().bold(),
+        Span::from(overview.alarm.clone().unwrap_or_default()).red().bold(),
     ])
-}
-
-fn is_silent(worker: &WorkerView) -> bool {
-    worker.state != WorkerState::Gone && worker.silent_s > SILENT_S
 }
 
 fn figures_of(overview: &Overview) -> Paragraph<'static> {
@@ -153,12 +128,13 @@ fn dead_letters_of(overview: &Overview) -> Paragraph<'static> {
 fn workers_of(workers: &[WorkerView]) -> Table<'static> {
     let rows = workers.iter().map(|worker| {
         let state = match worker.state {
-            _ if is_silent(worker) => format!("silent for {}", time(worker.silent_s)),
+            WorkerState::Silent => format!("silent for {}", time(worker.silent_s)),
             WorkerState::Running => "running".to_owned(),
             WorkerState::Idle => "takes no orders".to_owned(),
             WorkerState::Gone | WorkerState::Ended => "gone".to_owned(),
         };
-        let style = if is_silent(worker) { Style::new().red() } else { Style::new() };
+        let is_silent = worker.state == WorkerState::Silent;
+        let style = if is_silent { Style::new().red() } else { Style::new() };
         let cells = [
             format!("{} {}", worker.host, worker.process),
             worker.version.clone(),
@@ -209,9 +185,10 @@ mod tests {
             oldest_s: 0.03,
             drain_rate: 950.0,
         };
-        let frozen = WorkerView { host: "pod-2".into(), silent_s: 12.0, ..worker.clone() };
+        let (host, state) = ("pod-2".into(), WorkerState::Silent);
+        let frozen = WorkerView { host, state, silent_s: 12.0, ..worker.clone() };
         serde_json::from_value(serde_json::json!({
-            "at": "2026-11-27T08:00:00Z",
+            "at": "2026-11-27T08:00:00Z", "alarm": "Not answering: Redis",
             "decisions": { "created": 100, "sold_out": 900, "expired": 5 },
             "per_second": { "sold_out": 950.0 },
             "latency": { "p50": 0.016, "p99": 1.25 },
