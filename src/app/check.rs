@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use tokio::net::TcpStream;
+use url::Url;
 
 use super::App;
 use crate::config::Server;
@@ -70,11 +72,16 @@ impl App {
             vec![
                 finding_of(Server::Amqp, broker, ""),
                 finding_of(Server::Redis, inventory, ""),
-                finding_of(Server::Database, ledger, ", and run: floodgate migrate"),
+                finding_of(
+                    Server::Database,
+                    ledger,
+                    ", and once it answers run: floodgate migrate",
+                ),
             ]
         };
-        let (users, tokens) = (self.check_verifier(), self.check_tokens().await);
-        findings.push(finding("user service", users, "correct FLOODGATE_VERIFICATION__URL"));
+        let (users, tokens) = tokio::join!(self.check_verifier(), self.check_tokens());
+        let remedy = "see that it runs and that FLOODGATE_VERIFICATION__URL is right";
+        findings.push(finding("user service", users, remedy));
         findings.push(finding(
             "tokens",
             tokens,
@@ -124,11 +131,19 @@ impl App {
         Ok(format!("{version}; the schema is this version's, with the privileges it needs"))
     }
 
-    fn check_verifier(&self) -> Result<String> {
-        Ok(match self.verifier()? {
-            Some(_) => format!("{}; not called", self.settings.verification.url),
-            None => "none; orders of sales that check their users wait".to_owned(),
-        })
+    async fn check_verifier(&self) -> Result<String> {
+        if self.verifier()?.is_none() {
+            return Ok("none; orders of sales that check their users wait".to_owned());
+        }
+        let url = &self.settings.verification.url;
+        let address = Url::parse(url)
+            .ok()
+            .and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
+        // A call would count there, so there is only a connection.
+        let connecting = TcpStream::connect(address.context("it has no host")?);
+        let connected = tokio::time::timeout(self.settings.verification.timeout, connecting).await;
+        connected.context("no connection in time")?.with_context(|| url.clone())?;
+        Ok(format!("{url}; connected to, not called"))
     }
 
     async fn check_tokens(&self) -> Result<String> {

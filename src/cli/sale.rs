@@ -14,7 +14,7 @@ use super::output;
 use crate::api::SaleView;
 use crate::app::App;
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
-use crate::domain::sale::{PauseMode, Restock, SaleState, StockTooLarge};
+use crate::domain::sale::{PauseMode, Phase, Restock, SaleState, StockTooLarge};
 use crate::ledger::Changed;
 
 #[derive(Debug, Args)]
@@ -204,6 +204,15 @@ fn show_changed(changed: Changed, id: &SaleId, json: bool) -> anyhow::Result<Exi
     }
 }
 
+/// What a sale does, and how it is paused, if it is.
+fn in_short(state: &SaleState) -> String {
+    let phase = state.phase(Utc::now());
+    match state.paused.filter(|_| phase == Phase::Paused) {
+        Some(mode) => format!("{}: {}", phase.name(), mode.name()),
+        None => phase.name().to_owned(),
+    }
+}
+
 fn units(text: &str) -> Result<Quantity, String> {
     let units = text.parse().ok().and_then(Quantity::new);
     units.ok_or_else(|| format!("accepted: a whole number from 1 to {}", Quantity::MAX))
@@ -219,7 +228,7 @@ fn print_table(states: &[SaleState]) -> anyhow::Result<()> {
             let sale = &state.sale;
             [
                 sale.id.to_string(),
-                state.phase(Utc::now()).name().to_owned(),
+                in_short(state),
                 sale.stock.to_string(),
                 state.sold.to_string(),
                 state.remaining().to_string(),

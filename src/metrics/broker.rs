@@ -1,6 +1,7 @@
 //! Metrics of the broker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
@@ -8,6 +9,9 @@ use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec};
 
 use super::registry::Registry;
 use super::unsettled::{Unsettled, UnsettledGuard};
+
+/// How long it may take to deliver what comes from a delay queue.
+const RETURNING: Duration = Duration::from_secs(2);
 
 /// Metrics of the broker.
 #[derive(Clone)]
@@ -68,7 +72,7 @@ impl BrokerMetrics {
             ),
             queue_oldest_seconds: registry.level(
                 "queue_oldest_seconds",
-                "Age of the oldest message with orders that is not settled, by the sender's clock.",
+                "Age of the oldest message with orders that is not settled, or that was put off, by the sender's clock.",
             ),
         }
     }
@@ -92,9 +96,16 @@ impl BrokerMetrics {
         }
     }
 
-    /// Messages with orders that are not settled, and the age of the oldest in seconds.
+    /// An order from `since` was put on a delay queue for `delay`.
+    pub fn deferred(&self, since: DateTime<Utc>, delay: Duration) {
+        self.unsettled.defer(since, Utc::now() + delay + RETURNING);
+    }
+
+    /// Messages with orders that are not settled, and the age in seconds of the oldest, or of the oldest order that waits
+    /// on a delay queue.
     pub fn in_flight(&self) -> (usize, f64) {
-        let oldest = self.unsettled.oldest().map(|since| Utc::now() - since);
+        let now = Utc::now();
+        let oldest = self.unsettled.oldest(now).map(|since| now - since);
         let age = oldest.and_then(|age| age.to_std().ok()).unwrap_or_default();
         (self.unsettled.count(), age.as_secs_f64())
     }

@@ -16,6 +16,8 @@ struct Taken {
     number: u64,
     since: BTreeMap<u64, DateTime<Utc>>,
     settled: u64,
+    /// Orders on delay queues: by the second until when they wait there, the earliest time that one counts from.
+    deferred: BTreeMap<i64, DateTime<Utc>>,
 }
 
 /// A delivery counts as unsettled until this is dropped.
@@ -45,9 +47,18 @@ impl Unsettled {
         self.0.lock().settled
     }
 
-    /// The earliest time that one counts from.
-    pub fn oldest(&self) -> Option<DateTime<Utc>> {
-        self.0.lock().since.values().min().copied()
+    /// An order that counts from `since` waits on a delay queue until about `until`.
+    pub fn defer(&self, since: DateTime<Utc>, until: DateTime<Utc>) {
+        let mut taken = self.0.lock();
+        let oldest = taken.deferred.entry(until.timestamp()).or_insert(since);
+        *oldest = since.min(*oldest);
+    }
+
+    /// The earliest time that one counts from, or an order that waits on a delay queue at `now`.
+    pub fn oldest(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let mut taken = self.0.lock();
+        taken.deferred.retain(|until, _| *until > now.timestamp());
+        taken.since.values().chain(taken.deferred.values()).min().copied()
     }
 }
 
@@ -77,13 +88,18 @@ mod tests {
         let unsettled = Unsettled::default();
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
         let (first, second) = (unsettled.take(at(5)), unsettled.take(at(3)));
-        assert_eq!((unsettled.count(), unsettled.oldest()), (2, Some(at(3))));
+        assert_eq!((unsettled.count(), unsettled.oldest(at(10))), (2, Some(at(3))));
         drop(second);
-        assert_eq!((unsettled.count(), unsettled.oldest()), (1, Some(at(5))));
+        assert_eq!((unsettled.count(), unsettled.oldest(at(10))), (1, Some(at(5))));
         first.is_since(at(2));
         first.is_since(at(9));
-        assert_eq!(unsettled.oldest(), Some(at(2)));
+        assert_eq!(unsettled.oldest(at(10)), Some(at(2)));
         drop(first);
-        assert_eq!((unsettled.count(), unsettled.oldest()), (0, None));
+        assert_eq!((unsettled.count(), unsettled.oldest(at(10))), (0, None));
+        for since in [4, 1, 7] {
+            unsettled.defer(at(since), at(15));
+        }
+        assert_eq!((unsettled.count(), unsettled.oldest(at(14))), (0, Some(at(1))));
+        assert_eq!(unsettled.oldest(at(15)), None);
     }
 }

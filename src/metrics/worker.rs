@@ -13,11 +13,14 @@ use tokio::time::Instant;
 use super::registry::Registry;
 use crate::domain::decision::{Decision, Hint, Outcome, Reason};
 use crate::domain::order::SaleId;
-use crate::domain::sale::SaleState;
+use crate::domain::sale::{PauseMode, SaleState};
 
 /// Seconds from an order's time to its decision: from some 10 ms on a quiet path to a long outage.
-const DECISION_SECONDS: &[f64] =
-    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+const DECISION_SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0,
+];
+/// For how long a pause is known without another order of its sale: held ones come back within 30 s.
+const PAUSE_KNOWN: Duration = Duration::from_mins(1);
 /// Seconds of a stage: from a script in Redis to a limit of time.
 const STAGE_SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -42,6 +45,9 @@ pub struct WorkerMetrics {
     dead_letters: IntCounterVec,
     units: IntGaugeVec,
     shown: Mutex<HashMap<SaleId, Instant>>,
+    sale_paused: IntGaugeVec,
+    /// Of the sales that are shown.
+    paused: Mutex<BTreeMap<SaleId, PauseMode>>,
     drain_rate: Gauge,
     last_progress: Gauge,
     progress: Mutex<Progress>,
@@ -110,6 +116,8 @@ impl WorkerMetrics {
         let dead_letters = registry.counters("dead_letters_total", help, &["reason"]);
         let help = "Units of a sale, as a decision here has left them.";
         let units = registry.gauges("units", help, &["sale", "state"]);
+        let help = "1 while a sale is paused so, of those that this process decides orders of.";
+        let sale_paused = registry.gauges("sale_paused", help, &["sale", "mode"]);
         let help = "Time from an order's submission to its decision.";
         let decision_seconds = registry.histogram("decision_seconds", help, DECISION_SECONDS);
         let help = "Orders that were decided together.";
@@ -132,6 +140,8 @@ impl WorkerMetrics {
             dead_letters,
             units,
             shown: Mutex::default(),
+            sale_paused,
+            paused: Mutex::default(),
             drain_rate,
             last_progress,
             progress: Mutex::default(),
@@ -234,12 +244,36 @@ impl WorkerMetrics {
                     // It was set with both.
                     let _ = self.units.remove_label_values(&[idle.0.as_str(), state]);
                 }
+                self.pause(&idle.0, None);
             }
             shown.insert(id.clone(), now);
             for (name, units) in [("stock", state.sale.stock), ("sold", state.sold)] {
                 self.units.with_label_values(&[id.as_str(), name]).set(units.into());
             }
+            self.pause(id, state.paused);
         }
+    }
+
+    fn pause(&self, sale: &SaleId, mode: Option<PauseMode>) {
+        let mut paused = self.paused.lock();
+        let before = match mode {
+            Some(mode) => paused.insert(sale.clone(), mode),
+            None => paused.remove(sale),
+        };
+        if before == mode {
+            return;
+        }
+        if let Some(before) = before {
+            let _ = self.sale_paused.remove_label_values(&[sale.as_str(), before.name()]);
+        }
+        if let Some(mode) = mode {
+            self.sale_paused.with_label_values(&[sale.as_str(), mode.name()]).set(1);
+        }
+    }
+
+    /// Sales that are paused, as far as this process decides orders of them.
+    pub fn paused(&self) -> BTreeMap<SaleId, PauseMode> {
+        self.paused.lock().clone()
     }
 
     /// So many orders are done with: decided and told, put off, or set aside.
@@ -254,17 +288,28 @@ impl WorkerMetrics {
         self.progress.lock().total
     }
 
-    /// To be called each second: updates the drain rate.
+    /// To be called each second: updates the drain rate, and forgets pauses of sales that no order has come of.
     pub fn tick(&self) {
+        let stale: Vec<SaleId> = {
+            let (shown, now) = (self.shown.lock(), Instant::now());
+            let is_stale =
+                |sale: &SaleId| shown.get(sale).is_none_or(|used| now - *used > PAUSE_KNOWN);
+            self.paused.lock().keys().filter(|sale| is_stale(sale)).cloned().collect()
+        };
+        for sale in &stale {
+            self.pause(sale, None);
+        }
         let mut progress = self.progress.lock();
-        let (now, total) = (Instant::now(), progress.total);
+        // An order that was only put off is not done with.
+        let (now, total) = (Instant::now(), progress.total.saturating_sub(self.deferred.get()));
         progress.before.push_back((now, total));
         if progress.before.len() > RATE_SECONDS + 1 {
             progress.before.pop_front();
         }
         if let Some((at, before)) = progress.before.front() {
             let seconds = (now - *at).as_secs_f64();
-            let rate = if seconds > 0.0 { (total - before) as f64 / seconds } else { 0.0 };
+            let rate =
+                if seconds > 0.0 { total.saturating_sub(*before) as f64 / seconds } else { 0.0 };
             self.drain_rate.set(rate);
         }
     }

@@ -196,6 +196,7 @@ impl SeenWorkers {
             wait_s,
             dead_letters: self.dead_letters.clone(),
             dependencies: self.dependencies(hears, now, all_speak),
+            paused: self.workers.values().flat_map(|heard| heard.status.paused.clone()).collect(),
             workers,
         }
         .with_alarm()
@@ -253,7 +254,7 @@ impl Heard {
         let is_silent = self.is_silent(now);
         let is_gone = is_silent && all_speak;
         // A worker that is frozen gets deliveries from the broker that it does not know of.
-        let may_hold = !is_gone && (*in_flight > 0 || is_silent);
+        let may_hold = !is_gone && (self.status.oldest_s > 0.0 || is_silent);
         WorkerView {
             worker: worker.to_string(),
             host: host.clone(),
@@ -351,9 +352,15 @@ mod tests {
         let frozen = seen.overview(&depths(0, 1), true, later);
         assert!((frozen.oldest_s - 10.5).abs() < 1e-9, "{frozen:?}");
         assert_eq!(frozen.workers[0].state, WorkerState::Silent);
+        assert_eq!(frozen.alarm.as_deref(), Some("1 of 1 workers say nothing"));
         let gone = seen.overview(&depths(0, 0), true, later);
         assert!(gone.oldest_s.abs() < 1e-9 && gone.workers[0].state == WorkerState::Gone);
-        assert!(seen.overview(&depths(0, 0), true, start + FORGET_AFTER).workers.is_empty());
+        assert_eq!(gone.alarm.as_deref(), Some("1 of 1 workers have gone without a word"));
+        let paused = [("s".to_owned(), "hold".to_owned()), ("t".to_owned(), "refuse".to_owned())];
+        seen.take(WorkerStatus { paused: paused.into(), ..status(&name, 0, 0) }, later);
+        let held = seen.overview(&depths(0, 1), true, later);
+        assert_eq!(held.alarm.as_deref(), Some("An operator holds the orders of s"));
+        assert!(seen.overview(&depths(0, 0), true, later + FORGET_AFTER).workers.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

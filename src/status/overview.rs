@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{LatencyBucket, WorkerState};
+use crate::domain::sale::PauseMode;
 
 /// How a deployment does, as far as one process knows. Totals are since it began to watch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,8 @@ pub struct Overview {
     pub dead_letters: BTreeMap<String, u64>,
     /// For each server, how many workers get answers from it, and how many don't.
     pub dependencies: BTreeMap<String, Answering>,
+    /// Sales that are paused, and how, as far as orders of them have come.
+    pub paused: BTreeMap<String, String>,
     /// The workers, oldest first.
     pub workers: Vec<WorkerView>,
 }
@@ -86,7 +89,9 @@ impl Overview {
         let down = self.dependencies.iter().filter(|(_, answering)| answering.down > 0);
         let down: Vec<&str> = down.map(|(server, _)| server.as_str()).collect();
         let are = |state| self.workers.iter().filter(move |worker| worker.state == state).count();
-        let silent = are(WorkerState::Silent);
+        let (silent, gone) = (are(WorkerState::Silent), are(WorkerState::Gone));
+        let held = self.paused.iter().filter(|(_, mode)| *mode == PauseMode::Hold.name());
+        let held: Vec<&str> = held.map(|(sale, _)| sale.as_str()).take(5).collect();
         let waits = ["intents", "returned"].iter().any(|queue| self.queues.get(*queue) > Some(&0));
         let alarm = if !down.is_empty() {
             Some(format!("Not answering: {}", down.join(", ")))
@@ -94,6 +99,10 @@ impl Overview {
             Some(format!("{silent} of {} workers say nothing", self.workers.len()))
         } else if waits && are(WorkerState::Running) == 0 {
             Some("Orders wait, and no worker runs".to_owned())
+        } else if gone > 0 {
+            Some(format!("{gone} of {} workers have gone without a word", self.workers.len()))
+        } else if !held.is_empty() {
+            Some(format!("An operator holds the orders of {}", held.join(", ")))
         } else {
             None
         };

@@ -43,6 +43,9 @@ pub struct WorkerStatus {
     pub drain_rate: f64,
     /// The servers it needs, and whether they answer.
     pub dependencies: BTreeMap<String, bool>,
+    /// Sales that are paused, of those it decides orders of, and how.
+    #[serde(default)]
+    pub paused: BTreeMap<String, String>,
 }
 
 /// Decisions that took up to `seconds`, and longer than those of the bucket before.
@@ -119,6 +122,11 @@ impl WorkerStatus {
             oldest_s,
             drain_rate: counted.drain_rate(),
             dependencies: up.map(|(server, up)| (server.name().to_owned(), up)).collect(),
+            paused: counted
+                .paused()
+                .into_iter()
+                .map(|(sale, mode)| (sale.to_string(), mode.name().to_owned()))
+                .collect(),
         }
     }
 }

@@ -148,6 +148,8 @@ pub(super) struct Deferred {
     pub body: Vec<u8>,
     /// None: it is to be decided by the worker that has its shard.
     pub delay: Option<Delay>,
+    /// When its order was submitted, as far as that is known.
+    pub since: Option<DateTime<Utc>>,
 }
 
 impl Deferred {
@@ -162,7 +164,8 @@ impl Deferred {
             Some(submitted_at) if entry.has_ledger_time => intent::to_json(&order, submitted_at),
             _ => handle.body()[span].to_vec(),
         };
-        Self { handle, routing_key: order.sale_id.to_string(), body, delay: Some(delay) }
+        let routing_key = order.sale_id.to_string();
+        Self { handle, routing_key, body, delay: Some(delay), since: submitted_at }
     }
 
     /// Orders of a sale, in the bytes they came in, for the shard of that sale.
@@ -177,7 +180,13 @@ impl Deferred {
         for entry in entries {
             entry.handle.ack();
         }
-        Self { handle: handle.clone(), routing_key: sale.to_string(), body, delay: None }
+        Self {
+            handle: handle.clone(),
+            routing_key: sale.to_string(),
+            body,
+            delay: None,
+            since: None,
+        }
     }
 
     /// A dead letter that a full queue refused.
@@ -186,7 +195,8 @@ impl Deferred {
         delay: Delay,
     ) -> Self {
         let delay = Some(delay);
-        Self { handle, routing_key: letter.properties.routing_key, body: letter.body, delay }
+        let routing_key = letter.properties.routing_key;
+        Self { handle, routing_key, body: letter.body, delay, since: None }
     }
 }
 

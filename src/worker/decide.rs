@@ -24,7 +24,7 @@ use crate::metrics::{Metrics, Stage};
 use crate::retry::Backoff;
 use crate::traces::Traced;
 
-/// Reason of a dead letter whose sale is not open: an operator's slip, to be redriven.
+/// Reason of a dead letter whose sale is not there: not opened yet, or another id was meant.
 pub const UNKNOWN_SALE: &str = "unknown_sale";
 /// Reason of a dead letter whose order id was used before for another order of the sale.
 pub const ORDER_ID_CONFLICT: &str = "order_id_conflict";
@@ -262,6 +262,8 @@ fn conflict(entry: Entry) -> PendingDeadLetter {
 
 fn unknown_sale(entry: Entry) -> PendingDeadLetter {
     let sale = &entry.candidate.order.sale_id;
-    let detail = format!("sale {sale} is not open; open it and redrive: floodgate sale open");
+    let detail = format!(
+        "there is no sale {sale}: open it and redrive if that is its id; else correct who sent it, and purge"
+    );
     entry.dead_letter(UNKNOWN_SALE, detail)
 }

@@ -1,6 +1,7 @@
 //! Publish: events for subscribers, replies for requesters, dead letters and deferred orders; then acknowledge.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::batch::{Deferred, Entry, PendingDeadLetter};
 use super::blocked::Blocked;
@@ -102,7 +103,7 @@ impl EventPublisher {
         }
         let messages: Vec<Message<'_>> = deferred
             .iter()
-            .map(|Deferred { handle, routing_key, body, delay }| Message::Intent {
+            .map(|Deferred { handle, routing_key, body, delay, since: _ }| Message::Intent {
                 routing_key,
                 body,
                 properties: Some(handle.properties()),
@@ -129,6 +130,9 @@ impl EventPublisher {
         let waiting = deferred.iter().filter(|deferred| deferred.delay.is_some());
         self.metrics.worker.deferred.inc_by(waiting.count() as u64);
         for deferred in deferred {
+            if let (Some(since), Some(delay)) = (deferred.since, deferred.delay) {
+                self.metrics.broker.deferred(since, Duration::from_millis(delay.ms().into()));
+            }
             deferred.handle.ack();
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use chrono::Utc;
 use floodgate::domain::intent;
+use floodgate::domain::sale::PauseMode;
+use floodgate::ledger::Change;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -15,7 +17,9 @@ use crate::harness::process::{PrivateRedis, WorkerProcess, free_port};
 use crate::harness::prometheus::Prometheus;
 use crate::harness::proxy::Proxy;
 use crate::harness::users::checked_sale;
-use crate::harness::{Stage, broker_address, database_address, order, post, root, sale, settings};
+use crate::harness::{
+    Stage, broker_address, database_address, order, post, root, sale, sale_id, settings,
+};
 use crate::user_service::Users;
 
 /// The expressions of the alerts that are shipped, by name. Their windows are shortened, so that a test needs not wait
@@ -29,7 +33,8 @@ fn alerts() -> BTreeMap<String, String> {
         if let Some(alert) = line.strip_prefix("- alert: ") {
             name = Some(alert.to_owned());
         } else if let Some(expression) = line.strip_prefix("expr: ") {
-            let expression = expression.replace("10m", "30s").replace("[5m]", "[15s]");
+            let expression =
+                expression.replace("10m", "30s").replace("[5m]", "[15s]").replace("[1m]", "[15s]");
             alerts.insert(name.take().expect("a name before"), expression);
         }
     }
@@ -118,12 +123,15 @@ async fn servers_that_do_not_answer_are_told() {
     let to_database = Proxy::start(database.clone()).await;
     let to_broker = Proxy::start(broker.clone()).await;
     let mut redis = PrivateRedis::start();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let _users = Users::listening(&listen, &[]).await;
     let (watched, worker) = Watched::start("alerts-servers", |stage| {
         let settings = stage.deployment.app.settings();
         let through = |url: &SecretString, address: &str, proxy: &Proxy| {
             url.expose_secret().replace(address, &proxy.address.to_string())
         };
         vec![
+            ("FLOODGATE_VERIFICATION__URL", format!("http://{listen}")),
             ("FLOODGATE_REDIS_URL", redis.url()),
             ("FLOODGATE_AMQP_URL", through(&settings.amqp_url, &broker, &to_broker)),
             ("FLOODGATE_DATABASE_URL", through(&settings.database_url, &database, &to_database)),
@@ -189,6 +197,13 @@ async fn workers_that_are_stuck_or_gone_and_poison_are_told_and_every_panel_has_
     assert_eq!(watched.down().await, ["user_service"]);
     watched.until("FloodgateBreakerOpen", true).await;
     let _users = Users::listening(&listen, &[]).await;
+    watched.until_all_is_well().await;
+
+    for (mode, expected) in [(Some(PauseMode::Hold), true), (None, false)] {
+        let change = Change::Pause { mode, at: Utc::now() };
+        watched.stage.ledger.change(&sale_id("s"), &change).await.expect("changed");
+        watched.until("FloodgateSaleHeld", expected).await;
+    }
     watched.until_all_is_well().await;
 
     worker.signal("STOP");

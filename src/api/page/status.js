@@ -82,7 +82,7 @@ function worker(one) {
   const { host, process, version, state, silent_s, in_flight, drain_rate } = one;
   const name = `${host}, process ${process}, version ${version}`;
   if (state === 'silent') return [`${name}: nothing heard for ${time(silent_s)}`, 'bad'];
-  if (state === 'gone') return [`${name}: gone; its orders are back in the queue`];
+  if (state === 'gone') return [`${name}: gone without a word; its orders are back in the queue`];
   if (state !== 'running') return [`${name}: takes no orders`];
   return [`${name}: ${count(drain_rate)} orders a second, ${count(in_flight)} in flight`, 'good'];
 }

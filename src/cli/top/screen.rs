@@ -195,6 +195,7 @@ mod tests {
             "queues": { "intents": 4000, "returned": 2, "deferred": 3, "dead_letters": 8 },
             "oldest_s": 12.0, "drain_rate": 950.0, "ahead": 4026, "settled": 1005, "wait_s": 4.2,
             "dead_letters": { "bad_json": 7, "unknown_sale": 1 },
+            "paused": {},
             "dependencies": {
                 "PostgreSQL": { "up": 2, "down": 0 }, "Redis": { "up": 1, "down": 1 },
             },
