@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::harness::api::{Served, on_free_port};
+use crate::harness::api::Served;
 use crate::harness::process::{PrivateRedis, WorkerProcess, free_port};
 use crate::harness::prometheus::Prometheus;
 use crate::harness::proxy::Proxy;
@@ -57,7 +57,9 @@ impl Watched {
         what: &str,
         variables: impl FnOnce(&Stage) -> Vec<(&'static str, String)>,
     ) -> (Self, WorkerProcess) {
-        let stage = Stage::with(what, on_free_port).await;
+        // One that a second API process can have.
+        let address = format!("127.0.0.1:{}", free_port()).parse().expect("an address");
+        let stage = Stage::with(what, |settings| settings.api.listen = address).await;
         stage.open(sale("s", 1_000_000)).await;
         stage.open(checked_sale("checked", 1_000_000)).await;
         let served = Served::without_worker(&stage.deployment.app).await;
@@ -104,6 +106,15 @@ impl Watched {
         let series = self.prometheus.query("floodgate_dependency_up == 0").await;
         let name = |one: &Value| one["metric"]["dependency"].as_str().expect("a label").to_owned();
         series.iter().map(name).collect()
+    }
+
+    /// Ends the API, and starts it again when its absence is told.
+    async fn with_another_api(self) -> Self {
+        let Self { stage, served, prometheus, alerts, variables, orders } = self;
+        served.stop().await;
+        prometheus.until(&alerts["FloodgateNothingWatched"], true).await;
+        let served = Served::without_worker(&stage.deployment.app).await;
+        Self { stage, served, prometheus, alerts, variables, orders }
     }
 
     async fn end(self, worker: WorkerProcess) {
@@ -221,6 +232,10 @@ async fn workers_that_are_stuck_or_gone_and_poison_are_told_and_every_panel_has_
         worker.kill();
         worker = Watched::worker(&watched.stage, &watched.variables);
     }
+    watched.until_all_is_well().await;
+
+    let watched = watched.with_another_api().await;
+    watched.until_all_is_well().await;
     watched.until_all_is_well().await;
     watched.end(worker).await;
 }

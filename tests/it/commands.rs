@@ -2,7 +2,8 @@
 
 use secrecy::ExposeSecret;
 
-use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate, run};
+use crate::harness::api::Served;
+use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate, free_port, run};
 use crate::harness::{Stage, check, order, root};
 
 fn json(output: &std::process::Output) -> serde_json::Value {
@@ -305,4 +306,27 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         printed,
         std::fs::read_to_string(root().join("config/floodgate.toml")).expect("file")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_on_this_machine_is_asked_for_its_health() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let listen = address.parse().expect("an address");
+    let stage = Stage::with("health", |settings| settings.api.listen = listen).await;
+    let ask = |arguments: &[&str]| {
+        let asked = floodgate(&stage, arguments)
+            .env("FLOODGATE_API__LISTEN", &address)
+            .env("FLOODGATE_WORKER__LISTEN", "off")
+            .output()
+            .expect("runs");
+        (asked.status.code(), String::from_utf8(asked.stdout).expect("UTF-8"))
+    };
+    assert_eq!(ask(&["health", "api"]), (Some(1), String::new()), "nothing listens");
+    let served = Served::up(&stage.deployment.app).await;
+    assert_eq!(ask(&["health", "api"]), (Some(0), "ready\n".into()));
+    assert_eq!(ask(&["health", "api", "--live"]), (Some(0), "live\n".into()));
+    assert_eq!(ask(&["health", "worker"]).0, Some(1), "worker.listen is off");
+    assert_eq!(ask(&["health"]).0, Some(2));
+    served.stop().await;
+    stage.remove().await;
 }
