@@ -114,7 +114,7 @@ problems! { [];
 }
 
 problems! { EVERYWHERE;
-    OrderProblems: BadJson Unauthorized Forbidden UnknownSale Timeout NotOpen Closed SoldOut
+    OrderProblems: BadJson Unauthorized Forbidden UnknownSale Timeout NotOpen Closed SalePaused SoldOut
         TooLarge UnsupportedMediaType Invalid IdempotencyMismatch RateLimited QueueOverloaded
         BrokerUnavailable LedgerUnavailable;
     OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;

@@ -82,7 +82,7 @@ pub(super) struct Accepted<'a> {
 /// `Location` has its decision.
 ///
 /// An order with an id or a key may wait in the queue already, so it is not refused because the sale
-/// is not open, closed or sold out: it is queued, and its decision says so. Only an order with neither
+/// is not open, closed, paused or sold out: it is queued, and its decision says so. Only an order with neither
 /// is answered with 409 or 410 at once.
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/orders", tag = "Orders", operation_id = "placeOrder",
