@@ -127,6 +127,13 @@ impl App {
         of_server(Server::Database, migrated).context("could not migrate")
     }
 
+    /// Distributes the ledger, which is up to date, over the nodes of its database.
+    pub async fn distribute(&self) -> Result<()> {
+        self.settings.require(&[Server::Database])?;
+        let distributed = PostgresLedger::distribute(&self.settings.database_url).await;
+        of_server(Server::Database, distributed).context("could not distribute the ledger")
+    }
+
     /// The ledger, checked to be there.
     pub async fn ledger(&self) -> Result<Arc<dyn Ledger>> {
         Ok(self.records().await?.ledger)

@@ -30,6 +30,7 @@ pub mod domain;
 pub mod fault;
 #[cfg(test)]
 mod fuzzing;
+mod hosts;
 pub mod http;
 pub mod inventory;
 pub mod ledger;

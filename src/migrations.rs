@@ -11,8 +11,7 @@ macro_rules! files {
     };
 }
 
-const POSTGRES: &[(&str, &str)] =
-    files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards", "0004_pause");
+const POSTGRES: &[(&str, &str)] = files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards", "0004_pause", "0005_restored");
 const SQLITE: &[(&str, &str)] = files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches", "0005_pause");
 
 /// Of the ledger on PostgreSQL.

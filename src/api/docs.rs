@@ -41,13 +41,23 @@ pub(super) enum PhaseName {
     Closed,
 }
 
-/// How a sale is paused.
+/// How an operator may pause a sale.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) enum PauseModeName {
     Refuse,
     Hold,
+}
+
+/// How a sale is paused.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum PausedName {
+    Refuse,
+    Hold,
+    Restored,
 }
 
 /// What is decided of an order.
@@ -127,9 +137,9 @@ problems! { EVERYWHERE;
         TooLarge UnsupportedMediaType Invalid LedgerUnavailable NotTold;
     VerificationProblems: BadJson Unauthorized Forbidden UnknownSale Timeout TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;
-    PauseProblems: BadJson Unauthorized Forbidden UnknownSale Timeout TooLarge
+    PauseProblems: BadJson Unauthorized Forbidden UnknownSale Timeout LedgerRestored TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;
-    ResumeProblems: Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
+    ResumeProblems: Unauthorized Forbidden UnknownSale LedgerRestored Invalid LedgerUnavailable;
     CloseProblems: Unauthorized Forbidden UnknownSale Invalid LedgerUnavailable;
 }
 

@@ -249,6 +249,8 @@ async fn answer(
             first.units.get(),
             first.sale_id
         ))),
+        Changed::NotAccepted => Err(ProblemType::LedgerRestored
+            .because(format!("sale {id} is held until its ledger is accepted"))),
         Changed::StockTooLarge => Err(ProblemType::Invalid.because(StockTooLarge.to_string())),
         Changed::UnknownSale => Err(unknown(id)),
     }

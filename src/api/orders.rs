@@ -271,7 +271,7 @@ fn refuse_early(state: &SaleState) -> Result<(), Problem> {
     let time = |time: Option<_>| time.map(crate::domain::event::rfc3339).unwrap_or_default();
     Err(match state.phase(Utc::now()) {
         Phase::Open => return Ok(()),
-        Phase::Paused if state.paused == Some(PauseMode::Hold) => return Ok(()),
+        Phase::Paused if state.paused.is_some_and(PauseMode::holds) => return Ok(()),
         Phase::Paused => ProblemType::SalePaused.because(format!("sale {id} is paused")),
         Phase::NotOpen => {
             let opens = time(state.sale.opens_at);

@@ -82,6 +82,8 @@ problem_types! {
         "Nothing was queued.";
     SalePaused, "sale-paused", CONFLICT, "The sale is paused",
         "An operator has paused the sale, and orders are refused meanwhile. Nothing was queued. Order again when it goes on.";
+    LedgerRestored, "ledger-restored", CONFLICT, "The sale is held until its ledger is accepted",
+        "The ledger has lost what it had committed of the sale, as after a restore from a backup. Nothing was changed; `floodgate sale accept-ledger` goes on.";
     SaleDiffers, "sale-differs", CONFLICT, "The sale is open with another definition",
         "The sale exists and keeps the definition it has. To add units, restock it.";
     AdjustmentConflict, "adjustment-conflict", CONFLICT, "The adjustment id was used before",

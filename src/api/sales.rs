@@ -48,8 +48,8 @@ pub struct SaleView {
     /// When the last unit was sold, while none is left
     #[schema(format = DateTime, required)]
     sold_out_at: Option<String>,
-    /// While it is paused: whether orders are refused or held
-    #[schema(value_type = Option<super::docs::PauseModeName>, inline, required)]
+    /// While it is paused: whether orders are refused or held, or held because the ledger was restored from a backup
+    #[schema(value_type = Option<super::docs::PausedName>, inline, required)]
     paused: Option<&'static str>,
     /// Counts restocks, switchings of verification, pauses, their ends and the closing; begins with 1
     #[schema(format = Int64, minimum = 1)]

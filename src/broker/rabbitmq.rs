@@ -7,6 +7,7 @@ mod bounds;
 mod consumer;
 mod declare;
 mod headers;
+mod nodes;
 mod oversized;
 mod publisher;
 mod reader;
@@ -39,6 +40,7 @@ use crate::metrics::{BrokerMetrics, Dependency, Metrics};
 use crate::outage::Outage;
 use crate::tls::Tls;
 use consumer::Source;
+use nodes::Nodes;
 use publisher::Publisher;
 use reader::Reader;
 use replies::Replies;
@@ -61,7 +63,7 @@ pub struct RabbitBroker {
 
 /// How to reach the server, and what has to be there.
 struct Link {
-    uri: AMQPUri,
+    nodes: Nodes,
     topology: Topology,
     bounds: Bounds,
     timeout: Duration,
@@ -81,20 +83,11 @@ impl RabbitBroker {
         bounds: Bounds,
         metrics: &Metrics,
     ) -> Result<Self, BrokerError> {
-        // The parser's own message may repeat the URL with its password.
-        let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| {
-            BrokerError::Permanent(
-                "the AMQP URL is not amqp://user:password@host:port/vhost".into(),
-            )
-        })?;
-        uri.query.heartbeat.get_or_insert(settings.heartbeat_s);
         let timeout = settings.confirm_timeout;
-        uri.query
-            .connection_timeout
-            .get_or_insert(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let nodes = Nodes::of(url, settings.heartbeat_s, timeout)?;
         let topology = Topology::new(namespace);
         let link = Arc::new(Link {
-            uri,
+            nodes,
             topology,
             bounds,
             timeout,
@@ -212,15 +205,23 @@ impl Link {
 
     /// A new connection, and nothing else.
     async fn open(&self, role: &str, frames: Frames) -> Result<Connection, lapin::Error> {
-        let mut uri = self.uri.clone();
+        self.nodes.first(|node| self.open_to(node, role, frames)).await
+    }
+
+    async fn open_to(
+        &self,
+        mut node: AMQPUri,
+        role: &str,
+        frames: Frames,
+    ) -> Result<Connection, lapin::Error> {
         if let Frames::Small = frames {
-            uri.query.frame_max = Some(FRAME_MIN_SIZE);
+            node.query.frame_max = Some(FRAME_MIN_SIZE);
         }
         let name = format!("floodgate {role}");
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let tls = self.tls.clone();
         let runtime = lapin::runtime::default_runtime()?;
-        Connection::connect_uri_with_config(uri, properties, tls, runtime).await
+        Connection::connect_uri_with_config(node, properties, tls, runtime).await
     }
 
     /// Waits for an answer of the server, but no longer than the time limit.

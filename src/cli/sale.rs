@@ -105,6 +105,17 @@ enum SaleCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Go on with a sale that is held because its ledger was restored from a backup
+    #[command(after_help = "Example:\n  floodgate sale accept-ledger bottles\n\n\
+        Units that were sold after the backup are sold once more. Stop and read docs/operations.md\n\
+        first: what subscribers were told of is still in their systems.")]
+    AcceptLedger {
+        /// The sale's id
+        sale_id: SaleId,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List all sales
     #[command(after_help = "Example:\n  floodgate sale list --json")]
     List {
@@ -152,6 +163,7 @@ impl SaleArgs {
                 pause(app, &sale_id, Some(mode), json).await
             }
             SaleCommand::Resume { sale_id, json } => pause(app, &sale_id, None, json).await,
+            SaleCommand::AcceptLedger { sale_id, json } => accept_ledger(app, &sale_id, json).await,
             SaleCommand::List { json } => {
                 let states = app.ledger().await?.sales(None).await?;
                 if json {
@@ -178,6 +190,20 @@ async fn pause(
     show_changed(changed, sale, json)
 }
 
+async fn accept_ledger(app: &App, sale: &SaleId, json: bool) -> anyhow::Result<ExitCode> {
+    let Some(holdings) = app.audited().await?.holdings else {
+        bail!(
+            "an embedded deployment keeps everything in one file, so no sale of it is held for this"
+        );
+    };
+    let operations = app.operations().await?;
+    // First, or a worker would hold the sale again.
+    holdings.forget_watermark(sale).await?;
+    holdings.forget(sale).await?;
+    let changed = operations.accept_ledger(&operator(), sale, Utc::now()).await?;
+    show_changed(changed, sale, json)
+}
+
 /// Prints the one sale of `states`, if it is there.
 fn show(states: &[SaleState], id: &SaleId, json: bool) -> anyhow::Result<ExitCode> {
     let Some(state) = states.first() else {
@@ -197,6 +223,10 @@ fn show_changed(changed: Changed, id: &SaleId, json: bool) -> anyhow::Result<Exi
         Changed::Done { state, .. } => show(&[state], id, json),
         Changed::UnknownSale => show(&[], id, json),
         Changed::StockTooLarge => Err(StockTooLarge.into()),
+        Changed::NotAccepted => bail!(
+            "sale {id} is held because its ledger has lost what it had committed, as after a restore \
+             (docs/operations.md); to go on with what the ledger has: floodgate sale accept-ledger {id}"
+        ),
         Changed::Conflict(Restock { adjustment_id, sale_id, units, .. }) => bail!(
             "adjustment {adjustment_id} was used before: it has added {} units to sale {sale_id}",
             units.get()

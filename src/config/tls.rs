@@ -7,9 +7,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use super::{InvalidSettings, Settings};
+use crate::hosts;
 use crate::tls::{ClientCertificate, Tls};
 
 /// The settings that name the files for one server.
@@ -49,17 +49,23 @@ impl Settings {
         let paths = paths.map(PathBuf::as_path);
         let files = Files { names, paths };
         files.read(("database_url", &self.database_url, "postgres"))?;
-        let Ok(mut url) = self.database_url.expose_secret().parse::<Url>() else { return Ok(()) };
-        let given: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
         let [ca, certificate, key] = paths.map(Path::to_string_lossy);
         let mode = if ca.is_empty() { "" } else { "verify-full" };
-        for (name, value) in
-            [("sslmode", mode), ("sslrootcert", &ca), ("sslcert", &certificate), ("sslkey", &key)]
-        {
-            if !value.is_empty() && !given.iter().any(|given| given == name) {
-                url.query_pairs_mut().append_pair(name, value);
-                self.database_url = url.to_string().into();
+        let with_files = hosts::edited(self.database_url.expose_secret(), |url| {
+            let given: Vec<String> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
+            for (name, value) in [
+                ("sslmode", mode),
+                ("sslrootcert", &ca),
+                ("sslcert", &certificate),
+                ("sslkey", &key),
+            ] {
+                if !value.is_empty() && !given.iter().any(|given| given == name) {
+                    url.query_pairs_mut().append_pair(name, value);
+                }
             }
+        });
+        if let Ok(url) = with_files {
+            self.database_url = url.into();
         }
         Ok(())
     }

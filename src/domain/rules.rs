@@ -57,7 +57,7 @@ pub enum Answer {
 pub enum Until {
     /// It would be created, but the sale wants its user verified first.
     Verified,
-    /// The sale's orders are held.
+    /// The sale's orders are held, or its ledger is not accepted.
     Resumed,
 }
 
@@ -120,7 +120,7 @@ impl State {
         let sale = &state.sale;
         let aged_from = state.aged_from(submitted_at, self.max_age);
         let age = self.now.signed_duration_since(aged_from).to_std().unwrap_or_default();
-        let reason = if state.paused == Some(PauseMode::Hold) {
+        let reason = if state.paused.is_some_and(PauseMode::holds) {
             return Err(Until::Resumed);
         } else if age > self.max_age {
             Reason::Expired

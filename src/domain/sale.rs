@@ -81,17 +81,27 @@ pub enum PauseMode {
     Refuse,
     /// They wait until the sale is resumed, and grow no older meanwhile.
     Hold,
+    /// The same, because the ledger was found to know less than it had committed, as one that was restored from a
+    /// backup does: until an operator accepts it. Never asked for by an operator.
+    #[serde(skip_deserializing)]
+    Restored,
 }
 
 impl PauseMode {
-    /// Every mode.
-    pub const ALL: [Self; 2] = [Self::Refuse, Self::Hold];
+    /// Those that an operator may ask for.
+    pub const CHOICES: [Self; 2] = [Self::Refuse, Self::Hold];
+
+    /// Whether orders wait.
+    pub fn holds(self) -> bool {
+        matches!(self, Self::Hold | Self::Restored)
+    }
 
     /// The word used in settings, answers and the ledger.
     pub fn name(self) -> &'static str {
         match self {
             Self::Refuse => "refuse",
             Self::Hold => "hold",
+            Self::Restored => "restored",
         }
     }
 }
@@ -105,7 +115,7 @@ impl FromStr for PauseMode {
     type Err = NoPauseMode;
 
     fn from_str(text: &str) -> Result<Self, NoPauseMode> {
-        Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or(NoPauseMode)
+        Self::CHOICES.into_iter().find(|mode| mode.name() == text).ok_or(NoPauseMode)
     }
 }
 
@@ -204,10 +214,11 @@ impl SaleState {
     pub fn pause(&mut self, mode: Option<PauseMode>, at: DateTime<Utc>) -> bool {
         let changes = self.paused != mode;
         if changes {
-            if self.paused == Some(PauseMode::Hold) {
+            let holds = |mode: Option<PauseMode>| mode.is_some_and(PauseMode::holds);
+            if holds(self.paused) && !holds(mode) {
                 self.held_until = Some(at);
             }
-            if mode == Some(PauseMode::Hold) {
+            if holds(mode) {
                 self.held_from = self.held_from.or(Some(at));
             }
             self.paused = mode;
@@ -235,6 +246,27 @@ impl SaleState {
     /// ever sold, so news that come out of order can be told apart.
     pub fn is_newer_than(&self, other: &Self) -> bool {
         (self.version, self.sold) > (other.version, other.sold)
+    }
+}
+
+/// How far a ledger has come with a sale, of which all that was ever committed is kept: its counters only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermark {
+    /// The highest version.
+    pub version: u32,
+    /// The most units sold.
+    pub sold: u32,
+}
+
+impl Watermark {
+    /// As far as `state` is.
+    pub fn of(state: &SaleState) -> Self {
+        Self { version: state.version, sold: state.sold }
+    }
+
+    /// Whether `other`, read later, has lost something of this.
+    pub fn is_lost_in(self, other: Self) -> bool {
+        self.version > other.version || self.sold > other.sold
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod redis;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
 
 use crate::domain::decision::Hint;
 use crate::domain::order::{Candidate, Order, SaleId, UserId};
-use crate::domain::sale::SaleState;
+use crate::domain::sale::{SaleState, Watermark};
 
 pub use self::redis::RedisInventory;
 
@@ -25,7 +26,11 @@ pub trait Inventory: Send + Sync {
         &self,
         orders: &[&Candidate],
         max_age: Duration,
-    ) -> Result<Vec<Option<Hint>>, InventoryError>;
+    ) -> Result<Proposal, InventoryError>;
+
+    /// The ledger has committed these states. The highest counters of each sale are kept beside what is held of
+    /// it, also when that is forgotten: by them a ledger that was restored from a backup is known.
+    async fn committed(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
 
     /// Overwrites what it holds of sales with what the ledger has said. Amendments may be repeated and
     /// come late. One for a sale that it does not hold does nothing.
@@ -33,6 +38,15 @@ pub trait Inventory: Send + Sync {
 
     /// Loads sales that it does not hold. Of those it holds it takes over what is newer.
     async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
+}
+
+/// What an inventory says of some orders.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proposal {
+    /// One for each order.
+    pub hints: Vec<Option<Hint>>,
+    /// How far the ledger had committed each of their sales, as far as that is known.
+    pub watermarks: HashMap<SaleId, Watermark>,
 }
 
 /// What an inventory holds, for an audit.
@@ -57,6 +71,12 @@ pub trait Holdings: Send + Sync {
 
     /// Has it hold nothing of a sale any more, so that it is loaded again from the ledger.
     async fn forget(&self, sale: &SaleId) -> Result<(), InventoryError>;
+
+    /// How far the ledger had committed a sale, if that is known.
+    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError>;
+
+    /// Forgets that too: what the ledger knows now is all there is.
+    async fn forget_watermark(&self, sale: &SaleId) -> Result<(), InventoryError>;
 }
 
 /// What is held of a sale.

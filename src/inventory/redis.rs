@@ -1,8 +1,9 @@
 //! The inventory on Redis: one script call for each sale of a batch, all in one pipeline.
 
 mod holdings;
+mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -10,48 +11,29 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use chrono::{DateTime, Utc};
-use deadpool_redis::{Connection, Manager, Pool, Runtime};
-use futures_util::TryStreamExt;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncCommands, AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionInfo,
-    IntoConnectionInfo, RedisError, RedisResult, Script, TlsCertificates, Value,
-};
+use redis::{Arg, AsyncCommands, Cmd, RedisError, RedisResult, Script, Value};
 use secrecy::{ExposeSecret, SecretString};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Amendment, Inventory, InventoryError, InventorySettings};
+use super::{Amendment, Inventory, InventoryError, InventorySettings, Proposal};
 use crate::domain::decision::Hint;
 use crate::domain::order::{Candidate, Eligibility, Order, SaleId};
-use crate::domain::sale::SaleState;
+use crate::domain::sale::{SaleState, Watermark};
 use crate::tls::Tls;
+use server::{Limits, Link, Server};
 
 /// [`Inventory`] on Redis 6.2 or newer. Redis must not evict keys (`maxmemory-policy noeviction`).
 pub struct RedisInventory {
-    pool: Pool,
+    server: Server,
     namespace: String,
     keep_after_close: Duration,
-    deduct: Script,
-    amend: Script,
+    deduct: Lua,
+    amend: Lua,
+    commit: Lua,
 }
 
-/// The keys of one sale: its counters, the orders it has deducted for, and its buyers. The sale is their
-/// hash tag, so that they live in one slot of a cluster.
+/// The keys of what is held of a sale: its counters, the orders it has deducted for, and its buyers.
 type Keys = [String; 3];
-
-/// How to connect to `url`.
-fn secured(url: &str, tls: Tls) -> RedisResult<ConnectionInfo> {
-    let server = url.into_connection_info()?;
-    if tls.ca.is_none() && tls.client.is_none() {
-        return Ok(server);
-    }
-    let client_tls = tls.client.map(|client| ClientTlsConfig {
-        client_cert: client.certificate.into_bytes(),
-        client_key: client.key.expose_secret().as_bytes().to_vec(),
-    });
-    let certificates = TlsCertificates { client_tls, root_cert: tls.ca.map(String::into_bytes) };
-    Ok(Client::build_with_tls(server, certificates)?.get_connection_info().clone())
-}
 
 impl RedisInventory {
     /// An inventory at `url` with up to `connections` connections. Connects when it is first used.
@@ -62,28 +44,15 @@ impl RedisInventory {
         connections: usize,
         tls: Tls,
     ) -> Result<Self, InventoryError> {
-        let timeout = settings.timeout;
-        // Requests are small and each waits for its answer: Nagle's algorithm would hold them back.
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let server = secured(url.expose_secret(), tls).map_err(unavailable)?.set_tcp_settings(tcp);
-        let limits = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        let manager = Manager::new_with_config(server, limits).map_err(unavailable)?;
-        let pool = Pool::builder(manager)
-            .max_size(connections)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(timeout))
-            .create_timeout(Some(timeout))
-            .recycle_timeout(Some(timeout))
-            .build()
-            .map_err(unavailable)?;
+        let limits = Limits { connections, timeout: settings.timeout };
+        let server = Server::at(url.expose_secret(), limits, tls).map_err(unavailable)?;
         Ok(Self {
-            pool,
+            server,
             namespace: namespace.to_owned(),
             keep_after_close: settings.keep_after_close,
-            deduct: Script::new(include_str!("lua/deduct.lua")),
-            amend: Script::new(include_str!("lua/amend.lua")),
+            deduct: Lua::new(include_str!("lua/deduct.lua")),
+            amend: Lua::new(include_str!("lua/amend.lua")),
+            commit: Lua::new(include_str!("lua/commit.lua")),
         })
     }
 
@@ -107,31 +76,27 @@ impl RedisInventory {
     /// The version of the server.
     pub async fn version(&self) -> Result<String, InventoryError> {
         let mut connection = self.connection().await?;
-        let info: redis::InfoDict = redis::cmd("INFO")
-            .arg("server")
-            .query_async(&mut connection)
-            .await
-            .map_err(unavailable)?;
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let info = connection.any(info).await.map_err(unavailable)?;
+        let info: redis::InfoDict = redis::from_redis_value(info).map_err(unavailable)?;
         Ok(info.get("redis_version").unwrap_or_default())
     }
 
     /// Fails unless the script for hints runs: it is called for no order, with a name that no sale can have.
     pub async fn check(&self) -> Result<(), InventoryError> {
-        let mut connection = self.connection().await?;
-        let keys = self.keys("");
-        let mut call = self.deduct.prepare_invoke();
-        for key in &keys {
-            call.key(key);
+        let call = self.deduct_call(".", &[], &[], Duration::ZERO);
+        for result in self.call(&self.deduct, &[call]).await? {
+            result.map_err(unavailable)?;
         }
-        call.invoke_async::<Value>(&mut connection).await.map(drop).map_err(unavailable)
+        Ok(())
     }
 
     /// Deletes every key of the namespace.
     pub async fn remove(&self) -> Result<(), InventoryError> {
         let mut connection = self.connection().await?;
         let pattern = format!("{}:{{*", self.namespace);
-        let found = connection.scan_match(pattern).await.map_err(unavailable)?;
-        let keys: Vec<String> = found.try_collect().await.map_err(unavailable)?;
+        let keys = connection.keys(&pattern).await.map_err(unavailable)?;
         for keys in keys.chunks(1000) {
             connection.unlink::<_, ()>(keys).await.map_err(unavailable)?;
         }
@@ -139,19 +104,57 @@ impl RedisInventory {
     }
 
     fn keys(&self, sale: &(impl Display + ?Sized)) -> Keys {
-        ["sale", "deducted", "buyers"].map(|what| format!("{}:{{{sale}}}:{what}", self.namespace))
+        ["sale", "deducted", "buyers"].map(|what| self.key(sale, what))
     }
 
-    async fn connection(&self) -> Result<Connection, InventoryError> {
-        self.pool.get().await.map_err(unavailable)
+    /// The key of how far a sale is committed.
+    fn committed_key(&self, sale: &(impl Display + ?Sized)) -> String {
+        self.key(sale, "committed")
     }
 
-    /// Calls `script` once for each of `calls` in one pipeline. A script that the server does not have
-    /// is loaded, and the calls that missed it, which did nothing, are repeated. Fails as a whole when
-    /// the server cannot do its work; what is wrong with the keys of one sale is that call's error.
+    /// The sale is the hash tag of all its keys, so that they live in one slot of a cluster.
+    fn key(&self, sale: &(impl Display + ?Sized), what: &str) -> String {
+        format!("{}:{{{sale}}}:{what}", self.namespace)
+    }
+
+    /// A call of the script for hints.
+    fn deduct_call(
+        &self,
+        sale: &(impl Display + ?Sized),
+        orders: &[&Candidate],
+        indexes: &[usize],
+        max_age: Duration,
+    ) -> Cmd {
+        let [counters, deducted, buyers] = self.keys(sale);
+        let keys = [counters, deducted, buyers, self.committed_key(sale)];
+        let mut call = evalsha(&self.deduct, &keys);
+        call.arg(u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX));
+        for &index in indexes {
+            let Candidate { order, submitted_at, eligibility } = orders[index];
+            let eligibility = match eligibility {
+                Eligibility::Unchecked => "",
+                Eligibility::Eligible => "+",
+                Eligibility::Denied => "-",
+            };
+            call.arg(digest(order))
+                .arg(order.user_id.as_str())
+                .arg(order.quantity.get())
+                .arg(ms(*submitted_at))
+                .arg(eligibility);
+        }
+        call
+    }
+
+    async fn connection(&self) -> Result<Link, InventoryError> {
+        self.server.connection().await
+    }
+
+    /// Does `calls` of `script`, each of which is about one sale. Those that reach a server which does not have
+    /// it, which did nothing, are repeated with the script itself. Fails as a whole when
+    /// a server cannot do its work; what is wrong with the keys of one sale is that call's error.
     async fn call(
         &self,
-        script: &Script,
+        script: &Lua,
         calls: &[Cmd],
     ) -> Result<Vec<RedisResult<Value>>, InventoryError> {
         if calls.is_empty() {
@@ -163,12 +166,7 @@ impl RedisInventory {
             errors.find(|error| !is_of_keys(error)).cloned().map_or(Ok(results), Err)
         });
         results.map_err(|error| {
-            // A connection that has failed is not used again, nor are the others when the server has
-            // become a replica: its name or address may stand for another server by now.
-            drop(Connection::take(connection));
-            if error.to_string().contains("READONLY") {
-                self.pool.retain(|_, _| false);
-            }
+            self.server.failed(connection, &error);
             unavailable(error)
         })
     }
@@ -179,11 +177,9 @@ impl RedisInventory {
             return Ok(());
         }
         let mut connection = self.connection().await?;
-        let mut pipe = redis::pipe();
-        for sale in sales {
-            pipe.unlink(&self.keys(sale)).ignore();
-        }
-        pipe.query_async(&mut connection).await.map_err(unavailable)
+        let unlinking = sales.iter().map(|sale| Cmd::unlink(&self.keys(sale)));
+        let results = connection.each(unlinking).await.map_err(unavailable)?;
+        results.into_iter().try_for_each(|result| result.map(drop)).map_err(unavailable)
     }
 
     /// Amends sales, and loads those not held if so asked.
@@ -225,33 +221,45 @@ impl RedisInventory {
     }
 }
 
+/// A script, and what servers that have it know it by.
+struct Lua {
+    text: &'static str,
+    hash: Script,
+}
+
+impl Lua {
+    fn new(text: &'static str) -> Self {
+        Self { text, hash: Script::new(text) }
+    }
+
+    /// A call of it by its hash, made into one that brings it along, which a server keeps.
+    fn brought(&self, call: &Cmd) -> Cmd {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(self.text);
+        for arg in call.args_iter().skip(2) {
+            if let Arg::Simple(arg) = arg {
+                eval.arg(arg);
+            }
+        }
+        eval
+    }
+}
+
 async fn call_on(
-    connection: &mut Connection,
-    script: &Script,
+    connection: &mut Link,
+    script: &Lua,
     calls: &[Cmd],
 ) -> RedisResult<Vec<RedisResult<Value>>> {
-    let mut results = pipeline(connection, calls.iter()).await?;
+    let mut results = connection.each(calls.iter().cloned()).await?;
     let missed: Vec<usize> = (0..results.len()).filter(|&i| is_no_script(&results[i])).collect();
     if !missed.is_empty() {
-        script.load_async(connection).await?;
-        let again = pipeline(connection, missed.iter().map(|&i| &calls[i])).await?;
+        let again = missed.iter().map(|&i| script.brought(&calls[i]));
+        let again = connection.each(again).await?;
         for (index, result) in missed.into_iter().zip(again) {
             results[index] = result;
         }
     }
     Ok(results)
-}
-
-async fn pipeline(
-    connection: &mut Connection,
-    calls: impl Iterator<Item = &Cmd>,
-) -> RedisResult<Vec<RedisResult<Value>>> {
-    let mut pipe = redis::pipe();
-    pipe.ignore_errors();
-    for call in calls {
-        pipe.add_command(call.clone());
-    }
-    pipe.query_async(connection).await
 }
 
 fn is_no_script(result: &RedisResult<Value>) -> bool {
@@ -268,9 +276,9 @@ fn is_of_keys(error: &RedisError) -> bool {
         && !OF_THE_SERVER.iter().any(|code| text.contains(code))
 }
 
-fn evalsha(script: &Script, keys: &Keys) -> Cmd {
+fn evalsha(script: &Lua, keys: &[String]) -> Cmd {
     let mut call = redis::cmd("EVALSHA");
-    call.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    call.arg(script.hash.get_hash()).arg(keys.len()).arg(keys);
     call
 }
 
@@ -294,46 +302,29 @@ fn digest(order: &Order) -> String {
     BASE64_STANDARD_NO_PAD.encode(hash.digest().to_be_bytes())
 }
 
-fn deduct_call(
-    script: &Script,
-    keys: &Keys,
-    orders: &[&Candidate],
-    indexes: &[usize],
-    max_age: Duration,
-) -> Cmd {
-    let mut call = evalsha(script, keys);
-    call.arg(u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX));
-    for &index in indexes {
-        let Candidate { order, submitted_at, eligibility } = orders[index];
-        let eligibility = match eligibility {
-            Eligibility::Unchecked => "",
-            Eligibility::Eligible => "+",
-            Eligibility::Denied => "-",
-        };
-        call.arg(digest(order))
-            .arg(order.user_id.as_str())
-            .arg(order.quantity.get())
-            .arg(ms(*submitted_at))
-            .arg(eligibility);
-    }
-    call
-}
-
-/// The answer of `deduct.lua` for `orders` orders; nothing when the sale is not held.
-fn hints(answer: Value, orders: usize) -> Result<Option<Vec<Hint>>, InventoryError> {
-    let Some(letters) = redis::from_redis_value::<Option<String>>(answer).map_err(unavailable)?
-    else {
-        return Ok(None);
-    };
+/// The answer of `deduct.lua` for `orders` orders: nothing when the sale is not held, and how far it is committed.
+fn proposal(
+    answer: Value,
+    orders: usize,
+) -> Result<(Option<Vec<Hint>>, Option<Watermark>), InventoryError> {
+    let (letters, version, sold): (Option<String>, String, String) =
+        redis::from_redis_value(answer).map_err(unavailable)?;
+    let watermark = watermark(&version, &sold);
+    let Some(letters) = letters else { return Ok((None, watermark)) };
     let hints = letters.bytes().map(|letter| match letter {
         b'g' => Some(Hint::Granted),
         b'r' => Some(Hint::Refused),
         _ => None,
     });
     match hints.collect::<Option<Vec<_>>>() {
-        Some(hints) if hints.len() == orders => Ok(Some(hints)),
+        Some(hints) if hints.len() == orders => Ok((Some(hints), watermark)),
         _ => Err(unavailable(format!("deduct.lua answered {letters:?} for {orders} orders"))),
     }
+}
+
+/// What is kept of how far a sale is committed.
+fn watermark(version: &str, sold: &str) -> Option<Watermark> {
+    Some(Watermark { version: version.parse().ok()?, sold: sold.parse().ok()? })
 }
 
 #[async_trait]
@@ -342,28 +333,27 @@ impl Inventory for RedisInventory {
         &self,
         orders: &[&Candidate],
         max_age: Duration,
-    ) -> Result<Vec<Option<Hint>>, InventoryError> {
+    ) -> Result<Proposal, InventoryError> {
         let mut groups: BTreeMap<&SaleId, Vec<usize>> = BTreeMap::new();
         for (index, candidate) in orders.iter().enumerate() {
             groups.entry(&candidate.order.sale_id).or_default().push(index);
         }
         let calls: Vec<Cmd> = groups
             .iter()
-            .map(|(sale, indexes)| {
-                deduct_call(&self.deduct, &self.keys(sale), orders, indexes, max_age)
-            })
+            .map(|(sale, indexes)| self.deduct_call(sale, orders, indexes, max_age))
             .collect();
         let results = self.call(&self.deduct, &calls).await?;
         let mut answers = vec![None; orders.len()];
+        let mut watermarks = HashMap::new();
         let mut damaged = Vec::new();
         for ((sale, indexes), result) in groups.into_iter().zip(results) {
             match result {
                 Ok(answer) => {
-                    for (index, hint) in
-                        indexes.iter().zip(hints(answer, indexes.len())?.into_iter().flatten())
-                    {
+                    let (hints, watermark) = proposal(answer, indexes.len())?;
+                    for (index, hint) in indexes.iter().zip(hints.into_iter().flatten()) {
                         answers[*index] = Some(hint);
                     }
+                    watermarks.extend(watermark.map(|mark| (sale.clone(), mark)));
                 }
                 Err(error) => {
                     tracing::warn!(%sale, %error, "the sale's keys in Redis are damaged: loading it again");
@@ -372,7 +362,18 @@ impl Inventory for RedisInventory {
             }
         }
         self.forget(&damaged).await?;
-        Ok(answers)
+        Ok(Proposal { hints: answers, watermarks })
+    }
+
+    async fn committed(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
+        let call = |state: &SaleState| {
+            let mut call = evalsha(&self.commit, &[self.committed_key(&state.sale.id)]);
+            call.arg(state.version).arg(state.sold).arg(self.expires_at(state.sale.closes_at));
+            call
+        };
+        let calls: Vec<Cmd> = sales.iter().map(call).collect();
+        let results = self.call(&self.commit, &calls).await?;
+        results.into_iter().try_for_each(|result| result.map(drop)).map_err(unavailable)
     }
 
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {

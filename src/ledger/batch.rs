@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Decided, Proposed};
 use crate::domain::decision::{Decision, Hint, Outcome};
 use crate::domain::order::{Candidate, Eligibility, SaleId, UserId};
-use crate::domain::rules::{Answer, State};
-use crate::domain::sale::{Announcement, PauseMode, SaleState, SoldOut};
+use crate::domain::rules::{Answer, State, Until};
+use crate::domain::sale::{Announcement, PauseMode, SaleState, SoldOut, Watermark};
 
 /// The orders of a batch, with the answers they have so far.
 pub(super) struct Batch<'a> {
@@ -58,12 +58,34 @@ impl<'a> Batch<'a> {
         sales.iter().flat_map(|sale| &self.indexes[sale]).map(|index| self.orders[*index].candidate)
     }
 
+    /// Holds those of `sales`, read just now, that know less than was committed before.
+    pub(super) fn hold_restored(&mut self, sales: &mut HashMap<SaleId, SaleState>) {
+        for (id, indexes) in &self.indexes {
+            let mark = indexes.first().and_then(|index| self.orders[*index].watermark);
+            match (mark, sales.get_mut(*id)) {
+                (Some(mark), Some(state)) if mark.is_lost_in(Watermark::of(state)) => {
+                    self.decided.lost.insert((*id).clone(), mark);
+                    state.paused = Some(PauseMode::Restored);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Decides the orders of `sales` by `state`, which has read all of them. May be done again with
     /// what a lock shows.
     pub(super) fn decide(&mut self, sales: &[&'a SaleId], mut state: State) {
         for sale in sales {
             for index in &self.indexes[sale] {
-                self.answers[*index] = Some(state.decide(self.orders[*index].candidate));
+                let Proposed { candidate, watermark, .. } = self.orders[*index];
+                self.answers[*index] = Some(match (state.decide(candidate), watermark) {
+                    (Answer::UnknownSale, Some(mark)) => {
+                        self.decided.lost.insert((*sale).clone(), mark);
+                        let submitted_at = candidate.submitted_at.unwrap_or(state.now);
+                        Answer::Undecided { until: Until::Resumed, submitted_at }
+                    }
+                    (answer, _) => answer,
+                });
             }
         }
         self.decided.sales.extend(state.sales);
@@ -145,7 +167,7 @@ pub(super) fn limited<'a>(
 /// no decision yet does so in truth, so it has to be looked up.
 pub(super) fn may_wait(sales: &HashMap<SaleId, SaleState>, candidate: &Candidate) -> bool {
     sales.get(&candidate.order.sale_id).is_some_and(|state| {
-        state.paused == Some(PauseMode::Hold)
+        state.paused.is_some_and(PauseMode::holds)
             || state.sale.verification && candidate.eligibility == Eligibility::Unchecked
     })
 }

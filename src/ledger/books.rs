@@ -24,8 +24,9 @@ row! {
 }
 
 /// The stock that a sale had in each range of its versions: at first, and from each restock on.
-const LEVELS: &str = "
-    restocks as (select sale_id, version, stock, units from announcements where units is not null),
+fn levels(of: &str) -> String {
+    format!(
+        "restocks as (select sale_id, version, stock, units from announcements where units is not null and {of}),
     levels as (
         select sale_id, version as since,
                lead(version) over (partition by sale_id order by version) as until, stock
@@ -33,8 +34,10 @@ const LEVELS: &str = "
         union all
         select s.sale_id, 0, (select min(r.version) from restocks r where r.sale_id = s.sale_id),
                s.stock - coalesce((select sum(r.units) from restocks r where r.sale_id = s.sale_id), 0)
-        from sales s
-    )";
+        from sales s where s.{of}
+    )"
+    )
+}
 
 /// The query of a book, on the rows of sales for which `of` holds, a condition on `sale_id`. `ms` writes a
 /// time as milliseconds since 1970.
@@ -62,16 +65,16 @@ fn sales(of: &str) -> String {
          from (select sale_id, 'order' as kind, order_id as about from decisions where {of}
                union all select sale_id, 'buyer', user_id from buyers where {of}
                union all select sale_id, 'announcement', adjustment_id from announcements where {of}) x
-         where not exists (select 1 from sales s where s.sale_id = x.sale_id)"
+         where not exists (select 1 from sales s where s.sale_id = x.sale_id and s.{of})"
     )
 }
 
 /// Sales that have sold more than they had, or say wrongly that they are sold out; orders created when too little
 /// was left.
 fn stock(of: &str) -> String {
-    let created = created(of);
+    let (created, levels) = (created(of), levels(of));
     format!(
-        "with {LEVELS}
+        "with {levels}
          select s.sale_id, 'sale' as about,
                 s.sold || ' of ' || s.stock || ' units are sold' as detail
          from sales s where s.{of} and not s.sold between 0 and s.stock
@@ -116,7 +119,7 @@ fn sold(of: &str) -> String {
          select d.sale_id, 'order ' || d.order_id, 'saw version ' || d.version || ' and ' || d.sold
                 || ' units sold; the sale has version ' || s.version || ' and ' || s.sold
          from decisions d join sales s on s.sale_id = d.sale_id
-         where d.{of} and (d.version > s.version or d.sold > s.sold)"
+         where d.{of} and s.{of} and (d.version > s.version or d.sold > s.sold)"
     )
 }
 
@@ -132,17 +135,18 @@ fn buyers(of: &str) -> String {
                from (select * from buyers where {of}) b
                full join (select d.sale_id, d.user_id, sum(d.quantity) as bought from {created} d
                           join sales s on s.sale_id = d.sale_id
-                          where s.per_user_limit is not null group by d.sale_id, d.user_id) c
+                          where s.{of} and s.per_user_limit is not null group by d.sale_id, d.user_id) c
                     on c.sale_id = b.sale_id and c.user_id = b.user_id) x
          join sales s on s.sale_id = x.sale_id
-         where x.units <> x.bought or x.bought > s.per_user_limit"
+         where s.{of} and (x.units <> x.bought or x.bought > s.per_user_limit)"
     )
 }
 
 /// Refusals for want of units that were left.
 fn sold_out(of: &str) -> String {
+    let levels = levels(of);
     format!(
-        "with {LEVELS}
+        "with {levels}
          select d.sale_id, 'order ' || d.order_id as about,
                 'was refused ' || d.quantity || ' units as sold out when ' || (l.stock - d.sold)
                 || ' were left' as detail
@@ -165,7 +169,7 @@ fn purchase_limit(of: &str) -> String {
                           range between unbounded preceding and 1 preceding), 0) as held
                from decisions where outcome in ('c', 'l') and {of}) d
          join sales s on s.sale_id = d.sale_id
-         where case d.outcome when 'c' then d.held + d.quantity > s.per_user_limit
+         where s.{of} and case d.outcome when 'c' then d.held + d.quantity > s.per_user_limit
                else s.per_user_limit is null or d.held + d.quantity <= s.per_user_limit end"
     )
 }
@@ -186,7 +190,7 @@ fn restocks(of: &str) -> String {
                 'leaves ' || r.stock || ' units on offer at version ' || r.version || '; the sale has '
                 || s.stock || ' at version ' || s.version
          from r join sales s on s.sale_id = r.sale_id
-         where r.later is null and (r.stock <> s.stock or r.version > s.version)"
+         where s.{of} and r.later is null and (r.stock <> s.stock or r.version > s.version)"
     )
 }
 
@@ -204,7 +208,7 @@ fn window(of: &str, ms: fn(&str) -> String) -> String {
          from (select d.sale_id, d.order_id, d.outcome, d.version, s.version as latest,
                       {decided} - d.waited_ms as submitted, {opens} as opens, {closes} as closes
                from decisions d join sales s on s.sale_id = d.sale_id
-               where d.outcome in ('c', 'n', 'x') and d.waited_ms < 2147483647 and d.{of}) x
+               where d.outcome in ('c', 'n', 'x') and d.waited_ms < 2147483647 and d.{of} and s.{of}) x
          where case x.outcome
              when 'n' then x.opens is null or x.submitted > x.opens
              when 'x' then x.closes is null or x.submitted < x.closes - 1
@@ -213,11 +217,11 @@ fn window(of: &str, ms: fn(&str) -> String) -> String {
          select d.sale_id, 'order ' || d.order_id,
                 case d.outcome when 'p' then 'was refused as paused' else 'was decided' end || ' at version '
                 || d.version || ', which ' || case s.paused when 'refuse' then 'refuses orders'
-                when 'hold' then 'holds orders' else 'is not paused' end
+                when 'hold' then 'holds orders' when 'restored' then 'holds orders' else 'is not paused' end
          from decisions d join sales s on s.sale_id = d.sale_id and s.version = d.version
-         where d.{of} and case d.outcome when 'p' then coalesce(s.paused, '') <> 'refuse'
+         where d.{of} and s.{of} and case d.outcome when 'p' then coalesce(s.paused, '') <> 'refuse'
                when 'c' then s.paused is not null when 's' then s.paused is not null
-               when 'l' then s.paused is not null else coalesce(s.paused, '') = 'hold' end"
+               when 'l' then s.paused is not null else coalesce(s.paused, '') in ('hold', 'restored') end"
     )
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Change, Changed, LedgerError, Opening};
 use crate::domain::order::{AdjustmentId, SaleId};
-use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
+use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
 
 impl Opening {
     /// What became of each of `sales`, of which those called `new` were stored just now.
@@ -32,13 +32,16 @@ impl Change {
     pub(super) fn adjustment_id(&self) -> Option<&AdjustmentId> {
         match self {
             Self::Restock { adjustment_id, .. } => Some(adjustment_id),
-            Self::Close { .. } | Self::Verify { .. } | Self::Pause { .. } => None,
+            Self::Close { .. } | Self::Verify { .. } | Self::Pause { .. } | Self::Accept { .. } => {
+                None
+            }
         }
     }
 
     /// Applies it to a sale, where `first` is the restock that its adjustment id stands for already.
     /// If it is new, there is something to write.
     pub fn apply(&self, state: &mut SaleState, first: Option<Restock>) -> Changed {
+        let is_restored = state.paused == Some(PauseMode::Restored);
         let (restock, is_new) = match self {
             Self::Restock { units, .. } if first.is_some() => {
                 if let Some(first) = first.as_ref().filter(|first| first.units != *units) {
@@ -62,7 +65,11 @@ impl Change {
             }
             Self::Close { at } => (None, state.close(*at)),
             Self::Verify { on } => (None, state.set_verification(*on)),
+            Self::Pause { mode, .. } if is_restored && *mode != Some(PauseMode::Restored) => {
+                return Changed::NotAccepted;
+            }
             Self::Pause { mode, at } => (None, state.pause(*mode, *at)),
+            Self::Accept { at } => (None, is_restored && state.pause(None, *at)),
         };
         Changed::Done { state: state.clone(), restock, is_new }
     }

@@ -22,7 +22,7 @@ use serde_with::{DurationMilliSeconds, serde_as};
 use crate::domain::decision::{Decision, Hint};
 use crate::domain::order::{AdjustmentId, Candidate, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::rules::Answer;
-use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
+use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState, Watermark};
 
 pub use postgres::{PostgresLedger, UNLOGGED};
 pub use sqlite::SqliteLedger;
@@ -41,7 +41,7 @@ pub trait Ledger: Outbox {
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError>;
 
     /// Decides a batch of orders, given in queue order, by the [rule](crate::domain::rules), and stores the
-    /// new decisions, all or none of them. The hints change how long that takes and never an answer.
+    /// new decisions, of each sale all or none. The hints change how long that takes and never an answer.
     /// Deciding a batch again gives the same decisions.
     async fn decide(
         &self,
@@ -199,6 +199,11 @@ pub enum Change {
         /// When.
         at: DateTime<Utc>,
     },
+    /// Go on with a sale that is held because its ledger was restored.
+    Accept {
+        /// When.
+        at: DateTime<Utc>,
+    },
 }
 
 /// What became of a change.
@@ -215,6 +220,8 @@ pub enum Changed {
     },
     /// The adjustment id was used before in this sale, for this other restock.
     Conflict(Restock),
+    /// The sale is held because its ledger was restored, so it can't be paused or resumed; nothing is changed.
+    NotAccepted,
     /// The sale would have more units on offer than a sale can have, so nothing is changed.
     StockTooLarge,
     /// The ledger has no such sale.
@@ -241,6 +248,8 @@ pub struct Proposed<'a> {
     pub hint: Option<Hint>,
     /// Its message was delivered before, so it is probably decided.
     pub redelivered: bool,
+    /// How far its sale was committed before the batch, as far as that is known.
+    pub watermark: Option<Watermark>,
 }
 
 /// What became of a batch.
@@ -252,6 +261,8 @@ pub struct Decided {
     pub sales: HashMap<SaleId, SaleState>,
     /// Units of the buyers of sales with a limit, likewise.
     pub units: HashMap<(SaleId, UserId), u32>,
+    /// Sales of which the ledger has lost what was committed, as far as it was. Nothing is decided for them.
+    pub lost: HashMap<SaleId, Watermark>,
 }
 
 /// Why the ledger gave no answer.
@@ -282,4 +293,5 @@ pub struct LedgerSettings {
     #[serde(rename = "timeout_ms")]
     #[serde_as(as = "DurationMilliSeconds<u64>")]
     pub timeout: Duration,
+    pub distributed: bool,
 }

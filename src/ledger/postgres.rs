@@ -4,23 +4,24 @@
 //! version 1.21 or later in transaction mode with `max_prepared_statements` set; migrations connect
 //! directly.
 
+mod distributed;
+mod one_sale;
 mod operator_log;
 mod rows;
+mod server;
 mod shards;
-mod tls;
 mod transaction;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
-use tokio::sync::OnceCell;
-use url::Url;
 
 use super::changes::sorted;
 use super::{
@@ -31,10 +32,12 @@ use super::{books, recipe, statements};
 use crate::domain::decision::Decision;
 use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
+use crate::hosts;
 use crate::metrics::{Dependency, Metrics};
 use crate::migrations;
 use crate::outage::Outage;
 use recipe::Transaction as _;
+use server::Server;
 use transaction::{Begin, Transaction};
 
 /// What is left out of the logs, in the language of their filter: the library logs each connection of its pool
@@ -45,12 +48,11 @@ pub const UNLOGGED: &str = "sqlx_core::pool=off";
 #[derive(Debug)]
 pub struct PostgresLedger {
     pool: PgPool,
-    /// What the pool was made with.
-    options: Box<PgConnectOptions>,
-    /// Set when it is known whether the connections have TLS.
-    tls: OnceCell<()>,
+    server: Arc<Server>,
     timeout: Duration,
     begin: Begin,
+    /// Transactions are about one sale each.
+    distributed: bool,
     outage: Outage,
     /// The latest batch had orders that were decided before, so the next one probably has some too.
     has_repeats: AtomicBool,
@@ -64,25 +66,33 @@ impl PostgresLedger {
         metrics: &Metrics,
     ) -> Result<Self, LedgerError> {
         let timeout = settings.timeout;
-        let options = tls::options(url)
-            .map_err(permanent)?
-            .application_name("floodgate")
-            // The server has its own log of slow statements, and an audit has some.
-            .disable_statement_logging()
-            // A setting at start-up, which a pooler would refuse; floodgate reads no floats.
-            .extra_float_digits(None);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(timeout)
-            .connect_lazy_with(options.clone());
+        let server = Server::at(url, |options| {
+            options
+                .application_name("floodgate")
+                // The server has its own log of slow statements, and an audit has some.
+                .disable_statement_logging()
+                // A setting at start-up, which a pooler would refuse; floodgate reads no floats.
+                .extra_float_digits(None)
+        });
+        let server = Arc::new(server.map_err(permanent)?);
+        let mut pool =
+            PgPoolOptions::new().max_connections(settings.max_connections).acquire_timeout(timeout);
+        if server.has_choice() {
+            let server = Arc::clone(&server);
+            pool = pool.before_acquire(move |_, connection| {
+                let is_current = server.is_of(connection.age);
+                Box::pin(async move { Ok(is_current) })
+            });
+        }
+        let pool = pool.connect_lazy_with(server.first());
         // The server gives up a little before the client does, so that the client learns why.
         let begin = Begin::new(timeout * 9 / 10);
         Ok(Self {
             pool,
-            options: Box::new(options),
-            tls: OnceCell::new(),
+            server,
             timeout,
             begin,
+            distributed: settings.distributed,
             outage: Outage::new(metrics.dependencies.of(Dependency::PostgreSql)),
             has_repeats: AtomicBool::new(false),
         })
@@ -90,13 +100,18 @@ impl PostgresLedger {
 
     /// Brings the database at `url` to this version's schema. Running it again changes nothing.
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
-        let options = tls::options(url).map_err(permanent)?;
-        let mut connection = Box::pin(tls::connect(options)).await.map_err(classify)?;
+        let mut connection = connect(url, |options| options).await?;
         migrations::postgres().run(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
             other => permanent(other),
         })?;
         connection.close().await.map_err(classify)
+    }
+
+    /// Distributes the tables of the database at `url` by sale, which needs the extension Citus. Running it again
+    /// changes nothing.
+    pub async fn distribute(url: &SecretString) -> Result<(), LedgerError> {
+        distributed::distribute(url).await
     }
 
     /// Makes database `name` on the server of `url`.
@@ -107,14 +122,13 @@ impl PostgresLedger {
     /// The URL of database `name` on the server of `url`.
     pub fn url_of(url: &SecretString, name: &str) -> Result<SecretString, LedgerError> {
         // The library's own way to write a URL loses the paths of certificates.
-        let mut url: Url = url.expose_secret().parse().map_err(permanent)?;
-        url.set_path(name);
-        Ok(url.to_string().into())
+        let url = hosts::edited(url.expose_secret(), |url| url.set_path(name));
+        Ok(url.map_err(permanent)?.into())
     }
 
     /// Drops the database at `url`, with all connections to it.
     pub async fn drop_database(url: &SecretString) -> Result<(), LedgerError> {
-        let options = tls::options(url).map_err(permanent)?;
+        let options = Server::at(url, |options| options).map_err(permanent)?.first();
         let name = options.get_database().unwrap_or_default();
         execute(url, format!("drop database if exists {} with (force)", quoted(name))).await
     }
@@ -136,7 +150,8 @@ impl PostgresLedger {
     /// Fails unless the database can be reached, has this version's schema, and keeps what it has
     /// confirmed when it crashes.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        let (columns, versions, has_log, fsync, synchronous): (i64, i64, bool, String, String) =
+        type Found = (i64, i64, bool, String, String);
+        let ((columns, versions, has_log, fsync, synchronous), is_distributed): (Found, bool) =
             self.run(async |db| {
                 let found = sqlx::query_as(
                     "select count(*), count(*) filter (where attname = 'version'),
@@ -144,7 +159,8 @@ impl PostgresLedger {
                             current_setting('fsync'), current_setting('synchronous_commit')
                      from pg_attribute where attrelid = to_regclass('decisions')",
                 );
-                found.fetch_one(db).await
+                let found = found.fetch_one(&mut *db).await?;
+                Ok((found, distributed::is_distributed(db, "decisions").await?))
             })
             .await?;
         if columns == 0 {
@@ -155,6 +171,11 @@ impl PostgresLedger {
         }
         if !has_log {
             return Err(permanent("the ledger's schema is an older one; run: floodgate migrate"));
+        }
+        if is_distributed && !self.distributed {
+            let problem = "the ledger's tables are distributed, which needs ledger.distributed = true \
+                (FLOODGATE_LEDGER__DISTRIBUTED)";
+            return Err(permanent(problem));
         }
         for (setting, value) in [("fsync", fsync), ("synchronous_commit", synchronous)] {
             if value == "off" {
@@ -209,13 +230,20 @@ impl PostgresLedger {
         &self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, LedgerError> {
+        let begun = Instant::now();
         let work = async {
-            self.tls.get_or_try_init(|| Box::pin(tls::settle(&self.pool, &self.options))).await?;
+            self.server.settle(&self.pool, self.timeout / 5).await?;
             work.await
         };
         match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => self.outage.noted(result, is_outage).map_err(classify),
+            Ok(result) => {
+                if result.as_ref().is_err_and(is_outage) {
+                    self.server.failed(begun);
+                }
+                self.outage.noted(result, is_outage).map_err(classify)
+            }
             Err(elapsed) => {
+                self.server.failed(begun);
                 self.outage.failed(&elapsed);
                 Err(LedgerError::Transient(Box::new(elapsed)))
             }
@@ -223,10 +251,19 @@ impl PostgresLedger {
     }
 }
 
+/// A connection to the server at `url`, made as `how` has it.
+async fn connect(
+    url: &SecretString,
+    how: impl Fn(PgConnectOptions) -> PgConnectOptions,
+) -> Result<PgConnection, LedgerError> {
+    let server = Server::at(url, how).map_err(permanent)?;
+    let (connection, _) = Box::pin(server.connect()).await.map_err(classify)?;
+    Ok(connection)
+}
+
 /// Runs a statement about databases, connected to the database that every server has.
 async fn execute(url: &SecretString, statement: String) -> Result<(), LedgerError> {
-    let options = tls::options(url).map_err(permanent)?.database("postgres");
-    let mut connection = Box::pin(tls::connect(options)).await.map_err(classify)?;
+    let mut connection = connect(url, |options| options.database("postgres")).await?;
     connection.execute(AssertSqlSafe(statement)).await.map_err(classify)?;
     connection.close().await.map_err(classify)
 }
@@ -243,6 +280,9 @@ const OTHER_VERSION: &str = "the database has the ledger of floodgate 0.1, which
 #[async_trait]
 impl Ledger for PostgresLedger {
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError> {
+        if self.distributed {
+            return self.open_each(sales).await;
+        }
         let (new, states) = self
             .run(async |db| {
                 let new = statements::insert_sales(db, sales).await?;
@@ -254,6 +294,9 @@ impl Ledger for PostgresLedger {
     }
 
     async fn change(&self, sale: &SaleId, change: &Change) -> Result<Changed, LedgerError> {
+        if self.distributed {
+            return self.change_one(sale, change).await;
+        }
         self.run(async |db| {
             let Some(mut state) = rows::lock_sales(db, &[sale]).await?.1.remove(sale) else {
                 return Ok(Changed::UnknownSale);
@@ -270,6 +313,9 @@ impl Ledger for PostgresLedger {
     }
 
     async fn sales(&self, ids: Option<&[SaleId]>) -> Result<Vec<SaleState>, LedgerError> {
+        if self.distributed {
+            return Ok(sorted(self.sales_each(ids).await?));
+        }
         let ids: Option<Vec<&SaleId>> = ids.map(|ids| ids.iter().collect());
         Ok(sorted(self.run(async |db| rows::sales(db, ids.as_deref()).await).await?.1))
     }
@@ -282,13 +328,20 @@ impl Ledger for PostgresLedger {
         if orders.is_empty() {
             return Ok(Decided::default());
         }
+        if self.distributed {
+            return self.decide_each(orders, max_age).await;
+        }
         let begin = || Transaction::begin(&self.pool, &self.begin);
         self.within(recipe::decide(begin, orders, max_age, &self.has_repeats)).await
     }
 
     async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
-        let keys: Vec<_> = orders.iter().map(|key| (&key.sale_id, &key.order_id)).collect();
-        let found = self.run(async |db| statements::decisions(db, &keys).await).await?;
+        let found = if self.distributed {
+            self.decisions_each(orders).await?
+        } else {
+            let keys: Vec<_> = orders.iter().map(|key| (&key.sale_id, &key.order_id)).collect();
+            self.run(async |db| statements::decisions(db, &keys).await).await?
+        };
         Ok(orders.iter().map(|key| found.get(key).cloned()).collect())
     }
 }
@@ -299,10 +352,16 @@ impl Outbox for PostgresLedger {
         &self,
         sales: Option<&[SaleId]>,
     ) -> Result<Vec<Announcement>, LedgerError> {
+        if self.distributed {
+            return self.unpublished_each(sales).await;
+        }
         self.run(async |db| statements::unpublished(db, sales).await).await
     }
 
     async fn published(&self, announcements: &[Announcement]) -> Result<(), LedgerError> {
+        if self.distributed {
+            return self.published_each(announcements).await;
+        }
         self.run(async |db| statements::published(db, announcements).await).await
     }
 }
@@ -310,15 +369,11 @@ impl Outbox for PostgresLedger {
 #[async_trait]
 impl Books for PostgresLedger {
     async fn balance(&self, sale: Option<&SaleId>) -> Result<Balance, LedgerError> {
-        let balancing = async {
-            self.tls.get_or_try_init(|| Box::pin(tls::settle(&self.pool, &self.options))).await?;
-            let mut transaction = Transaction::begin(&self.pool, &Begin::audit()).await?;
-            let ms = |time: &str| format!("cast(extract(epoch from {time}) * 1000 as bigint)");
-            let balance = books::balance(transaction.connection(), sale, ms).await?;
-            transaction.roll_back().await?;
-            Ok(balance)
-        };
-        balancing.await.map_err(classify)
+        let ms = |time: &str| format!("cast(extract(epoch from {time}) * 1000 as bigint)");
+        if self.distributed {
+            return self.balance_each(sale, ms).await;
+        }
+        self.auditing(async |db| books::balance(db, sale, ms).await).await
     }
 
     async fn decided(
@@ -334,6 +389,9 @@ impl Books for PostgresLedger {
         &self,
         buyers: &[(&SaleId, &UserId)],
     ) -> Result<HashMap<(SaleId, UserId), u32>, LedgerError> {
+        if self.distributed {
+            return self.units_each(buyers).await;
+        }
         self.run(async |db| statements::units(db, buyers).await).await
     }
 }
@@ -347,22 +405,23 @@ fn sqlstate(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
 }
 
 /// Whether an error means that the server is unavailable: it can't be reached, or refuses every call (classes
-/// 08, 53 and 57P of PostgreSQL's error codes).
+/// 08, 53 and 57P of PostgreSQL's error codes) or every write, as a standby does (25006).
 fn is_outage(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(_) => sqlstate(error)
-            .is_some_and(|code| ["08", "53", "57P"].iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Database(_) => sqlstate(error).is_some_and(|code| {
+            ["08", "53", "57P", "25006"].iter().any(|class| code.starts_with(class))
+        }),
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
         _ => false,
     }
 }
 
 /// Tells errors that pass from those that stay. SQLSTATE classes, from PostgreSQL's appendix A:
-/// 22 data exception, 23 integrity constraint violation.
+/// 0A feature not supported, 22 data exception, 23 integrity constraint violation.
 fn classify(error: sqlx::Error) -> LedgerError {
     let stays = match &error {
         sqlx::Error::Database(_) => sqlstate(&error)
-            .is_some_and(|code| ["22", "23"].iter().any(|class| code.starts_with(class))),
+            .is_some_and(|code| ["0A", "22", "23"].iter().any(|class| code.starts_with(class))),
         sqlx::Error::Configuration(_)
         | sqlx::Error::Decode(_)
         | sqlx::Error::ColumnDecode { .. } => true,

@@ -121,13 +121,15 @@ async fn attempt<'a, T: Transaction>(
     if !refused.is_empty() {
         // A refusal that is right by a read without a lock stays right: within a version of a sale
         // units are only ever sold.
-        let read_at = transaction.sales(&refused).await?;
+        let mut read_at = transaction.sales(&refused).await?;
+        batch.hold_restored(&mut read_at.1);
         let orders: Vec<_> = batch.orders_of(&refused).collect();
         let mut state = read(&mut transaction, read_at, &orders, max_age, look_up).await?;
         if !state.units.is_empty() {
             // Without a lock a buyer may have got units since. A decision names the counters that it was
             // right by, so they must not be older than what was counted for its buyer.
             (state.now, state.sales) = transaction.sales(&refused).await?;
+            batch.hold_restored(&mut state.sales);
         }
         batch.decide(&refused, state);
         selling.extend(batch.selling(&refused));
@@ -135,7 +137,8 @@ async fn attempt<'a, T: Transaction>(
     }
     crash_point("read");
     if !selling.is_empty() {
-        let locked = transaction.lock_sales(&selling).await?;
+        let mut locked = transaction.lock_sales(&selling).await?;
+        batch.hold_restored(&mut locked.1);
         let orders: Vec<_> = batch.orders_of(&selling).collect();
         let state = read(&mut transaction, locked, &orders, max_age, look_up).await?;
         batch.decide(&selling, state);
@@ -249,7 +252,8 @@ mod tests {
         let eligibility = Eligibility::Unchecked;
         let candidate = Candidate { order, submitted_at: None, eligibility };
         let hint = Some(Hint::Refused);
-        let orders = [Proposed { candidate: &candidate, hint, redelivered: false }];
+        let orders =
+            [Proposed { candidate: &candidate, hint, redelivered: false, watermark: None }];
         let begin = || std::future::ready(Ok(Restless { sold: 0 }));
         let decided = decide(begin, &orders, Duration::from_mins(1), &AtomicBool::new(false)).await;
         let decided = decided.unwrap();

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::row::row;
 use crate::domain::decision::{Decision, Outcome, Reason};
 use crate::domain::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
-use crate::domain::sale::{Announcement, Restock, Sale, SaleState, SoldOut};
+use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState, SoldOut};
 
 row! {
     /// A row of `sales`.
@@ -105,8 +105,12 @@ impl TryFrom<SaleRow> for SaleState {
             closes_at: row.closes_at,
             verification: row.verification,
         };
-        let paused = row.paused.map(|mode| mode.parse()).transpose();
-        let paused = paused.map_err(|_| unexpected("a pause"))?;
+        let modes = [PauseMode::Refuse, PauseMode::Hold, PauseMode::Restored];
+        let known = |name: String| {
+            let mode = modes.into_iter().find(|mode| mode.name() == name);
+            mode.ok_or_else(|| unexpected("a pause"))
+        };
+        let paused = row.paused.map(known).transpose()?;
         let SaleRow { sold, version, sold_out_at, held_from, held_until, .. } = row;
         Ok(Self { sale, sold, version, sold_out_at, paused, held_from, held_until })
     }

@@ -21,7 +21,7 @@ pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, c
 /// The columns of [`rows::DecisionRow`], of a table `d`.
 pub(super) const DECISION: &str = "d.sale_id, d.order_id, d.user_id, d.quantity,
     cast(d.outcome as text) as outcome, d.waited_ms, d.decided_at, d.version, d.sold";
-const ANNOUNCEMENT: &str = "sale_id, version, adjustment_id, units, stock, at";
+pub(super) const ANNOUNCEMENT: &str = "sale_id, version, adjustment_id, units, stock, at";
 
 /// A connection to a database, in or out of a transaction.
 pub(super) trait Sql {

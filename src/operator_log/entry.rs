@@ -47,6 +47,8 @@ actions! {
     Paused, "paused";
     /// A paused sale was resumed.
     Resumed, "resumed";
+    /// A sale goes on with a ledger that had lost what it had committed.
+    LedgerAccepted, "ledger_accepted";
     /// Dead letters were sent back to be decided.
     Redriven, "redriven";
     /// Dead letters were deleted.

@@ -93,6 +93,17 @@ impl Operations {
         self.change(by, sale, Change::Pause { mode, at: now.trunc_subsecs(3) }).await
     }
 
+    /// Goes on with a sale that is held because its ledger was restored. What was committed before must be forgotten
+    /// by the inventory first.
+    pub async fn accept_ledger(
+        &self,
+        by: &Operator,
+        sale: &SaleId,
+        now: DateTime<Utc>,
+    ) -> Result<Changed, OperationError> {
+        self.change(by, sale, Change::Accept { at: now.trunc_subsecs(3) }).await
+    }
+
     async fn change(
         &self,
         by: &Operator,
@@ -174,6 +185,7 @@ fn action(change: &Change) -> Action {
         Change::Verify { .. } => Action::VerificationSwitched,
         Change::Pause { mode: Some(_), .. } => Action::Paused,
         Change::Pause { mode: None, .. } => Action::Resumed,
+        Change::Accept { .. } => Action::LedgerAccepted,
     }
 }
 
@@ -187,16 +199,18 @@ fn became(change: &Change, changed: &Result<Changed, LedgerError>) -> Option<Str
         Change::Verify { on } => if *on { "on" } else { "off" }.to_owned(),
         Change::Pause { mode, .. } => match mode {
             Some(PauseMode::Refuse) => "orders are refused",
-            Some(PauseMode::Hold) => "orders are held",
+            Some(PauseMode::Hold | PauseMode::Restored) => "orders are held",
             None => "orders are decided again",
         }
         .to_owned(),
+        Change::Accept { .. } => "orders are decided again".to_owned(),
     };
     match changed {
         Ok(Changed::Done { state, is_new: true, .. }) => Some(match change {
             Change::Restock { .. } => format!("{wanted}, stock {}", state.sale.stock),
             // A sale closes no earlier than it opens.
             Change::Close { at } => format!("at {}", rfc3339(state.sale.closes_at.unwrap_or(*at))),
+            Change::Accept { .. } => format!("{wanted}, {} units are sold", state.sold),
             Change::Verify { .. } | Change::Pause { .. } => wanted,
         }),
         Ok(_) => None,

@@ -92,8 +92,12 @@ impl Overview {
         let (silent, gone) = (are(WorkerState::Silent), are(WorkerState::Gone));
         let held = self.paused.iter().filter(|(_, mode)| *mode == PauseMode::Hold.name());
         let held: Vec<&str> = held.map(|(sale, _)| sale.as_str()).take(5).collect();
+        let restored = self.paused.iter().filter(|(_, mode)| *mode == PauseMode::Restored.name());
+        let restored: Vec<&str> = restored.map(|(sale, _)| sale.as_str()).take(5).collect();
         let waits = ["intents", "returned"].iter().any(|queue| self.queues.get(*queue) > Some(&0));
-        let alarm = if !down.is_empty() {
+        let alarm = if !restored.is_empty() {
+            Some(format!("The ledger has lost units sold of {}", restored.join(", ")))
+        } else if !down.is_empty() {
             Some(format!("Not answering: {}", down.join(", ")))
         } else if silent > 0 {
             Some(format!("{silent} of {} workers say nothing", self.workers.len()))

@@ -88,6 +88,17 @@ pub(super) async fn amend(inventory: &dyn Inventory, amendments: &[Amendment]) {
     crash_point("amended");
 }
 
+/// Has the inventory remember how far sales are committed. A failure costs nothing unless the ledger is lost before
+/// the next batch of the sale.
+pub(super) async fn remember(inventory: &dyn Inventory, committed: &[SaleState]) {
+    if committed.is_empty() {
+        return;
+    }
+    if let Err(error) = inventory.committed(committed).await {
+        tracing::debug!(%error, sales = committed.len(), "cannot tell the inventory what is committed");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

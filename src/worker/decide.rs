@@ -17,9 +17,10 @@ use crate::domain::decision::Decision;
 use crate::domain::intent::Fault;
 use crate::domain::order::{Eligibility, Order, SaleId, UserId};
 use crate::domain::rules::{Answer, Until};
+use crate::domain::sale::{PauseMode, SaleState, Watermark};
 use crate::fault::crash_point;
 use crate::inventory::Amendment;
-use crate::ledger::{Decided, Ledger, LedgerError, Proposed};
+use crate::ledger::{Change, Changed, Decided, Ledger, LedgerError, Proposed};
 use crate::metrics::{Metrics, Stage};
 use crate::retry::Backoff;
 use crate::traces::Traced;
@@ -47,6 +48,8 @@ pub(super) struct DecidedBatch {
     pub dead_letters: Vec<PendingDeadLetter>,
     pub deferred: Vec<Deferred>,
     pub amendments: Vec<Amendment>,
+    /// Sales as it has left them, where that is further than the inventory knew.
+    pub committed: Vec<SaleState>,
     pub traced: Traced,
 }
 
@@ -97,15 +100,16 @@ impl Decider {
     /// Decides a batch. Returns only when its decisions are stored, however long the ledger is
     /// unavailable.
     pub(super) async fn decide(&mut self, proposed: ProposedBatch) -> (DecidedBatch, Seen) {
-        let ProposedBatch { batch, hints, primed, traced } = proposed;
+        let ProposedBatch { batch, proposal, is_proposed, primed, traced } = proposed;
         let Batch { entries, dead_letters, deferred } = batch;
         let orders: Vec<Proposed<'_>> = entries
             .iter()
-            .zip(&hints)
+            .zip(&proposal.hints)
             .map(|(entry, hint)| Proposed {
                 candidate: &entry.candidate,
                 hint: *hint,
                 redelivered: entry.handle.redelivered(),
+                watermark: proposal.watermarks.get(&entry.candidate.order.sale_id).copied(),
             })
             .collect();
         let mut result = Decided::default();
@@ -115,11 +119,19 @@ impl Decider {
         drop((timer, part));
         self.observe(&orders, &answers, &result);
         crash_point("decided");
+        self.hold_restored(&result).await;
         let mut amendments = amendments(&orders, &answers, &result);
         self.follow_ups.add(&mut amendments, primed, &result.sales);
         drop(orders);
         let mut decided =
             DecidedBatch { dead_letters, deferred, amendments, traced, ..DecidedBatch::default() };
+        if is_proposed {
+            let is_news = |state: &&SaleState| {
+                let known = proposal.watermarks.get(&state.sale.id);
+                known.is_none_or(|known| Watermark::of(state).is_lost_in(*known))
+            };
+            decided.committed = result.sales.values().filter(is_news).cloned().collect();
+        }
         let left = result.sales.iter().map(|(id, state)| (id.clone(), state.remaining())).collect();
         let mut seen = Seen { left, ..Seen::default() };
         for (entry, answer) in entries.into_iter().zip(answers) {
@@ -132,6 +144,26 @@ impl Decider {
         seen.sold_out =
             sold.map(|Settled { decision, .. }| decision.order.sale_id.clone()).collect();
         (decided, seen)
+    }
+
+    /// Holds sales of which the ledger has lost what it had committed, until an operator accepts it.
+    async fn hold_restored(&self, result: &Decided) {
+        for (sale, committed) in &result.lost {
+            let (mode, at) = (Some(PauseMode::Restored), (self.clock)().trunc_subsecs(3));
+            match self.ledger.change(sale, &Change::Pause { mode, at }).await {
+                Ok(Changed::Done { state, is_new: true, .. }) => tracing::error!(
+                    %sale, committed_sold = committed.sold, ledger_sold = state.sold,
+                    "the ledger has lost what it had committed: the sale is held; see: floodgate sale accept-ledger"
+                ),
+                Ok(Changed::UnknownSale) => tracing::error!(
+                    %sale, committed_sold = committed.sold,
+                    "the ledger has lost this sale: its orders wait; open it again, and see: floodgate sale accept-ledger"
+                ),
+                Ok(_) => {}
+                // The next batch holds it.
+                Err(error) => tracing::debug!(%sale, %error, "cannot hold a sale"),
+            }
+        }
     }
 
     /// Counts what the ledger has said.
@@ -209,10 +241,11 @@ impl Decider {
         let (begun, mut told) = (Instant::now(), false);
         loop {
             match self.ledger.decide(orders, self.max_age).await {
-                Ok(Decided { answers, sales, units }) => {
+                Ok(Decided { answers, sales, units, lost }) => {
                     self.metrics.worker.is_deciding_again.store(false, Ordering::Relaxed);
                     result.sales.extend(sales);
                     result.units.extend(units);
+                    result.lost.extend(lost);
                     return answers.into_iter().map(Ok).collect();
                 }
                 Err(error @ LedgerError::Transient(_)) => {

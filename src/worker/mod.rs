@@ -45,7 +45,7 @@ use crate::shards::ShardMap;
 use crate::status::WorkerHealth;
 use crate::traces::Traces;
 use crate::verification::{Limits, Verification, Verifier};
-use amend::{FollowUps, amend};
+use amend::{FollowUps, amend, remember};
 use batcher::Batcher;
 use blocked::Blocked;
 use decide::{DecidedBatch, Decider, Seen};
@@ -289,9 +289,11 @@ impl Worker {
 impl Committer {
     async fn commit(self: Arc<Self>, mut batch: DecidedBatch, _permit: OwnedSemaphorePermit) {
         let amendments = std::mem::take(&mut batch.amendments);
+        let committed = std::mem::take(&mut batch.committed);
         let amending = self.inventory.as_deref().map(|inventory| async {
             let _timer = self.metrics.worker.time(Stage::Amend);
             amend(inventory, &amendments).await;
+            remember(inventory, &committed).await;
         });
         let publishing = async {
             let _timer = self.metrics.worker.time(Stage::Publish);

@@ -7,10 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Entry};
-use crate::domain::decision::Hint;
 use crate::domain::order::{Candidate, SaleId};
 use crate::fault::crash_point;
-use crate::inventory::{Inventory, InventoryError, WhenUnavailable};
+use crate::inventory::{Inventory, InventoryError, Proposal, WhenUnavailable};
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Stage};
 use crate::outage::Outage;
@@ -20,8 +19,10 @@ use crate::traces::{Traced, Traces};
 /// A batch with its hints.
 pub(super) struct ProposedBatch {
     pub batch: Batch,
-    /// One for each entry.
-    pub hints: Vec<Option<Hint>>,
+    /// Of its entries.
+    pub proposal: Proposal,
+    /// The inventory has answered.
+    pub is_proposed: bool,
     /// Sales that were loaded into the inventory for it.
     pub primed: BTreeSet<SaleId>,
     /// From now until it is settled, if an order in it is recorded.
@@ -52,30 +53,30 @@ impl Proposer {
         let traced = self.traces.batch(count, orders);
         let part = traced.as_ref().map(|batch| batch.part("propose"));
         let mut primed = BTreeSet::new();
-        let hints = self.hints(&batch.entries, &mut primed).await;
+        let proposal = self.proposal(&batch.entries, &mut primed).await;
+        let is_proposed = proposal.is_some();
+        let nothing = || Proposal { hints: vec![None; count], ..Proposal::default() };
+        let proposal = proposal.unwrap_or_else(nothing);
         crash_point("proposed");
         drop(part);
-        ProposedBatch { batch, hints, primed, traced }
+        ProposedBatch { batch, proposal, is_proposed, primed, traced }
     }
 
-    async fn hints(
+    /// What the inventory says, if it is to be had.
+    async fn proposal(
         &mut self,
         entries: &[Entry],
         primed: &mut BTreeSet<SaleId>,
-    ) -> Vec<Option<Hint>> {
-        let none = || vec![None; entries.len()];
-        let Some(inventory) = self.inventory.clone() else { return none() };
-        if entries.is_empty() {
-            return none();
-        }
+    ) -> Option<Proposal> {
+        let inventory = self.inventory.clone().filter(|_| !entries.is_empty())?;
         let mut backoff = Backoff::step();
         loop {
             if self.unavailable_until.is_none_or(|until| until <= Instant::now()) {
                 match self.ask(inventory.as_ref(), entries, primed).await {
-                    Ok(hints) => {
+                    Ok(proposal) => {
                         self.unavailable_until = None;
                         self.outage.answered();
-                        return hints;
+                        return Some(proposal);
                     }
                     Err(error) => {
                         self.outage.failed(&error);
@@ -84,25 +85,26 @@ impl Proposer {
                 }
             }
             match self.when_unavailable {
-                WhenUnavailable::Ledger => return none(),
+                WhenUnavailable::Ledger => return None,
                 WhenUnavailable::Wait => tokio::time::sleep(backoff.next_delay()).await,
             }
         }
     }
 
-    /// The inventory's hints. Sales that it does not hold are loaded, and their orders proposed once
+    /// What the inventory says. Sales that it does not hold are loaded, and their orders proposed once
     /// more; what it still does not hold goes on without a hint.
     async fn ask(
         &self,
         inventory: &dyn Inventory,
         entries: &[Entry],
         primed: &mut BTreeSet<SaleId>,
-    ) -> Result<Vec<Option<Hint>>, InventoryError> {
+    ) -> Result<Proposal, InventoryError> {
         let orders: Vec<&Candidate> = entries.iter().map(|entry| &entry.candidate).collect();
-        let mut hints = inventory.propose(&orders, self.max_age).await?;
+        let mut proposal = inventory.propose(&orders, self.max_age).await?;
+        let hints = &proposal.hints;
         let absent: Vec<usize> = (0..hints.len()).filter(|&index| hints[index].is_none()).collect();
         if absent.is_empty() {
-            return Ok(hints);
+            return Ok(proposal);
         }
         let sales: BTreeSet<&SaleId> =
             absent.iter().map(|&index| &orders[index].order.sale_id).collect();
@@ -112,19 +114,19 @@ impl Proposer {
             Err(error) => {
                 // Deciding waits for the ledger; proposing need not.
                 tracing::debug!(%error, "cannot load sales into the inventory");
-                return Ok(hints);
+                return Ok(proposal);
             }
         };
         if states.is_empty() {
-            return Ok(hints);
+            return Ok(proposal);
         }
         inventory.prime(&states).await?;
         primed.extend(states.into_iter().map(|state| state.sale.id));
         let again: Vec<&Candidate> = absent.iter().map(|&index| orders[index]).collect();
         let again = inventory.propose(&again, self.max_age).await?;
-        for (index, hint) in absent.into_iter().zip(again) {
-            hints[index] = hint;
+        for (index, hint) in absent.into_iter().zip(again.hints) {
+            proposal.hints[index] = hint;
         }
-        Ok(hints)
+        Ok(proposal)
     }
 }

@@ -29,7 +29,7 @@ impl EventPublisher {
     /// long the broker is unavailable. What a full queue refuses is deferred, and holds up nothing.
     pub(super) async fn publish(&self, batch: DecidedBatch) {
         let orders = batch.len();
-        let DecidedBatch { decided, dead_letters, mut deferred, amendments: _, traced } = batch;
+        let DecidedBatch { decided, dead_letters, mut deferred, traced, .. } = batch;
         deferred.extend(self.publish_decisions(decided, &traced).await);
         deferred.extend(self.publish_dead_letters(dead_letters).await);
         self.defer(deferred).await;

@@ -32,7 +32,7 @@ async fn decide(
 ) -> Result<Decided, LedgerError> {
     let orders: Vec<_> = orders
         .iter()
-        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered })
+        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered, watermark: None })
         .collect();
     ledger.decide(&orders, MAX_AGE).await
 }

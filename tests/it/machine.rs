@@ -212,15 +212,17 @@ impl System {
     async fn decide(&self, candidates: &[Candidate], redelivered: bool) -> [Vec<Answer>; 2] {
         let inventory = self.stage.inventory.as_ref();
         let orders: Vec<&Candidate> = candidates.iter().collect();
-        let mut hints = inventory.propose(&orders, MAX_AGE).await.expect("hints");
+        let mut hints = inventory.propose(&orders, MAX_AGE).await.expect("hints").hints;
         if hints.contains(&None) {
             let states = self.postgres.sales(None).await.expect("sales");
             inventory.prime(&states).await.expect("prime");
-            hints = inventory.propose(&orders, MAX_AGE).await.expect("hints");
+            hints = inventory.propose(&orders, MAX_AGE).await.expect("hints").hints;
         }
         let propose = |hints: &[Option<Hint>]| -> Vec<Proposed<'_>> {
             let proposed = candidates.iter().zip(hints.to_vec());
-            proposed.map(|(candidate, hint)| Proposed { candidate, hint, redelivered }).collect()
+            proposed
+                .map(|(candidate, hint)| Proposed { candidate, hint, redelivered, watermark: None })
+                .collect()
         };
         let decided = self.postgres.decide(&propose(&hints), MAX_AGE).await.expect("PostgreSQL");
         for state in decided.sales.values() {

@@ -164,7 +164,7 @@ async fn decide(
     let orders: Vec<_> = candidates
         .iter()
         .zip(hints)
-        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered })
+        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered, watermark: None })
         .collect();
     ledger.decide(&orders, MAX_AGE).await.expect("decided")
 }
@@ -215,7 +215,7 @@ async fn proposed(
     how: &str,
 ) -> Vec<Option<Hint>> {
     let orders: Vec<&Candidate> = orders.iter().collect();
-    let hints = inventory.propose(&orders, MAX_AGE).await.expect("hints");
+    let hints = inventory.propose(&orders, MAX_AGE).await.expect("hints").hints;
     for (row, hint) in rows.iter().zip(&hints) {
         let allowed = match hint {
             None => row.4.is_empty(),

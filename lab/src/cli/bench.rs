@@ -8,7 +8,7 @@ mod crowd;
 mod deep;
 mod embedded;
 mod hot;
-mod load;
+
 mod path;
 mod peers;
 mod relay;

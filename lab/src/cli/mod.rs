@@ -2,6 +2,8 @@
 
 mod bench;
 mod compare;
+mod failover;
+mod load;
 mod simulate;
 mod user_service;
 
@@ -41,6 +43,8 @@ enum Command {
     /// One process of a design that `compare` compares with
     #[command(hide = true)]
     CompareShop(compare::ShopArgs),
+    /// Make a fault in the middle of a steady load on the configured servers, and show what it cost
+    Failover(failover::Failover),
     /// Run the worker in a simulated world, for each of many seeds, and check that the promises hold
     Simulate(simulate::Simulate),
     /// Stand in for the user service that is asked before a user may buy, with more that can go wrong
@@ -68,6 +72,10 @@ impl Cli {
             Command::BenchPlainWorker(command) => command.run(app).await?,
             Command::Compare(command) => return command.run(app, self.config).await,
             Command::CompareShop(command) => command.run(app).await?,
+            Command::Failover(command) => {
+                let holds = command.run(app, self.config).await?;
+                return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
             Command::Simulate(command) => {
                 // It has runtimes with a time of their own.
                 let holds = tokio::task::spawn_blocking(|| command.run()).await??;

@@ -90,6 +90,10 @@ impl<'a> Books<'a> {
     }
 
     fn changed(&mut self, state: &SaleState) {
+        if state.paused == Some(PauseMode::Restored) {
+            // No world loses what it has committed.
+            self.wrong("I3", format!("{} is held as if its ledger was restored", state.sale.id));
+        }
         let sale = self.sales.entry(state.sale.id.clone()).or_default();
         sale.counters.insert(sale.sold);
         sale.definitions.insert(state.version, state.clone());

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use floodgate::domain::decision::Hint;
 use floodgate::domain::order::{Candidate, Eligibility, Order, SaleId, UserId};
-use floodgate::domain::sale::SaleState;
-use floodgate::inventory::{Amendment, Inventory, InventoryError};
+use floodgate::domain::sale::{SaleState, Watermark};
+use floodgate::inventory::{Amendment, Inventory, InventoryError, Proposal};
 use parking_lot::Mutex;
 
 use super::broker::Frozen;
@@ -20,6 +20,8 @@ use super::world::World;
 pub(super) struct Server {
     world: Arc<World>,
     held: Mutex<BTreeMap<SaleId, Held>>,
+    /// Not forgotten, so that it is always as far as it can be.
+    committed: Mutex<BTreeMap<SaleId, Watermark>>,
     /// What it goes back to when it loses what it has confirmed.
     earlier: Mutex<BTreeMap<SaleId, Held>>,
 }
@@ -34,7 +36,12 @@ struct Held {
 
 impl Server {
     pub(super) fn new(world: Arc<World>) -> Self {
-        Self { world, held: Mutex::default(), earlier: Mutex::default() }
+        Self {
+            world,
+            held: Mutex::default(),
+            committed: Mutex::default(),
+            earlier: Mutex::default(),
+        }
     }
 
     fn may_forget(&self) {
@@ -141,20 +148,37 @@ impl Inventory for Connection {
         &self,
         orders: &[&Candidate],
         max_age: Duration,
-    ) -> Result<Vec<Option<Hint>>, InventoryError> {
+    ) -> Result<Proposal, InventoryError> {
         self.answer().await?;
         let now = self.server.world.now();
+        let watermarks = {
+            let committed = self.server.committed.lock();
+            let sales = orders.iter().map(|candidate| &candidate.order.sale_id);
+            sales.filter_map(|sale| Some((sale.clone(), *committed.get(sale)?))).collect()
+        };
         let hints = {
             let mut held = self.server.held.lock();
             let hint = |candidate: &&Candidate| {
                 let held = held.get_mut(&candidate.order.sale_id)?;
                 Some(held.propose(candidate, now, max_age))
             };
-            orders.iter().map(hint).collect()
+            orders.iter().map(hint).collect::<Vec<_>>()
         };
         self.server.world.note(|| format!("hints {hints:?}"));
         self.answer().await?;
-        Ok(hints)
+        Ok(Proposal { hints, watermarks })
+    }
+
+    async fn committed(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
+        self.answer().await?;
+        let mut committed = self.server.committed.lock();
+        for state in sales {
+            let new = Watermark::of(state);
+            let mark = committed.entry(state.sale.id.clone()).or_insert(new);
+            *mark =
+                Watermark { version: mark.version.max(new.version), sold: mark.sold.max(new.sold) };
+        }
+        Ok(())
     }
 
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {

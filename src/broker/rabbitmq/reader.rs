@@ -13,6 +13,7 @@ use futures_util::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use lapin::BasicProperties;
 use lapin::tcp::AMQPUriTcpExt;
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::AMQPUri;
 
 use super::Link;
 use super::headers::header_text;
@@ -56,20 +57,20 @@ pub(super) struct Taken {
 
 impl Reader {
     pub(super) async fn connect(link: &Link) -> Result<Self, BrokerError> {
-        let runtime = lapin::runtime::default_runtime().map_err(super::classify_error)?;
-        let connecting = tokio::time::timeout(
-            link.timeout,
-            link.uri.connect_with_config_async(link.tls.as_ref(), &runtime),
-        );
-        let stream = Box::new(connecting.await.map_err(failed)?.map_err(failed)?);
-        let (came, server_version, timeout) = (Vec::new(), String::new(), link.timeout);
-        let mut reader = Self { stream, came, timeout, frame_max: 0, server_version };
-        reader.open(link).await?;
-        Ok(reader)
+        let runtime = &lapin::runtime::default_runtime().map_err(super::classify_error)?;
+        let connecting = link.nodes.first(|node| async move {
+            let stream = node.connect_with_config_async(link.tls.as_ref(), runtime).await;
+            let stream = Box::new(stream.map_err(failed)?);
+            let (came, server_version, timeout) = (Vec::new(), String::new(), link.timeout);
+            let mut reader = Self { stream, came, timeout, frame_max: 0, server_version };
+            reader.open(&node).await?;
+            Ok(reader)
+        });
+        tokio::time::timeout(link.timeout, connecting).await.map_err(failed)?
     }
 
     /// The handshake of AMQP 0-9-1 (section 2.2.4 of its specification), and a channel.
-    async fn open(&mut self, link: &Link) -> Result<(), BrokerError> {
+    async fn open(&mut self, uri: &AMQPUri) -> Result<(), BrokerError> {
         use connection::AMQPMethod::{Open, OpenOk, Start, StartOk, Tune, TuneOk};
         self.send(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1())).await?;
         let AMQPClass::Connection(Start(start)) = self.method().await? else {
@@ -77,15 +78,14 @@ impl Reader {
         };
         let version = header_text(&start.server_properties, "version");
         self.server_version = version.unwrap_or_default();
-        let mechanism = link.uri.query.auth_mechanism.unwrap_or_default();
+        let mechanism = uri.query.auth_mechanism.unwrap_or_default();
         let mut client_properties = FieldTable::default();
         let name = AMQPValue::LongString("floodgate reader".into());
         client_properties.insert("connection_name".into(), name);
         let start_ok = connection::StartOk {
             client_properties,
             mechanism: mechanism.to_string().into(),
-            response: Credentials::from(link.uri.authority.userinfo.clone())
-                .sasl_auth_string(mechanism),
+            response: Credentials::from(uri.authority.userinfo.clone()).sasl_auth_string(mechanism),
             locale: "en_US".into(),
         };
         let answer = self.call(0, AMQPClass::Connection(StartOk(start_ok))).await?;
@@ -98,7 +98,7 @@ impl Reader {
             heartbeat: 0,
         };
         self.send(&AMQPFrame::Method(0, AMQPClass::Connection(TuneOk(tune_ok)))).await?;
-        let open = connection::Open { virtual_host: link.uri.vhost.as_str().into() };
+        let open = connection::Open { virtual_host: uri.vhost.as_str().into() };
         let answer = self.call(0, AMQPClass::Connection(Open(open))).await?;
         let AMQPClass::Connection(OpenOk(_)) = answer else { return Err(out_of_turn()) };
         let open = channel::AMQPMethod::Open(channel::Open {});

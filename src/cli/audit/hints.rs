@@ -11,7 +11,7 @@ use super::{Finding, PAGE};
 use crate::app::Audited;
 use crate::domain::decision::Outcome;
 use crate::domain::order::{Order, OrderId, SaleId, UserId};
-use crate::domain::sale::SaleState;
+use crate::domain::sale::{SaleState, Watermark};
 use crate::inventory::{Held, HeldSale, Holdings};
 use crate::ledger::{Books, MAX_DISCREPANCIES};
 
@@ -83,12 +83,18 @@ async fn settled(
 }
 
 async fn look(holdings: &dyn Holdings, audited: &Audited, sale: &SaleId) -> anyhow::Result<Look> {
+    let committed = holdings.watermark(sale).await?;
     let Some(before) = state(audited, sale).await? else { return Ok(Look::default()) };
+    let told = |found: Vec<Wrong>| {
+        let tell = |(about, detail)| wrong(sale.as_str(), about, detail);
+        found.into_iter().map(tell).collect()
+    };
+    let mut found: Vec<Wrong> = lost(committed, &before).into_iter().collect();
     let held = match holdings.held(sale).await? {
-        None => return Ok(Look::default()),
+        None => return Ok(Look { wrong: told(found), ..Look::default() }),
         Some(Held::Damaged(how)) => {
-            let wrong = vec![wrong(sale.as_str(), "sale", format!("is damaged: {how}"))];
-            return Ok(Look { is_held: true, wrong, ..Look::default() });
+            found.push(("sale".to_owned(), format!("is damaged: {how}")));
+            return Ok(Look { is_held: true, wrong: told(found), ..Look::default() });
         }
         Some(Held::Sale(held)) => held,
     };
@@ -98,14 +104,12 @@ async fn look(holdings: &dyn Holdings, audited: &Audited, sale: &SaleId) -> anyh
     let again = holdings.held(sale).await?;
     let Some(after) = state(audited, sale).await? else { return Ok(Look::default()) };
     let is_quiet = before == after && again == Some(Held::Sale(held.clone()));
-    let mut found = against(&held, &before, &after);
+    found.extend(against(&held, &before, &after));
     if is_quiet {
         found.extend(exactly(&held, &after, in_flight));
         found.extend(over_limit.into_iter().filter(|_| in_flight == 0));
     }
-    let wrong =
-        found.into_iter().map(|(about, detail)| wrong(sale.as_str(), about, detail)).collect();
-    Ok(Look { is_held: true, in_flight, wrong })
+    Ok(Look { is_held: true, in_flight, wrong: told(found) })
 }
 
 async fn state(audited: &Audited, sale: &SaleId) -> anyhow::Result<Option<SaleState>> {
@@ -132,6 +136,16 @@ fn against(held: &HeldSale, before: &SaleState, after: &SaleState) -> Vec<Wrong>
         wrong.push(format!("has {left} units left in Redis, {most} in the ledger"));
     }
     wrong.into_iter().map(|detail| ("sale".to_owned(), detail)).collect()
+}
+
+/// What the ledger, read after `committed`, has lost of it.
+fn lost(committed: Option<Watermark>, state: &SaleState) -> Option<Wrong> {
+    let committed = committed?;
+    let detail = format!(
+        "version {} and {} units sold were committed, the ledger has {} and {}: it was restored from a backup",
+        committed.version, committed.sold, state.version, state.sold
+    );
+    committed.is_lost_in(Watermark::of(state)).then(|| ("sale".to_owned(), detail))
 }
 
 /// What does not agree while nothing happens.

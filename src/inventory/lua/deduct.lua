@@ -6,14 +6,18 @@
 --                    verification and paused ('1' or ''), version, sold, expires_at (ms, 0 for never)
 -- KEYS[2]  deducted  set: a digest of each order that it has deducted for
 -- KEYS[3]  buyers    hash: user id -> units (only for a sale with a limit)
+-- KEYS[4]  committed hash: version and sold, as in commit.lua
 -- ARGV[1]  the age above which an order has expired (ms)
 -- ARGV     then five for each order: digest, user id, quantity, submitted at (ms, '' for now), and what
 --          is known of its user: '' unchecked, '+' eligible, '-' denied
--- Returns  one character for each order, g granted or r refused; or false when the sale is not held
+-- Returns  one character for each order, g granted or r refused, or false when the sale is not held; then
+--          version and sold that the ledger has committed, '' if that is not known
 
+local committed = redis.call('HMGET', KEYS[4], 'version', 'sold')
+local version, sold = committed[1] or '', committed[2] or ''
 local sale = redis.call('HMGET', KEYS[1], 'stock', 'limit', 'opens_at', 'closes_at', 'verification',
   'expires_at', 'paused')
-if not sale[1] then return false end
+if not sale[1] then return { false, version, sold } end
 local stock, limit = tonumber(sale[1]), tonumber(sale[2])
 local opens_at, closes_at = tonumber(sale[3]), tonumber(sale[4])
 local verification, expires_at, paused = sale[5] == '1', tonumber(sale[6]), sale[7] == '1'
@@ -67,4 +71,4 @@ if #added > 0 then
     redis.call('PEXPIREAT', KEYS[3], expires_at)
   end
 end
-return table.concat(hints)
+return { table.concat(hints), version, sold }

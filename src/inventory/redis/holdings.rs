@@ -1,11 +1,11 @@
 //! What Redis holds, read for an audit.
 
 use async_trait::async_trait;
-use futures_util::TryStreamExt;
 use redis::{AsyncCommands, Value};
 
-use super::{RedisInventory, digest, unavailable};
+use super::{RedisInventory, digest, unavailable, watermark};
 use crate::domain::order::{Order, SaleId};
+use crate::domain::sale::Watermark;
 use crate::inventory::{Held, HeldSale, Holdings, InventoryError};
 
 /// Buyers read at once, about (`COUNT` of HSCAN).
@@ -19,8 +19,7 @@ impl Holdings for RedisInventory {
     async fn sales(&self) -> Result<Vec<String>, InventoryError> {
         let mut connection = self.connection().await?;
         let prefix = format!("{}:{{", self.namespace);
-        let found = connection.scan_match(format!("{prefix}*")).await.map_err(unavailable)?;
-        let keys: Vec<String> = found.try_collect().await.map_err(unavailable)?;
+        let keys = connection.keys(&format!("{prefix}*")).await.map_err(unavailable)?;
         let sale = |key: &String| {
             let (sale, _) = key.strip_prefix(&prefix)?.rsplit_once("}:")?;
             Some(sale.to_owned())
@@ -85,6 +84,19 @@ impl Holdings for RedisInventory {
 
     async fn forget(&self, sale: &SaleId) -> Result<(), InventoryError> {
         RedisInventory::forget(self, &[sale]).await
+    }
+
+    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError> {
+        let mut connection = self.connection().await?;
+        let reading = connection.hmget(self.committed_key(sale), &["version", "sold"]);
+        let (version, sold): (Option<String>, Option<String>) =
+            reading.await.map_err(unavailable)?;
+        Ok(watermark(&version.unwrap_or_default(), &sold.unwrap_or_default()))
+    }
+
+    async fn forget_watermark(&self, sale: &SaleId) -> Result<(), InventoryError> {
+        let mut connection = self.connection().await?;
+        connection.unlink(self.committed_key(sale)).await.map_err(unavailable)
     }
 }
 

@@ -27,12 +27,12 @@ impl Sql for PgConnection {
 }
 
 /// What fits: the domain bounds stock and quantities to four bytes with a sign.
-fn int(number: u32) -> i32 {
+pub(super) fn int(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 /// One column of a set.
-fn column<'a, T, C>(set: &'a [T], of: impl Fn(&'a T) -> C) -> Vec<C> {
+pub(super) fn column<'a, T, C>(set: &'a [T], of: impl Fn(&'a T) -> C) -> Vec<C> {
     set.iter().map(of).collect()
 }
 

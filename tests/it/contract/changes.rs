@@ -10,12 +10,10 @@ use floodgate::domain::sale::{
 use floodgate::ledger::{Change, Changed};
 
 use super::ledger::{L, decide, decide_all, outcomes, state};
-use super::on_every_adapter;
+use super::on_every_ledger;
 use crate::harness::{candidate, order, sale, sale_id, time};
 
-on_every_adapter!(
-    real: |stage: &crate::harness::Stage| stage.ledger.clone();
-    embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
+on_every_ledger!(
     a_restock_adds_its_units_once,
     news_of_a_sale_are_owed_in_their_order,
     an_adjustment_id_stands_for_one_restock_of_its_sale,

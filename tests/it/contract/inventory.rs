@@ -19,7 +19,7 @@ const NO: Option<Hint> = Some(Hint::Refused);
 async fn try_propose(stage: &Stage, orders: &[Order]) -> Result<Vec<Option<Hint>>, InventoryError> {
     let candidates: Vec<Candidate> = orders.iter().cloned().map(candidate).collect();
     let candidates: Vec<&Candidate> = candidates.iter().collect();
-    stage.inventory.propose(&candidates, MAX_AGE).await
+    Ok(stage.inventory.propose(&candidates, MAX_AGE).await?.hints)
 }
 
 async fn propose(stage: &Stage, orders: &[Order]) -> Vec<Option<Hint>> {
@@ -70,7 +70,7 @@ async fn copies_at_once_are_deducted_once() {
         let (inventory, candidates) = (stage.inventory.clone(), candidates.clone());
         calls.spawn(async move {
             let candidates: Vec<&Candidate> = candidates.iter().chain(&candidates).collect();
-            inventory.propose(&candidates, MAX_AGE).await.expect("hints")
+            inventory.propose(&candidates, MAX_AGE).await.expect("hints").hints
         });
     }
     while let Some(hints) = calls.join_next().await {
@@ -202,5 +202,30 @@ async fn damaged_keys_are_forgotten_and_other_sales_do_not_notice() {
         prime(&stage, limited.clone()).await;
         assert_eq!(propose(&stage, &all).await, [YES, YES, YES], "damage {n} repaired");
     }
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn the_highest_that_was_committed_is_kept_whatever_is_forgotten() {
+    let stage = Stage::new("inventory").await;
+    let holdings = stage.deployment.app.audited().await.expect("servers").holdings.expect("Redis");
+    let state = |version, sold| SaleState { version, sold, ..SaleState::opened(sale("s", 9)) };
+    let candidate = candidate(order("a", "s", "u", 1));
+    let known = async || {
+        let proposal = stage.inventory.propose(&[&candidate], MAX_AGE).await.expect("hints");
+        proposal.watermarks.get(&sale_id("s")).map(|mark| (mark.version, mark.sold))
+    };
+    assert_eq!(known().await, None);
+    for (told, highest) in [((1, 3), (1, 3)), ((2, 2), (2, 3)), ((1, 5), (2, 5)), ((1, 1), (2, 5))]
+    {
+        stage.inventory.committed(&[state(told.0, told.1)]).await.expect("kept");
+        assert_eq!(known().await, Some(highest), "after {told:?}");
+    }
+    stage.inventory.prime(&[state(1, 0)]).await.expect("prime");
+    assert_eq!(known().await, Some((2, 5)));
+    holdings.forget(&sale_id("s")).await.expect("forgotten");
+    assert_eq!(known().await, Some((2, 5)));
+    holdings.forget_watermark(&sale_id("s")).await.expect("forgotten");
+    assert_eq!(known().await, None);
     stage.remove().await;
 }

@@ -6,15 +6,13 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use floodgate::domain::decision::{Decision, Hint, Outcome, Reason};
 use floodgate::domain::order::{Candidate, Eligibility, Order, OrderKey};
 use floodgate::domain::rules::{Answer, Until};
-use floodgate::domain::sale::{Announcement, MAX_STOCK, Sale, SaleState, SoldOut};
+use floodgate::domain::sale::{Announcement, MAX_STOCK, Sale, SaleState, SoldOut, Watermark};
 use floodgate::ledger::{Decided, Ledger, Opening, Proposed};
 
-use super::on_every_adapter;
+use super::on_every_ledger;
 use crate::harness::{candidate, order, orders, sale, sale_id};
 
-on_every_adapter!(
-    real: |stage: &crate::harness::Stage| stage.ledger.clone();
-    embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
+on_every_ledger!(
     opening_again_keeps_the_stock,
     sales_are_found_by_id_and_all_together,
     decisions_are_stored_as_they_were_answered,
@@ -28,6 +26,7 @@ on_every_adapter!(
     concurrent_batches_never_oversell,
     the_same_batch_at_once_is_decided_once,
     selling_the_last_unit_is_owed_until_it_is_published,
+    a_sale_that_has_lost_what_was_committed_is_not_decided,
 );
 
 pub(super) type L = std::sync::Arc<dyn Ledger>;
@@ -43,7 +42,7 @@ pub(super) async fn decide_hinted(
 ) -> Decided {
     let orders: Vec<_> = orders
         .iter()
-        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered })
+        .map(|(candidate, hint)| Proposed { candidate, hint: *hint, redelivered, watermark: None })
         .collect();
     ledger.decide(&orders, MAX_AGE).await.expect("decided")
 }
@@ -364,4 +363,34 @@ async fn selling_the_last_unit_is_owed_until_it_is_published(ledger: L) {
         assert_eq!(ledger.unpublished(None).await.expect("outbox"), []);
     }
     assert_eq!(state(&ledger, "t").await.sold_out_at, None);
+}
+
+async fn a_sale_that_has_lost_what_was_committed_is_not_decided(ledger: L) {
+    ledger.open(&[sale("s", 9), sale("t", 9)]).await.expect("open");
+    let first = order("first", "s", "u", 2);
+    decide(&ledger, std::slice::from_ref(&first)).await;
+    let marks = [("s", Some((1, 2))), ("s", Some((1, 9))), ("s", Some((2, 2))), ("t", None)];
+    for (n, (id, mark)) in marks.into_iter().enumerate() {
+        let watermark = mark.map(|(version, sold)| Watermark { version, sold });
+        let new = candidate(order(&format!("new-{n}"), id, "u", 1));
+        let again = candidate(Order { sale_id: sale_id(id), ..first.clone() });
+        for hint in [None, Some(Hint::Granted), Some(Hint::Refused)] {
+            let propose = |candidate| Proposed { candidate, hint, redelivered: true, watermark };
+            let decided = ledger.decide(&[propose(&again), propose(&new)], MAX_AGE).await;
+            let decided = decided.expect("decided");
+            let is_lost = n == 1 || n == 2;
+            assert_eq!(decided.lost.get(&sale_id(id)).copied(), watermark.filter(|_| is_lost));
+            let waits =
+                matches!(decided.answers[1], Answer::Undecided { until: Until::Resumed, .. });
+            assert_eq!(waits, is_lost, "{id} {mark:?} {hint:?}: {:?}", decided.answers);
+            // What is decided stays, and is told again.
+            assert!(decided.answers[0].is_granted(), "{id} {mark:?} {hint:?}");
+        }
+    }
+    let unknown = candidate(order("a", "gone", "u", 1));
+    let watermark = Some(Watermark { version: 1, sold: 0 });
+    let lost = Proposed { candidate: &unknown, hint: None, redelivered: false, watermark };
+    let decided = ledger.decide(&[lost], MAX_AGE).await.expect("decided");
+    assert!(matches!(decided.answers[0], Answer::Undecided { .. }), "{:?}", decided.answers);
+    assert_eq!(decided.lost.get(&sale_id("gone")).copied(), watermark);
 }

@@ -30,6 +30,24 @@ macro_rules! on_real_servers {
 }
 use on_real_servers;
 
+/// Runs the tests of a suite on the ledger as it is on a distributed PostgreSQL, each transaction about one sale.
+macro_rules! on_a_distributed_ledger {
+    ($($test:ident),* $(,)?) => {
+        mod on_a_distributed_ledger {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let distributed = |settings: &mut floodgate::config::Settings| settings.ledger.distributed = true;
+                    let stage = crate::harness::Stage::with("contract", distributed).await;
+                    super::$test(stage.ledger.clone()).await;
+                    stage.remove().await;
+                }
+            )*
+        }
+    };
+}
+use on_a_distributed_ledger;
+
 /// Runs the tests of a suite on the embedded adapter, each in a file of its own. `$port` takes it
 /// from what is embedded.
 macro_rules! on_embedded {
@@ -46,6 +64,19 @@ macro_rules! on_embedded {
     };
 }
 use on_embedded;
+
+/// Runs the tests of a suite on every ledger.
+macro_rules! on_every_ledger {
+    ($($test:ident),* $(,)?) => {
+        super::on_every_adapter!(
+            real: |stage: &crate::harness::Stage| stage.ledger.clone();
+            embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
+            $($test),*
+        );
+        super::on_a_distributed_ledger!($($test),*);
+    };
+}
+use on_every_ledger;
 
 /// Runs the tests of a suite on every adapter of a port.
 macro_rules! on_every_adapter {

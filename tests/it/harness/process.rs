@@ -138,14 +138,57 @@ pub struct PrivateRedis {
 
 impl PrivateRedis {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
-        let child = Self::spawn(port, &folder);
+        let child = Self::spawn(port, &folder, arguments);
         Self { child, port, folder }
     }
 
-    fn spawn(port: u16, folder: &tempfile::TempDir) -> Child {
+    /// Two nodes of a cluster, with half of its slots each.
+    pub fn cluster() -> [Self; 2] {
+        let nodes = [(); 2].map(|()| {
+            let bus = free_port().to_string();
+            Self::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+        });
+        let [first, second] = &nodes;
+        first.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
+        second.command(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
+        let bus = second.command(&["CONFIG", "GET", "cluster-port"]);
+        let bus = bus.split_whitespace().last().expect("a port");
+        first.command(&["CLUSTER", "MEET", "127.0.0.1", &second.port.to_string(), bus]);
+        let deadline = Instant::now() + PATIENCE;
+        while !nodes.iter().all(|node| node.command(&["CLUSTER", "INFO"]).contains("state:ok")) {
+            assert!(Instant::now() < deadline, "the nodes do not become a cluster");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        nodes
+    }
+
+    /// A Sentinel that watches `primary` by `name`.
+    pub fn sentinel(name: &str, primary: &Self) -> Self {
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        let file = folder.path().join("sentinel.conf");
+        let watched = primary.port;
+        let text =
+            format!("port {port}\nbind 127.0.0.1\nsentinel monitor {name} 127.0.0.1 {watched} 1\n");
+        std::fs::write(&file, text).expect("a file");
         let child = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server starts; scripts/services up installs it");
+        until_it_listens(port);
+        Self { child, port, folder }
+    }
+
+    fn spawn(port: u16, folder: &tempfile::TempDir, arguments: &[&str]) -> Child {
+        let child = Command::new("redis-server")
+            .args(arguments)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--save", "", "--dir"])
             .arg(folder.path())
@@ -166,6 +209,10 @@ impl PrivateRedis {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `STOP` and `CONT` make it hang and go on.
     pub fn signal(&self, name: &str) {
         signal(self.child.id(), name);
@@ -181,7 +228,7 @@ impl PrivateRedis {
         if !with_data {
             self.folder = tempfile::tempdir().expect("a folder");
         }
-        self.child = Self::spawn(self.port, &self.folder);
+        self.child = Self::spawn(self.port, &self.folder, &[]);
     }
 
     pub fn command(&self, arguments: &[&str]) -> String {
@@ -247,7 +294,7 @@ fn is_root() -> bool {
 
 /// A program of PostgreSQL, run as a user that it accepts. Debian keeps them in a folder for each
 /// version.
-fn postgres_program(name: &str) -> Command {
+pub fn postgres_program(name: &str) -> Command {
     let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let versions = folders.map(|version| version.path().join("bin").join(name));
     let program = versions.filter(|path| path.exists()).max();

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
+use crate::cli::load::Load;
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::Message;
 use floodgate::broker::topology::Topology;

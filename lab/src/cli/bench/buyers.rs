@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::load::CHUNK;
+use crate::cli::load::CHUNK;
 use crate::disruption::Disruption;
 use floodgate::broker::{Broker, Message};
 use floodgate::domain::intent;

@@ -12,8 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::api;
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
+use crate::cli::load::Load;
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::cli::server::Server;
 use floodgate::domain::order::SaleId;

@@ -7,10 +7,10 @@ use secrecy::ExposeSecret;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Runner, WORKER};
 use super::{Size, needs_servers};
+use crate::cli::load::Load;
 use floodgate::app::temp_deployment::TempDeployment;
 
 /// The decisions of a ledger that is as good as empty.

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Runner, WORKER};
 use super::{Size, needs_servers};
+use crate::cli::load::Load;
 use floodgate::app::temp_deployment::TempDeployment;
 
 pub(super) async fn measure(

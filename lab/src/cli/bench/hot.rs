@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Process, Runner, WORKER};
 use super::{Size, needs_servers};
+use crate::cli::load::Load;
 use floodgate::app::temp_deployment::TempDeployment;
 
 /// Sales that the orders are spread over.

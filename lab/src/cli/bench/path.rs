@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::Size;
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Latency, Process, Runner, Throughput, WORKER};
+use crate::cli::load::Load;
 use floodgate::app::temp_deployment::TempDeployment;
 
 /// Runs of one round: throughput and latency, of the relay and of the whole path.

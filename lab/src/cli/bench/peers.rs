@@ -14,10 +14,10 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::load::Load;
 use super::report::{PER_SECOND, Report};
 use super::run::{Process, Runner, WORKER};
 use super::{Size, needs_servers};
+use crate::cli::load::Load;
 use floodgate::app::App;
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::topology::Topology;

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::load::Load;
+use crate::cli::load::Load;
 use floodgate::app::App;
 use floodgate::broker::{Delivery, Message, Queue};
 use floodgate::domain::event::Event;

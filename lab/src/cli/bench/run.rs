@@ -9,8 +9,8 @@ use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use tokio::process::Child;
 
-use super::load::{CHUNK, Load};
 use super::peers::{self, Peer};
+use crate::cli::load::{CHUNK, Load};
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::{Broker, Deliveries, Message, Queue, Topic};
 use floodgate::cli::process;

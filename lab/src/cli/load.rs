@@ -41,7 +41,7 @@ impl Load {
     }
 
     /// The sale of order `number`.
-    fn sale_of(&self, number: u32) -> SaleId {
+    pub(super) fn sale_of(&self, number: u32) -> SaleId {
         let id = match self.sales {
             1 => format!("bench-{:05}", self.run),
             sales => format!("bench-{:05}-{:04}", self.run, number / self.in_a_row % sales),
