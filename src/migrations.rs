@@ -14,6 +14,11 @@ macro_rules! files {
 const POSTGRES: &[(&str, &str)] = files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards", "0004_pause", "0005_restored");
 const SQLITE: &[(&str, &str)] = files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches", "0005_pause");
 
+/// The version of the ledger's schema on PostgreSQL: how many files there are.
+pub(crate) fn postgres_version() -> i32 {
+    i32::try_from(POSTGRES.len()).unwrap_or(i32::MAX)
+}
+
 /// Of the ledger on PostgreSQL.
 pub(crate) fn postgres() -> Migrator {
     migrator(POSTGRES)
@@ -51,5 +56,13 @@ mod tests {
                 assert!(name.starts_with(&format!("{version:04}_")), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn the_newest_file_says_which_version_the_schema_has() {
+        let (name, sql) = POSTGRES.last().unwrap();
+        let version = super::postgres_version();
+        let forms = [format!("values ({version}, "), format!("set version = {version}")];
+        assert!(forms.iter().any(|form| sql.contains(form)), "{name}");
     }
 }

@@ -4,6 +4,7 @@
 //! version 1.21 or later in transaction mode with `max_prepared_statements` set; migrations connect
 //! directly.
 
+mod check;
 mod distributed;
 mod one_sale;
 mod operator_log;
@@ -102,7 +103,7 @@ impl PostgresLedger {
     pub async fn migrate(url: &SecretString) -> Result<(), LedgerError> {
         let mut connection = connect(url, |options| options).await?;
         migrations::postgres().run(&mut connection).await.map_err(|error| match error {
-            MigrateError::VersionMismatch(_) => permanent(OTHER_VERSION),
+            MigrateError::VersionMismatch(_) => permanent(check::OTHER_VERSION),
             other => permanent(other),
         })?;
         connection.close().await.map_err(classify)
@@ -145,69 +146,6 @@ impl PostgresLedger {
             })
             .await?;
         Ok((bytes.cast_unsigned(), count.cast_unsigned()))
-    }
-
-    /// Fails unless the database can be reached, has this version's schema, and keeps what it has
-    /// confirmed when it crashes.
-    pub async fn check(&self) -> Result<(), LedgerError> {
-        type Found = (i64, i64, bool, String, String);
-        let ((columns, versions, has_log, fsync, synchronous), is_distributed): (Found, bool) =
-            self.run(async |db| {
-                let found = sqlx::query_as(
-                    "select count(*), count(*) filter (where attname = 'version'),
-                            to_regclass('operator_log') is not null,
-                            current_setting('fsync'), current_setting('synchronous_commit')
-                     from pg_attribute where attrelid = to_regclass('decisions')",
-                );
-                let found = found.fetch_one(&mut *db).await?;
-                Ok((found, distributed::is_distributed(db, "decisions").await?))
-            })
-            .await?;
-        if columns == 0 {
-            return Err(permanent("the database has no ledger yet; run: floodgate migrate"));
-        }
-        if versions == 0 {
-            return Err(permanent(OTHER_VERSION));
-        }
-        if !has_log {
-            return Err(permanent("the ledger's schema is an older one; run: floodgate migrate"));
-        }
-        if is_distributed && !self.distributed {
-            let problem = "the ledger's tables are distributed, which needs ledger.distributed = true \
-                (FLOODGATE_LEDGER__DISTRIBUTED)";
-            return Err(permanent(problem));
-        }
-        for (setting, value) in [("fsync", fsync), ("synchronous_commit", synchronous)] {
-            if value == "off" {
-                let problem = format!(
-                    "{setting} is off: PostgreSQL would lose decisions in a crash that it had \
-                     confirmed; turn it on for this database"
-                );
-                return Err(permanent(problem));
-            }
-        }
-        Ok(())
-    }
-
-    /// The version of the server.
-    pub async fn version(&self) -> Result<String, LedgerError> {
-        let version = "select current_setting('server_version')";
-        self.run(async |db| sqlx::query_scalar(version).fetch_one(db).await).await
-    }
-
-    /// The privileges that worker and API need and this user does not have: tables, and what may not be done to
-    /// them.
-    pub async fn missing_privileges(&self) -> Result<Vec<(String, String)>, LedgerError> {
-        let missing = "select t, p from (values
-                ('sales', 'select'), ('sales', 'insert'), ('sales', 'update'),
-                ('decisions', 'select'), ('decisions', 'insert'),
-                ('buyers', 'select'), ('buyers', 'insert'), ('buyers', 'update'),
-                ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update'),
-                ('operator_log', 'select'), ('operator_log', 'insert'),
-                ('division', 'select'), ('division', 'update'),
-                ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete')
-            ) needed (t, p) where not has_table_privilege(t, p)";
-        self.run(async |db| sqlx::query_as(missing).fetch_all(db).await).await
     }
 
     /// Does `work` in a transaction.
@@ -272,10 +210,6 @@ async fn execute(url: &SecretString, statement: String) -> Result<(), LedgerErro
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
-
-/// What a ledger of version 0.1 has to be told.
-const OTHER_VERSION: &str = "the database has the ledger of floodgate 0.1, which knows orders by \
-    their order id alone; drain 0.1 and give this version another database (see CHANGELOG.md)";
 
 #[async_trait]
 impl Ledger for PostgresLedger {

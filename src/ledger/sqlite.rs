@@ -143,7 +143,8 @@ impl Ledger for SqliteLedger {
         }
         let mut batch = Batch::new(orders);
         self.run(Survives::PowerLoss, async |db| {
-            let state = self.state_of(db, &batch, max_age).await?;
+            let mut state = self.state_of(db, &batch, max_age).await?;
+            batch.hold_restored(&mut state.sales);
             batch.decide(&batch.sales(), state);
             write(db, &batch.changes()).await
         })

@@ -210,10 +210,16 @@ async fn workers_that_are_stuck_or_gone_and_poison_are_told_and_every_panel_has_
     let _users = Users::listening(&listen, &[]).await;
     watched.until_all_is_well().await;
 
-    for (mode, expected) in [(Some(PauseMode::Hold), true), (None, false)] {
-        let change = Change::Pause { mode, at: Utc::now() };
+    let at = Utc::now();
+    let pause = |mode| Change::Pause { mode, at };
+    for (change, alert, expected) in [
+        (pause(Some(PauseMode::Hold)), "FloodgateSaleHeld", true),
+        (pause(None), "FloodgateSaleHeld", false),
+        (pause(Some(PauseMode::Restored)), "FloodgateLedgerRestored", true),
+        (Change::Accept { at }, "FloodgateLedgerRestored", false),
+    ] {
         watched.stage.ledger.change(&sale_id("s"), &change).await.expect("changed");
-        watched.until("FloodgateSaleHeld", expected).await;
+        watched.until(alert, expected).await;
     }
     watched.until_all_is_well().await;
 

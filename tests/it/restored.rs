@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use floodgate::domain::decision::Outcome;
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::{PauseMode, Sale};
 use secrecy::ExposeSecret;
@@ -105,6 +106,8 @@ async fn a_sale_that_the_backup_does_not_have_waits_until_it_is_there() {
     let accepted = run(&stage, &["sale", "accept-ledger", "s"]);
     assert_eq!(accepted.status.code(), Some(0), "{}", String::from_utf8_lossy(&accepted.stderr));
     until_decided(stage.ledger.as_ref(), &all[4..]).await;
+    let outcomes = check::outcomes_in(stage.ledger.as_ref(), &all[4..]).await;
+    assert_eq!(outcomes, [Outcome::Created; 6]);
     worker.stop().await;
     stage.remove().await;
 }

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, SubsecRound};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, FromRow, Row, query, query_as};
+use sqlx::{AssertSqlSafe, FromRow, Row, query, query_as, query_scalar};
 
 use crate::domain::decision::Decision;
 use crate::domain::order::SaleId;
@@ -63,8 +63,12 @@ async fn named_sales(
         "with read as materialized (select {SALE} from sales where $1 is null or sale_id = any ($1::text[]) {how})
          select *, clock_timestamp() as read_at from read"
     ));
-    let rows = query(sql).bind(ids.map(|ids| column(ids, |id| id.as_str()))).fetch_all(db).await?;
+    let ids = ids.map(|ids| column(ids, |id| id.as_str()));
+    let rows = query(sql).bind(ids).fetch_all(&mut *db).await?;
     let (mut now, mut states) = (DateTime::UNIX_EPOCH, Vec::with_capacity(rows.len()));
+    if rows.is_empty() {
+        now = query_scalar("select clock_timestamp()").fetch_one(db).await?;
+    }
     for row in &rows {
         now = now.max(row.try_get("read_at")?);
         states.push(rows::SaleRow::from_row(row)?);

@@ -57,13 +57,28 @@ async fn a_server_that_does_not_write_to_its_disk_is_refused() {
 async fn a_ledger_with_an_older_schema_is_refused() {
     let stage = Stage::new("older").await;
     let mut connection = database(&stage).await;
-    let older = "drop table operator_log; delete from _sqlx_migrations where version = 2";
+    let older = "drop table ledger_schema; delete from _sqlx_migrations where version = 5";
     sqlx::raw_sql(older).execute(&mut connection).await.expect("as it was before");
     let url = &stage.deployment.app.settings().database_url;
     assert!(complaint(url).await.contains("run: floodgate migrate"));
     stage.deployment.app.migrate().await.expect("migrate");
     let ledger = PostgresLedger::new(url, &settings().ledger, &Metrics::new()).expect("a ledger");
     ledger.check().await.expect("it is up to date");
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_ledger_with_a_newer_schema_is_refused_unless_it_may_be_shared() {
+    let stage = Stage::new("newer").await;
+    let mut connection = database(&stage).await;
+    let url = &stage.deployment.app.settings().database_url;
+    let newer = "update ledger_schema set version = 99, usable_from = 99";
+    sqlx::raw_sql(newer).execute(&mut connection).await.expect("changed");
+    assert!(complaint(url).await.contains("a newer version, which this one can't work on"));
+    let shared = "update ledger_schema set usable_from = 2";
+    sqlx::raw_sql(shared).execute(&mut connection).await.expect("changed");
+    let ledger = PostgresLedger::new(url, &settings().ledger, &Metrics::new()).expect("a ledger");
+    ledger.check().await.expect("it may be shared");
     stage.remove().await;
 }
 
