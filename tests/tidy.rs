@@ -197,6 +197,16 @@ fn the_tests_that_hold_the_promises_exist() {
 }
 
 #[test]
+fn images_are_labelled_with_the_version() {
+    let text =
+        std::fs::read_to_string(root().join("deploy/Dockerfile")).expect("deploy/Dockerfile");
+    let labels: Vec<&str> = text.lines().filter(|line| line.contains("image.version=")).collect();
+    let version = format!("image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    assert_eq!(labels.len(), 2, "{labels:?}");
+    assert!(labels.iter().all(|label| label.contains(&version)), "{labels:?}, not {version}");
+}
+
+#[test]
 fn what_the_documents_link_to_exists() {
     let mut documents = files("docs", &[".md"]);
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
