@@ -115,9 +115,7 @@ impl recipe::Transaction for Transaction {
     }
 
     async fn commit(self) -> Result<(), sqlx::Error> {
-        // A time limit would end the wait for a synchronous standby, and the server then says that it has
-        // committed although only the primary has: what a promotion would lose.
-        self.end("set local statement_timeout = 0; commit").await
+        self.end("commit").await
     }
 
     async fn roll_back(self) -> Result<(), sqlx::Error> {
