@@ -27,7 +27,8 @@ mod worker;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::app::App;
 use crate::config::Settings;
@@ -88,6 +89,12 @@ enum Command {
     Health(health::Health),
     /// Look at the settings that are in force
     Config(config::ConfigArgs),
+    /// Print what a shell completes floodgate's commands and options by
+    #[command(after_help = "Example:\n  floodgate completions bash > /etc/bash_completion.d/floodgate")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Print every setting with its default and what it is for
     #[command(after_help = "Example:\n  floodgate settings > floodgate.toml")]
     Settings,
@@ -128,6 +135,11 @@ impl Cli {
             Command::Check(command) => return command.run(app).await,
             Command::Health(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,
+            Command::Completions { shell } => {
+                let (mut command, mut text) = (Self::command(), Vec::new());
+                clap_complete::generate(shell, &mut command, "floodgate", &mut text);
+                output::text(&String::from_utf8(text)?)?;
+            }
             Command::Settings => output::text(crate::config::DEFAULTS)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -294,6 +294,7 @@ fn every_command_has_an_example_and_the_settings_are_printed() {
         &["shards"],
         &["token"],
         &["user-service"],
+        &["completions"],
         &["settings"],
     ] {
         let mut arguments = command.to_vec();
@@ -329,4 +330,13 @@ async fn a_process_on_this_machine_is_asked_for_its_health() {
     assert_eq!(ask(&["health"]).0, Some(2));
     served.stop().await;
     stage.remove().await;
+}
+
+#[test]
+fn shells_are_told_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = bare(&["completions", shell], &[]);
+        let text = String::from_utf8(printed.stdout).expect("UTF-8");
+        assert!(text.contains("accept-ledger") && text.contains("--rate"), "{shell}: {text}");
+    }
 }
