@@ -162,7 +162,12 @@ fn batch(sale: &SaleId, round: usize) -> anyhow::Result<Vec<Candidate>> {
 async fn decide(ledger: &dyn Ledger, orders: &[Candidate], hint: Hint) -> anyhow::Result<()> {
     let orders: Vec<_> = orders
         .iter()
-        .map(|candidate| Proposed { candidate, hint: Some(hint), redelivered: false })
+        .map(|candidate| Proposed {
+            candidate,
+            hint: Some(hint),
+            redelivered: false,
+            watermark: None,
+        })
         .collect();
     let decided = ledger.decide(&orders, MAX_AGE).await?;
     let expected = hint == Hint::Granted;

@@ -90,7 +90,9 @@ enum Command {
     /// Look at the settings that are in force
     Config(config::ConfigArgs),
     /// Print what a shell completes floodgate's commands and options by
-    #[command(after_help = "Example:\n  floodgate completions bash > /etc/bash_completion.d/floodgate")]
+    #[command(
+        after_help = "Example:\n  floodgate completions bash > /etc/bash_completion.d/floodgate"
+    )]
     Completions {
         /// The shell
         shell: Shell,

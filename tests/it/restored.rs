@@ -57,8 +57,8 @@ async fn units_sold_after_the_backup_are_not_sold_again_before_an_operator_says_
     stage.post_orders(&all[70..]).await;
     until(async || is_held(&stage).await).await;
     until(async || stage.broker.deferred().await.expect("deferred") == 90).await;
-    let state = stage.ledger.sales(Some(&[sale_id("s")])).await.expect("sales").remove(0);
-    assert_eq!(state.sold, 40, "nothing is sold meanwhile");
+    let now = stage.ledger.sales(Some(&[sale_id("s")])).await.expect("sales").remove(0);
+    assert_eq!(now.sold, 40, "nothing is sold meanwhile");
     let others = orders("other", 10);
     sell(&stage, &others).await;
 
@@ -81,8 +81,8 @@ async fn units_sold_after_the_backup_are_not_sold_again_before_an_operator_says_
     let accepted = run(&stage, &["sale", "accept-ledger", "s"]);
     assert_eq!(accepted.status.code(), Some(0), "{}", String::from_utf8_lossy(&accepted.stderr));
     until_decided(stage.ledger.as_ref(), &all[70..]).await;
-    let state = stage.ledger.sales(Some(&[sale_id("s")])).await.expect("sales").remove(0);
-    assert_eq!((state.sold, state.paused), (100, None));
+    let now = stage.ledger.sales(Some(&[sale_id("s")])).await.expect("sales").remove(0);
+    assert_eq!((now.sold, now.paused), (100, None));
     let log = run(&stage, &["operator-log", "--sale-id", "s"]);
     assert!(String::from_utf8_lossy(&log.stdout).contains("ledger_accepted"));
     check::empty(&stage).await;

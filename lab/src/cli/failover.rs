@@ -1,7 +1,7 @@
 //! `floodgate-lab failover`: a fault in the middle of a steady load, and what it cost.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -125,9 +125,9 @@ impl Failover {
         }
         let is_none = cost.is_none();
         if self.json {
-            output::json(&cost)?
+            output::json(&cost)?;
         } else {
-            cost.print()?
+            cost.print()?;
         }
         Ok(is_none)
     }
@@ -141,7 +141,7 @@ impl Failover {
         let load = Arc::new(Load { sales, stock: orders / sales / 2, ..Load::new(0, orders) });
         load.open_sales(deployment).await?;
         let mut events = deployment.events(PREFETCH).await?;
-        let workers = self.start_workers(deployment, config)?;
+        let workers = self.start_workers(deployment, config.as_deref())?;
         let begun = Instant::now();
         let broker = deployment.app.broker().await?;
         let posting = tokio::spawn(post(broker, load.clone(), rate));
@@ -157,7 +157,7 @@ impl Failover {
         events.finished().await;
         // Without a fault, what is usual once the load is steady.
         let since = if self.fault.is_some() { fault_at } else { begun + WARM_UP };
-        let posted = f64::from(rate) * since.duration_since(begun).as_secs_f64();
+        let posted = due_after(since.duration_since(begun), rate);
         let mut cost = Cost {
             fault: self.name.clone(),
             orders,
@@ -175,10 +175,10 @@ impl Failover {
     fn start_workers(
         &self,
         deployment: &TempDeployment,
-        config: Option<PathBuf>,
+        config: Option<&Path>,
     ) -> anyhow::Result<Vec<Child>> {
         let start = |_| {
-            let mut worker = process::floodgate(deployment, config.as_deref())?;
+            let mut worker = process::floodgate(deployment, config)?;
             worker.arg("worker").spawn().context("could not start a worker")
         };
         (0..self.workers).map(start).collect()
@@ -191,8 +191,7 @@ async fn post(broker: Arc<dyn Broker>, load: Arc<Load>, rate: u32) -> anyhow::Re
     let begun = Instant::now();
     let (mut due, mut waiting) = (0, VecDeque::new());
     while due < load.orders || !waiting.is_empty() {
-        let by_now = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-        let by_now = u32::try_from(by_now).unwrap_or(u32::MAX).min(load.orders);
+        let by_now = due_after(begun.elapsed(), rate).min(load.orders);
         waiting.extend(due..by_now);
         due = by_now;
         let numbers: Vec<u32> = waiting.drain(..waiting.len().min(CHUNK)).collect();
@@ -211,6 +210,11 @@ async fn post(broker: Arc<dyn Broker>, load: Arc<Load>, rate: u32) -> anyhow::Re
         }
     }
     Ok(())
+}
+
+/// How many orders are due after `elapsed`.
+fn due_after(elapsed: Duration, rate: u32) -> u32 {
+    u32::try_from(elapsed.as_millis() * u128::from(rate) / 1000).unwrap_or(u32::MAX)
 }
 
 /// Makes a fault, and says when that began.
@@ -265,7 +269,7 @@ impl Told {
     }
 
     /// When as many orders as `posted` were decided.
-    fn decided(&self, posted: f64) -> Instant {
+    fn decided(&self, posted: u32) -> Instant {
         let at = (posted as usize).min(self.times.len().saturating_sub(1));
         self.times.get(at).copied().unwrap_or_else(Instant::now)
     }

@@ -13,7 +13,7 @@ use crate::hosts;
 /// Where connections go: each to the next node, so that one that takes connections and does no work, as those in a
 /// minority may, is left with the next try.
 pub(super) struct Nodes {
-    uris: Vec<AMQPUri>,
+    all: Vec<AMQPUri>,
     next: AtomicUsize,
 }
 
@@ -37,8 +37,8 @@ impl Nodes {
             uri.query.connection_timeout.get_or_insert(each);
             Ok(uri)
         };
-        let uris = urls.into_iter().map(node).collect::<Result<_, _>>()?;
-        Ok(Self { uris, next: AtomicUsize::new(0) })
+        let all = urls.into_iter().map(node).collect::<Result<_, _>>()?;
+        Ok(Self { all, next: AtomicUsize::new(0) })
     }
 
     /// What `connect` makes of the first node that it can make anything of.
@@ -46,9 +46,9 @@ impl Nodes {
         &self,
         connect: impl Fn(AMQPUri) -> C,
     ) -> Result<T, E> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.uris.len();
-        let (after, before) = (&self.uris[turn..], &self.uris[..turn]);
-        let mut left = self.uris.len();
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.all.len();
+        let (after, before) = (&self.all[turn..], &self.all[..turn]);
+        let mut left = self.all.len();
         for node in after.iter().chain(before) {
             left -= 1;
             match connect(node.clone()).await {

@@ -35,7 +35,7 @@ pub(super) enum Server {
     Watched(Watched),
     /// A cluster. One connection, which is to be cloned, has one to each node; a pool of them would ask every
     /// primary before each use, and wait for one that is down.
-    Cluster(ClusterClient, OnceCell<ClusterConnection>),
+    Cluster(Box<ClusterClient>, OnceCell<ClusterConnection>),
 }
 
 /// A primary with its Sentinels.
@@ -79,7 +79,8 @@ impl Server {
         let certificates = certificates(tls);
         let primary = parameter("sentinel");
         if !primary.is_empty() {
-            return Watched::by(servers, &primary, limits, certificates).map(Self::Watched);
+            return Watched::by(servers, &primary, limits, certificates.as_ref())
+                .map(Self::Watched);
         }
         if servers.len() > 1 || parameter("cluster") == "true" {
             return cluster(servers, limits, certificates);
@@ -132,7 +133,7 @@ impl Watched {
         sentinels: Vec<ConnectionInfo>,
         primary: &str,
         limits: Limits,
-        certificates: Option<TlsCertificates>,
+        certificates: Option<&TlsCertificates>,
     ) -> RedisResult<Self> {
         let watching = |sentinel: ConnectionInfo| {
             let server = sentinel.redis_settings();
@@ -150,7 +151,7 @@ impl Watched {
             if let ConnectionAddr::TcpTls { .. } = sentinel.addr() {
                 client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
             }
-            if let Some(certificates) = &certificates {
+            if let Some(certificates) = certificates {
                 client = client
                     .set_client_to_redis_certificates(certificates.clone())
                     .set_client_to_sentinel_certificates(certificates.clone());
@@ -320,7 +321,7 @@ fn cluster(
     if let Some(certificates) = certificates {
         cluster = cluster.certs(certificates);
     }
-    Ok(Server::Cluster(cluster.build()?, OnceCell::new()))
+    Ok(Server::Cluster(Box::new(cluster.build()?), OnceCell::new()))
 }
 
 fn certificates(tls: Tls) -> Option<TlsCertificates> {

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, query, query_as, query_scalar};
 use super::rows::{column, int};
 use crate::domain::decision::Decision;
 use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
-use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
+use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
 use crate::ledger::recipe::{self, Changes, SalesRead};
 use crate::ledger::rows::{
     self, AnnouncementRow, BuyerRow, DecisionRow, SaleRow, letter, waited_ms,
@@ -231,7 +231,7 @@ pub(super) async fn update_sale(
         .bind(state.sale.verification)
         .bind(int(state.version))
         .bind(state.sold_out_at)
-        .bind(state.paused.map(|mode| mode.name()))
+        .bind(state.paused.map(PauseMode::name))
         .bind(state.held_from)
         .bind(state.held_until);
     update.execute(db).await.map(drop)

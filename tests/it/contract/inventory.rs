@@ -209,7 +209,7 @@ async fn damaged_keys_are_forgotten_and_other_sales_do_not_notice() {
 async fn the_highest_that_was_committed_is_kept_whatever_is_forgotten() {
     let stage = Stage::new("inventory").await;
     let holdings = stage.deployment.app.audited().await.expect("servers").holdings.expect("Redis");
-    let state = |version, sold| SaleState { version, sold, ..SaleState::opened(sale("s", 9)) };
+    let reached = |version, sold| SaleState { version, sold, ..SaleState::opened(sale("s", 9)) };
     let candidate = candidate(order("a", "s", "u", 1));
     let known = async || {
         let proposal = stage.inventory.propose(&[&candidate], MAX_AGE).await.expect("hints");
@@ -218,10 +218,10 @@ async fn the_highest_that_was_committed_is_kept_whatever_is_forgotten() {
     assert_eq!(known().await, None);
     for (told, highest) in [((1, 3), (1, 3)), ((2, 2), (2, 3)), ((1, 5), (2, 5)), ((1, 1), (2, 5))]
     {
-        stage.inventory.committed(&[state(told.0, told.1)]).await.expect("kept");
+        stage.inventory.committed(&[reached(told.0, told.1)]).await.expect("kept");
         assert_eq!(known().await, Some(highest), "after {told:?}");
     }
-    stage.inventory.prime(&[state(1, 0)]).await.expect("prime");
+    stage.inventory.prime(&[reached(1, 0)]).await.expect("prime");
     assert_eq!(known().await, Some((2, 5)));
     holdings.forget(&sale_id("s")).await.expect("forgotten");
     assert_eq!(known().await, Some((2, 5)));
