@@ -337,6 +337,6 @@ fn shells_are_told_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let printed = bare(&["completions", shell], &[]);
         let text = String::from_utf8(printed.stdout).expect("UTF-8");
-        assert!(text.contains("accept-ledger") && text.contains("--rate"), "{shell}: {text}");
+        assert!(text.contains("accept-ledger") && text.contains("rate"), "{shell}: {text}");
     }
 }

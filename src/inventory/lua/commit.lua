@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  committed  hash: version and sold, the highest of each
 -- ARGV     version, sold, expires_at (ms, 0 for never)
+-- Returns  1
 
 local held = redis.call('HMGET', KEYS[1], 'version', 'sold')
 local function highest(held, new)
