@@ -4,7 +4,7 @@ use secrecy::ExposeSecret;
 
 use crate::harness::api::Served;
 use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate, free_port, run};
-use crate::harness::{Stage, check, order, root};
+use crate::harness::{Stage, check, order, root, until};
 
 fn json(output: &std::process::Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).expect("JSON on standard output")
@@ -324,6 +324,8 @@ async fn a_process_on_this_machine_is_asked_for_its_health() {
     };
     assert_eq!(ask(&["health", "api"]), (Some(1), String::new()), "nothing listens");
     let served = Served::up(&stage.deployment.app).await;
+    // Once it has had an answer of every server.
+    until(async || ask(&["health", "api"]).0 == Some(0)).await;
     assert_eq!(ask(&["health", "api"]), (Some(0), "ready\n".into()));
     assert_eq!(ask(&["health", "api", "--live"]), (Some(0), "live\n".into()));
     assert_eq!(ask(&["health", "worker"]).0, Some(1), "worker.listen is off");
