@@ -9,3 +9,4 @@ pub mod order;
 pub mod rules;
 pub mod sale;
 pub mod trace;
+mod watermark;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
 
+pub use crate::domain::watermark::Watermark;
+
 /// The most units one sale may have on offer, 2^31 - 1: what four bytes of the ledger hold.
 pub const MAX_STOCK: u32 = i32::MAX.cast_unsigned();
 
@@ -246,27 +248,6 @@ impl SaleState {
     /// ever sold, so news that come out of order can be told apart.
     pub fn is_newer_than(&self, other: &Self) -> bool {
         (self.version, self.sold) > (other.version, other.sold)
-    }
-}
-
-/// How far a ledger has come with a sale, of which all that was ever committed is kept: its counters only grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Watermark {
-    /// The highest version.
-    pub version: u32,
-    /// The most units sold.
-    pub sold: u32,
-}
-
-impl Watermark {
-    /// As far as `state` is.
-    pub fn of(state: &SaleState) -> Self {
-        Self { version: state.version, sold: state.sold }
-    }
-
-    /// Whether `other`, read later, has lost something of this.
-    pub fn is_lost_in(self, other: Self) -> bool {
-        self.version > other.version || self.sold > other.sold
     }
 }
 

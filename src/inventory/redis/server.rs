@@ -54,7 +54,7 @@ pub(super) struct Limits {
     pub timeout: Duration,
 }
 
-/// A connection to whatever is behind the URL.
+/// A connection to the server, or to every node of the cluster.
 pub(super) enum Link {
     Server(Connection),
     Cluster(ClusterConnection),

@@ -84,7 +84,7 @@ async fn sale(db: &mut PgConnection, id: &SaleId, how: &str) -> Result<SalesRead
     let sql = format!("select {SALE} from sales where sale_id = $1 {how}");
     let row: Option<SaleRow> =
         query_as(AssertSqlSafe(sql)).bind(id.as_str()).fetch_optional(&mut *db).await?;
-    // A statement apart: within the other the clock could be read before the lock is had.
+    // A second statement: within the first the clock could be read before the lock is granted.
     let now: DateTime<Utc> = query_scalar("select clock_timestamp()").fetch_one(db).await?;
     Ok((now.trunc_subsecs(3), rows::sales(row.into_iter().collect())?))
 }
