@@ -32,6 +32,9 @@ pub trait Inventory: Send + Sync {
     /// it, also when that is forgotten: by them a ledger that was restored from a backup is known.
     async fn committed(&self, sales: &[SaleState]) -> Result<(), InventoryError>;
 
+    /// How far the ledger had committed a sale, if that is known.
+    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError>;
+
     /// Overwrites what it holds of sales with what the ledger has said. Amendments may be repeated and
     /// come late. One for a sale that it does not hold does nothing.
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError>;
@@ -51,7 +54,7 @@ pub struct Proposal {
 
 /// What an inventory holds, for an audit.
 #[async_trait]
-pub trait Holdings: Send + Sync {
+pub trait Holdings: Inventory {
     /// The sales that it holds anything of, as their ids are written there.
     async fn sales(&self) -> Result<Vec<String>, InventoryError>;
 
@@ -72,10 +75,7 @@ pub trait Holdings: Send + Sync {
     /// Has it hold nothing of a sale any more, so that it is loaded again from the ledger.
     async fn forget(&self, sale: &SaleId) -> Result<(), InventoryError>;
 
-    /// How far the ledger had committed a sale, if that is known.
-    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError>;
-
-    /// Forgets that too: what the ledger knows now is all there is.
+    /// Forgets its watermark too: what the ledger knows now is all there is.
     async fn forget_watermark(&self, sale: &SaleId) -> Result<(), InventoryError>;
 }
 

@@ -376,6 +376,14 @@ impl Inventory for RedisInventory {
         results.into_iter().try_for_each(|result| result.map(drop)).map_err(unavailable)
     }
 
+    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError> {
+        let mut connection = self.connection().await?;
+        let reading = connection.hmget(self.committed_key(sale), &["version", "sold"]);
+        let (version, sold): (Option<String>, Option<String>) =
+            reading.await.map_err(unavailable)?;
+        Ok(watermark(&version.unwrap_or_default(), &sold.unwrap_or_default()))
+    }
+
     async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {
         self.write(amendments, false).await
     }

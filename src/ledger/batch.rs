@@ -64,7 +64,7 @@ impl<'a> Batch<'a> {
             let mark = indexes.first().and_then(|index| self.orders[*index].watermark);
             match (mark, sales.get_mut(*id)) {
                 (Some(mark), Some(state)) if mark.is_lost_in(Watermark::of(state)) => {
-                    self.decided.lost.insert((*id).clone(), mark);
+                    self.decided.lost.insert((*id).clone());
                     state.paused = Some(PauseMode::Restored);
                 }
                 _ => {}
@@ -79,8 +79,8 @@ impl<'a> Batch<'a> {
             for index in &self.indexes[sale] {
                 let Proposed { candidate, watermark, .. } = self.orders[*index];
                 self.answers[*index] = Some(match (state.decide(candidate), watermark) {
-                    (Answer::UnknownSale, Some(mark)) => {
-                        self.decided.lost.insert((*sale).clone(), mark);
+                    (Answer::UnknownSale, Some(_)) => {
+                        self.decided.lost.insert((*sale).clone());
                         let submitted_at = candidate.submitted_at.unwrap_or(state.now);
                         Answer::Undecided { until: Until::Resumed, submitted_at }
                     }

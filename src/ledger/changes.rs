@@ -32,9 +32,11 @@ impl Change {
     pub(super) fn adjustment_id(&self) -> Option<&AdjustmentId> {
         match self {
             Self::Restock { adjustment_id, .. } => Some(adjustment_id),
-            Self::Close { .. } | Self::Verify { .. } | Self::Pause { .. } | Self::Accept { .. } => {
-                None
-            }
+            Self::Close { .. }
+            | Self::Verify { .. }
+            | Self::Pause { .. }
+            | Self::Lost { .. }
+            | Self::Accept { .. } => None,
         }
     }
 
@@ -65,10 +67,12 @@ impl Change {
             }
             Self::Close { at } => (None, state.close(*at)),
             Self::Verify { on } => (None, state.set_verification(*on)),
-            Self::Pause { mode, .. } if is_restored && *mode != Some(PauseMode::Restored) => {
-                return Changed::NotAccepted;
-            }
+            Self::Pause { .. } if is_restored => return Changed::NotAccepted,
             Self::Pause { mode, at } => (None, state.pause(*mode, *at)),
+            Self::Lost { version, at } => {
+                let is_as_seen = state.version == *version;
+                (None, is_as_seen && state.pause(Some(PauseMode::Restored), *at))
+            }
             Self::Accept { at } => (None, is_restored && state.pause(None, *at)),
         };
         Changed::Done { state: state.clone(), restock, is_new }
@@ -97,4 +101,45 @@ pub(super) fn sorted(sales: HashMap<SaleId, SaleState>) -> Vec<SaleState> {
     let mut sales: Vec<SaleState> = sales.into_values().collect();
     sales.sort_unstable_by(|a, b| a.sale.id.cmp(&b.sale.id));
     sales
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+
+    use super::*;
+
+    #[test]
+    fn a_sale_of_a_restored_ledger_is_held_until_that_is_accepted() {
+        let mut state = SaleState::opened(Sale {
+            id: SaleId::parse("s").unwrap(),
+            stock: 5,
+            per_user_limit: None,
+            opens_at: None,
+            closes_at: None,
+            verification: false,
+        });
+        let at = Utc::now();
+        let lost = |version| Change::Lost { version, at };
+        let accept = Change::Accept { at };
+        // Each change, whether it does something, and how the sale is after it.
+        for (change, does, is_held, version) in [
+            (&accept, false, false, 1),
+            (&lost(0), false, false, 1),
+            (&lost(1), true, true, 2),
+            (&lost(2), false, true, 2),
+            (&accept, true, false, 3),
+            (&lost(2), false, false, 3),
+        ] {
+            assert_eq!(change.apply(&mut state, None).is_new(), does, "{change:?}");
+            let paused = is_held.then_some(PauseMode::Restored);
+            assert_eq!((state.paused, state.version), (paused, version), "{change:?}");
+        }
+        assert!(lost(3).apply(&mut state, None).is_new());
+        for mode in [None, Some(PauseMode::Hold), Some(PauseMode::Refuse)] {
+            let pause = Change::Pause { mode, at };
+            assert_eq!(pause.apply(&mut state, None), Changed::NotAccepted);
+        }
+        assert_eq!(state.version, 4);
+    }
 }

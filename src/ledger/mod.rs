@@ -11,7 +11,7 @@ mod rows;
 mod sqlite;
 mod statements;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -199,6 +199,14 @@ pub enum Change {
         /// When.
         at: DateTime<Utc>,
     },
+    /// Hold a sale of which the ledger has lost what it had committed, until an operator accepts that.
+    Lost {
+        /// The sale's version when that was seen. One that has changed since is left alone: it may just have been
+        /// accepted.
+        version: u32,
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// Go on with a sale that is held because its ledger was restored.
     Accept {
         /// When.
@@ -261,8 +269,8 @@ pub struct Decided {
     pub sales: HashMap<SaleId, SaleState>,
     /// Units of the buyers of sales with a limit, likewise.
     pub units: HashMap<(SaleId, UserId), u32>,
-    /// Sales of which the ledger has lost what was committed, as far as it was. Nothing is decided for them.
-    pub lost: HashMap<SaleId, Watermark>,
+    /// Sales of which the ledger has lost what was committed. Nothing is decided for them.
+    pub lost: HashSet<SaleId>,
 }
 
 /// Why the ledger gave no answer.

@@ -183,7 +183,7 @@ fn action(change: &Change) -> Action {
         Change::Restock { .. } => Action::Restocked,
         Change::Close { .. } => Action::Closed,
         Change::Verify { .. } => Action::VerificationSwitched,
-        Change::Pause { mode: Some(_), .. } => Action::Paused,
+        Change::Pause { mode: Some(_), .. } | Change::Lost { .. } => Action::Paused,
         Change::Pause { mode: None, .. } => Action::Resumed,
         Change::Accept { .. } => Action::LedgerAccepted,
     }
@@ -203,6 +203,7 @@ fn became(change: &Change, changed: &Result<Changed, LedgerError>) -> Option<Str
             None => "orders are decided again",
         }
         .to_owned(),
+        Change::Lost { .. } => "orders are held".to_owned(),
         Change::Accept { .. } => "orders are decided again".to_owned(),
     };
     match changed {
@@ -211,7 +212,7 @@ fn became(change: &Change, changed: &Result<Changed, LedgerError>) -> Option<Str
             // A sale closes no earlier than it opens.
             Change::Close { at } => format!("at {}", rfc3339(state.sale.closes_at.unwrap_or(*at))),
             Change::Accept { .. } => format!("{wanted}, {} units are sold", state.sold),
-            Change::Verify { .. } | Change::Pause { .. } => wanted,
+            Change::Verify { .. } | Change::Pause { .. } | Change::Lost { .. } => wanted,
         }),
         Ok(_) => None,
         Err(error) => unknown(&wanted, error),

@@ -17,9 +17,9 @@ use crate::domain::decision::Decision;
 use crate::domain::intent::Fault;
 use crate::domain::order::{Eligibility, Order, SaleId, UserId};
 use crate::domain::rules::{Answer, Until};
-use crate::domain::sale::{PauseMode, SaleState, Watermark};
+use crate::domain::sale::{SaleState, Watermark};
 use crate::fault::crash_point;
-use crate::inventory::Amendment;
+use crate::inventory::{Amendment, Inventory};
 use crate::ledger::{Change, Changed, Decided, Ledger, LedgerError, Proposed};
 use crate::metrics::{Metrics, Stage};
 use crate::retry::Backoff;
@@ -87,6 +87,7 @@ pub(super) struct Seen {
 
 /// Has batches decided.
 pub(super) struct Decider {
+    pub inventory: Option<Arc<dyn Inventory>>,
     pub ledger: Arc<dyn Ledger>,
     pub max_age: Duration,
     pub metrics: Arc<Metrics>,
@@ -146,24 +147,42 @@ impl Decider {
         (decided, seen)
     }
 
-    /// Holds sales of which the ledger has lost what it had committed, until an operator accepts it.
+    /// Holds sales of which the ledger has lost what it had committed, until an operator accepts it: unless one
+    /// has since the batch was proposed.
     async fn hold_restored(&self, result: &Decided) {
-        for (sale, committed) in &result.lost {
-            let (mode, at) = (Some(PauseMode::Restored), (self.clock)().trunc_subsecs(3));
-            match self.ledger.change(sale, &Change::Pause { mode, at }).await {
+        for sale in &result.lost {
+            let Some(committed) = self.watermark(sale).await else { continue };
+            let Some(seen) = result.sales.get(sale) else {
+                tracing::error!(
+                    %sale, committed_sold = committed.sold,
+                    "the ledger has lost this sale: its orders wait; open it again, and see: floodgate sale accept-ledger"
+                );
+                continue;
+            };
+            if !committed.is_lost_in(Watermark::of(seen)) {
+                continue;
+            }
+            let change =
+                Change::Lost { version: seen.version, at: (self.clock)().trunc_subsecs(3) };
+            match self.ledger.change(sale, &change).await {
                 Ok(Changed::Done { state, is_new: true, .. }) => tracing::error!(
                     %sale, committed_sold = committed.sold, ledger_sold = state.sold,
                     "the ledger has lost what it had committed: the sale is held; see: floodgate sale accept-ledger"
-                ),
-                Ok(Changed::UnknownSale) => tracing::error!(
-                    %sale, committed_sold = committed.sold,
-                    "the ledger has lost this sale: its orders wait; open it again, and see: floodgate sale accept-ledger"
                 ),
                 Ok(_) => {}
                 // The next batch holds it.
                 Err(error) => tracing::debug!(%sale, %error, "cannot hold a sale"),
             }
         }
+    }
+
+    /// How far the ledger had committed a sale, if the inventory says so now.
+    async fn watermark(&self, sale: &SaleId) -> Option<Watermark> {
+        self.inventory.as_ref()?.watermark(sale).await.unwrap_or_else(|error| {
+            // The next batch asks again.
+            tracing::debug!(%sale, %error, "cannot read how far a sale is committed");
+            None
+        })
     }
 
     /// Counts what the ledger has said.

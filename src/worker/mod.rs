@@ -220,9 +220,15 @@ impl Worker {
         let batches_in_flight = self.options.worker.batches_in_flight;
         // Besides those that are committed, one is decided, one waits and one is proposed.
         let follow_ups = FollowUps::new(batches_in_flight + 3);
-        let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
-        let clock = self.clock.clone();
-        let mut decider = Decider { ledger, max_age, metrics: metrics.clone(), clock, follow_ups };
+        let metrics = self.metrics.clone();
+        let mut decider = Decider {
+            inventory: self.inventory.clone(),
+            ledger: self.ledger.clone(),
+            max_age,
+            metrics: metrics.clone(),
+            clock: self.clock.clone(),
+            follow_ups,
+        };
         let committer = Arc::new(Committer {
             inventory: self.inventory.clone(),
             metrics: metrics.clone(),

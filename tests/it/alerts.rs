@@ -215,7 +215,7 @@ async fn workers_that_are_stuck_or_gone_and_poison_are_told_and_every_panel_has_
     for (change, alert, expected) in [
         (pause(Some(PauseMode::Hold)), "FloodgateSaleHeld", true),
         (pause(None), "FloodgateSaleHeld", false),
-        (pause(Some(PauseMode::Restored)), "FloodgateLedgerRestored", true),
+        (Change::Lost { version: 3, at }, "FloodgateLedgerRestored", true),
         (Change::Accept { at }, "FloodgateLedgerRestored", false),
     ] {
         watched.stage.ledger.change(&sale_id("s"), &change).await.expect("changed");

@@ -1,16 +1,21 @@
 //! An older backup of the ledger, restored under a running sale.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use floodgate::domain::decision::Outcome;
-use floodgate::domain::order::Order;
-use floodgate::domain::sale::{PauseMode, Sale};
+use floodgate::domain::order::{Candidate, Order, SaleId};
+use floodgate::domain::sale::{PauseMode, Sale, SaleState, Watermark};
+use floodgate::inventory::{Amendment, Inventory, InventoryError, Proposal};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 
 use crate::harness::check;
 use crate::harness::process::{postgres_program, run};
 use crate::harness::users::until_decided;
-use crate::harness::{Stage, orders, sale, sale_id, until};
+use crate::harness::{Running, Stage, orders, sale, sale_id, until};
 
 /// The database as one text.
 fn back_up(stage: &Stage) -> Vec<u8> {
@@ -36,6 +41,20 @@ async fn is_held(stage: &Stage) -> bool {
     states.first().is_some_and(|state| state.paused == Some(PauseMode::Restored))
 }
 
+/// A stage whose workers wait for Redis however slow it is: without it nothing is noticed.
+async fn stage(what: &str) -> Stage {
+    Stage::with(what, |settings| settings.inventory.timeout = Duration::from_secs(30)).await
+}
+
+/// Waits until it is remembered that `sold` units of the sale are committed, which comes a little later.
+async fn until_remembered(stage: &Stage, sold: u32) {
+    until(async || {
+        let known = stage.inventory.watermark(&sale_id("s")).await.expect("a watermark");
+        known.is_some_and(|known| known.sold == sold)
+    })
+    .await;
+}
+
 async fn sell(stage: &Stage, orders: &[Order]) {
     stage.post_orders(orders).await;
     until_decided(stage.ledger.as_ref(), orders).await;
@@ -43,7 +62,7 @@ async fn sell(stage: &Stage, orders: &[Order]) {
 
 #[tokio::test]
 async fn units_sold_after_the_backup_are_not_sold_again_before_an_operator_says_so() {
-    let stage = Stage::new("restored").await;
+    let stage = stage("restored").await;
     stage.open(Sale { per_user_limit: Some(5), ..sale("s", 100) }).await;
     stage.open(sale("other", 10)).await;
     let worker = stage.worker().await;
@@ -51,6 +70,7 @@ async fn units_sold_after_the_backup_are_not_sold_again_before_an_operator_says_
     sell(&stage, &all[..40]).await;
     let backup = back_up(&stage);
     sell(&stage, &all[40..70]).await;
+    until_remembered(&stage, 70).await;
     restore(&stage, &backup);
 
     // Those in flight before are lost with the ledger; these come to one that knows 40 units sold, of 70.
@@ -92,12 +112,13 @@ async fn units_sold_after_the_backup_are_not_sold_again_before_an_operator_says_
 
 #[tokio::test]
 async fn a_sale_that_the_backup_does_not_have_waits_until_it_is_there() {
-    let stage = Stage::new("restored-all").await;
+    let stage = stage("restored-all").await;
     let backup = back_up(&stage);
     stage.open(sale("s", 10)).await;
     let worker = stage.worker().await;
     let all = orders("s", 10);
     sell(&stage, &all[..4]).await;
+    until_remembered(&stage, 4).await;
     restore(&stage, &backup);
     stage.post_orders(&all[4..]).await;
     until(async || stage.broker.deferred().await.expect("deferred") == 6).await;
@@ -108,6 +129,59 @@ async fn a_sale_that_the_backup_does_not_have_waits_until_it_is_there() {
     until_decided(stage.ledger.as_ref(), &all[4..]).await;
     let outcomes = check::outcomes_in(stage.ledger.as_ref(), &all[4..]).await;
     assert_eq!(outcomes, [Outcome::Created; 6]);
+    worker.stop().await;
+    stage.remove().await;
+}
+
+/// An inventory that has answered the first batch before an operator accepted the ledger.
+struct Late {
+    inventory: Arc<dyn Inventory>,
+    before: Mutex<Option<Watermark>>,
+}
+
+#[async_trait]
+impl Inventory for Late {
+    async fn propose(
+        &self,
+        orders: &[&Candidate],
+        max_age: Duration,
+    ) -> Result<Proposal, InventoryError> {
+        let mut proposal = self.inventory.propose(orders, max_age).await?;
+        if let Some(before) = self.before.lock().take() {
+            proposal.watermarks.insert(orders[0].order.sale_id.clone(), before);
+        }
+        Ok(proposal)
+    }
+
+    async fn committed(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
+        self.inventory.committed(sales).await
+    }
+
+    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError> {
+        self.inventory.watermark(sale).await
+    }
+
+    async fn amend(&self, amendments: &[Amendment]) -> Result<(), InventoryError> {
+        self.inventory.amend(amendments).await
+    }
+
+    async fn prime(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
+        self.inventory.prime(sales).await
+    }
+}
+
+#[tokio::test]
+async fn a_batch_in_flight_while_the_ledger_is_accepted_does_not_hold_the_sale_again() {
+    let stage = stage("restored-late").await;
+    stage.open(sale("s", 10)).await;
+    let adapters = stage.deployment.app.adapters().await.expect("adapters");
+    let mut worker = stage.deployment.app.worker(&adapters);
+    let before = Mutex::new(Some(Watermark { version: 3, sold: 9 }));
+    worker.inventory = Some(Arc::new(Late { inventory: stage.inventory.clone(), before }));
+    let worker = Running::start(worker);
+    sell(&stage, &orders("s", 3)).await;
+    let now = stage.ledger.sales(Some(&[sale_id("s")])).await.expect("sales").remove(0);
+    assert_eq!((now.paused, now.version), (None, 1));
     worker.stop().await;
     stage.remove().await;
 }

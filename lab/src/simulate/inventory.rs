@@ -169,6 +169,11 @@ impl Inventory for Connection {
         Ok(Proposal { hints, watermarks })
     }
 
+    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError> {
+        self.answer().await?;
+        Ok(self.server.committed.lock().get(sale).copied())
+    }
+
     async fn committed(&self, sales: &[SaleState]) -> Result<(), InventoryError> {
         self.answer().await?;
         let mut committed = self.server.committed.lock();

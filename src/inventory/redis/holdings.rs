@@ -3,9 +3,8 @@
 use async_trait::async_trait;
 use redis::{AsyncCommands, Value};
 
-use super::{RedisInventory, digest, unavailable, watermark};
+use super::{RedisInventory, digest, unavailable};
 use crate::domain::order::{Order, SaleId};
-use crate::domain::sale::Watermark;
 use crate::inventory::{Held, HeldSale, Holdings, InventoryError};
 
 /// Buyers read at once, about (`COUNT` of HSCAN).
@@ -84,14 +83,6 @@ impl Holdings for RedisInventory {
 
     async fn forget(&self, sale: &SaleId) -> Result<(), InventoryError> {
         RedisInventory::forget(self, &[sale]).await
-    }
-
-    async fn watermark(&self, sale: &SaleId) -> Result<Option<Watermark>, InventoryError> {
-        let mut connection = self.connection().await?;
-        let reading = connection.hmget(self.committed_key(sale), &["version", "sold"]);
-        let (version, sold): (Option<String>, Option<String>) =
-            reading.await.map_err(unavailable)?;
-        Ok(watermark(&version.unwrap_or_default(), &sold.unwrap_or_default()))
     }
 
     async fn forget_watermark(&self, sale: &SaleId) -> Result<(), InventoryError> {

@@ -379,7 +379,7 @@ async fn a_sale_that_has_lost_what_was_committed_is_not_decided(ledger: L) {
             let decided = ledger.decide(&[propose(&again), propose(&new)], MAX_AGE).await;
             let decided = decided.expect("decided");
             let is_lost = n == 1 || n == 2;
-            assert_eq!(decided.lost.get(&sale_id(id)).copied(), watermark.filter(|_| is_lost));
+            assert_eq!(decided.lost.contains(&sale_id(id)), is_lost);
             let waits =
                 matches!(decided.answers[1], Answer::Undecided { until: Until::Resumed, .. });
             assert_eq!(waits, is_lost, "{id} {mark:?} {hint:?}: {:?}", decided.answers);
@@ -392,5 +392,5 @@ async fn a_sale_that_has_lost_what_was_committed_is_not_decided(ledger: L) {
     let lost = Proposed { candidate: &unknown, hint: None, redelivered: false, watermark };
     let decided = ledger.decide(&[lost], MAX_AGE).await.expect("decided");
     assert!(matches!(decided.answers[0], Answer::Undecided { .. }), "{:?}", decided.answers);
-    assert_eq!(decided.lost.get(&sale_id("gone")).copied(), watermark);
+    assert!(decided.lost.contains(&sale_id("gone")));
 }

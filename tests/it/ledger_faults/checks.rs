@@ -1,5 +1,6 @@
 //! Databases that the ledger refuses to run on, and what it says then.
 
+use floodgate::config::Settings;
 use floodgate::ledger::{LedgerError, PostgresLedger};
 use floodgate::metrics::Metrics;
 use secrecy::{ExposeSecret, SecretString};
@@ -18,7 +19,10 @@ async fn complaint(url: &SecretString) -> String {
 
 #[tokio::test]
 async fn a_database_that_confirms_before_it_has_stored_is_refused() {
-    let stage = Stage::new("synchronous").await;
+    // Without a pooler, whose sessions keep the settings they began with.
+    let server = PrivatePostgres::start(&[]);
+    let use_it = |settings: &mut Settings| settings.database_url = server.url().into();
+    let stage = Stage::with("synchronous", use_it).await;
     let url = &stage.deployment.app.settings().database_url;
     let name = &stage.deployment.app.settings().namespace;
     for whose in
