@@ -270,7 +270,14 @@ impl PrivatePostgres {
             .stderr(Stdio::null())
             .spawn()
             .expect("postgres starts");
-        until_it_listens(port);
+        // It listens before it lets anybody in.
+        let deadline = Instant::now() + PATIENCE;
+        let mut ready = postgres_program("pg_isready");
+        ready.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+        while !ready.status().expect("pg_isready runs").success() {
+            assert!(Instant::now() < deadline, "PostgreSQL on port {port} is not ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Self { child, port, _folder: folder }
     }
 
