@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 use crate::harness::api::Served;
 use crate::harness::process::{PrivateRedis, WorkerProcess, free_port};
 use crate::harness::prometheus::Prometheus;
-use crate::harness::proxy::Proxy;
 use crate::harness::users::checked_sale;
 use crate::harness::{
     Stage, broker_address, database_address, order, post, root, sale, sale_id, settings,
 };
 use crate::user_service::Users;
+use floodgate_fault_proxy::FaultProxy;
 
 /// The expressions of the alerts that are shipped, by name. Their windows are shortened, so that a test needs not wait
 /// for what has healed to leave them.
@@ -131,15 +131,15 @@ async fn servers_that_do_not_answer_are_told() {
     let settings = settings();
     let (_, database) = database_address(&settings);
     let (_, broker) = broker_address(&settings);
-    let to_database = Proxy::start(database.clone()).await;
-    let to_broker = Proxy::start(broker.clone()).await;
+    let to_database = FaultProxy::start(database.clone()).await.expect("a proxy");
+    let to_broker = FaultProxy::start(broker.clone()).await.expect("a proxy");
     let mut redis = PrivateRedis::start();
     let listen = format!("127.0.0.1:{}", free_port());
     let _users = Users::listening(&listen, &[]).await;
     let (watched, worker) = Watched::start("alerts-servers", |stage| {
         let settings = stage.deployment.app.settings();
-        let through = |url: &SecretString, address: &str, proxy: &Proxy| {
-            url.expose_secret().replace(address, &proxy.address.to_string())
+        let through = |url: &SecretString, address: &str, proxy: &FaultProxy| {
+            url.expose_secret().replace(address, &proxy.address().to_string())
         };
         vec![
             ("FLOODGATE_VERIFICATION__URL", format!("http://{listen}")),
@@ -157,7 +157,7 @@ async fn servers_that_do_not_answer_are_told() {
     redis.restart(true);
     watched.until_all_is_well().await;
 
-    to_database.lead_to("127.0.0.1:1".into());
+    to_database.lead_to("127.0.0.1:1");
     to_database.cut();
     watched.until("FloodgateDependencyDown", true).await;
     assert_eq!(watched.down().await, ["postgresql"]);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use floodgate::broker::Queue;
 use floodgate::domain::sale::{Sale, SaleState};
+use floodgate_fault_proxy::{FaultProxy, Faults};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::{PrivateRedis, WorkerProcess};
-use crate::harness::proxy::Proxy;
 use crate::harness::{Stage, order, orders, sale};
 
 /// The gaps between the stages, by the names of their fail points; those of checking users are in
@@ -245,15 +245,17 @@ async fn redis_that_forgets_or_refuses_changes_nothing() {
 #[tokio::test]
 async fn redis_whose_replies_are_lost_changes_nothing() {
     let redis = PrivateRedis::start();
-    let proxy = Proxy::start(redis.url().replace("redis://", "").replace("/0", "")).await;
-    let url = format!("redis://{}/0", proxy.address);
+    let proxy = FaultProxy::start(redis.url().replace("redis://", "").replace("/0", ""))
+        .await
+        .expect("a proxy");
+    let url = format!("redis://{}/0", proxy.address());
     let mut stage = Stage::with("replies", |settings| settings.redis_url = url.into()).await;
     with_fault(
         &mut stage,
         2500,
-        async || proxy.swallow_answers(true),
+        async || proxy.set(Faults::without_answers()),
         async || {
-            proxy.swallow_answers(false);
+            proxy.heal();
             proxy.cut();
         },
     )
@@ -265,8 +267,8 @@ async fn redis_whose_replies_are_lost_changes_nothing() {
 async fn a_database_whose_replies_are_lost_or_whose_links_break_changes_nothing() {
     let servers = crate::harness::settings();
     let (direct, address) = crate::harness::database_address(&servers);
-    let proxy = Proxy::start(address.clone()).await;
-    let through = direct.replace(&address, &proxy.address.to_string());
+    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let through = direct.replace(&address, &proxy.address().to_string());
     let mut stage = Stage::with("database", |settings| {
         settings.database_url = through.into();
         settings.ledger.timeout = Duration::from_secs(1);
@@ -277,10 +279,10 @@ async fn a_database_whose_replies_are_lost_or_whose_links_break_changes_nothing(
         2500,
         async || {
             proxy.cut();
-            proxy.swallow_answers(true);
+            proxy.set(Faults::without_answers());
         },
         async || {
-            proxy.swallow_answers(false);
+            proxy.heal();
             proxy.cut();
         },
     )
@@ -292,8 +294,8 @@ async fn a_database_whose_replies_are_lost_or_whose_links_break_changes_nothing(
 async fn a_broker_whose_links_break_loses_nothing() {
     let servers = crate::harness::settings();
     let (direct, address) = crate::harness::broker_address(&servers);
-    let proxy = Proxy::start(address.clone()).await;
-    let through = direct.replace(&address, &proxy.address.to_string());
+    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let through = direct.replace(&address, &proxy.address().to_string());
     let mut stage = Stage::new("links").await;
     stage.open(sale("s", 2500)).await;
     let all = orders("s", 10_000);
@@ -309,9 +311,9 @@ async fn a_broker_whose_links_break_loses_nothing() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.cut();
     }
-    proxy.swallow_answers(true);
+    proxy.set(Faults::without_answers());
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    proxy.swallow_answers(false);
+    proxy.heal();
     proxy.cut();
     let totals = check::settled_but(&mut stage, &all, 1).await;
     assert_eq!(totals, Totals { created: 2500, sold_out: 7500, rejected: 0 });

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
+use floodgate_fault_proxy::FaultProxy;
+
 use crate::harness::process::{floodgate, signal};
-use crate::harness::proxy::Proxy;
 use crate::harness::{PATIENCE, Stage, order, sale, until};
 
 const REDIS_PREFIX: &str = "redis://";
@@ -38,7 +39,7 @@ async fn an_outage_is_one_line_and_one_when_the_server_is_back() {
     ] {
         let mut stage = Stage::new("outage").await;
         stage.open(sale("s", 1000)).await;
-        let proxy = Proxy::start(address.to_owned()).await;
+        let proxy = FaultProxy::start(address.to_owned()).await.expect("a proxy");
         let url = match server {
             "PostgreSQL" => stage.deployment.app.settings().database_url.expose_secret().to_owned(),
             "Redis" => redis.clone(),
@@ -49,7 +50,7 @@ async fn an_outage_is_one_line_and_one_when_the_server_is_back() {
         let log = std::fs::File::create(&path).expect("a log");
         let mut command = floodgate(&stage, &["worker"]);
         let mut worker = command
-            .env(variable, url.replace(address, &proxy.address.to_string()))
+            .env(variable, url.replace(address, &proxy.address().to_string()))
             .env("FLOODGATE_LOG__FILTER", "info")
             .stderr(Stdio::from(log))
             .spawn()
@@ -67,7 +68,7 @@ async fn an_outage_is_one_line_and_one_when_the_server_is_back() {
         for _ in 0..20 {
             stage.event().await;
         }
-        proxy.lead_to("127.0.0.1:1".into());
+        proxy.lead_to("127.0.0.1:1");
         proxy.cut();
         buy(&mut stage, 150).await;
         tokio::time::sleep(Duration::from_millis(1500)).await;

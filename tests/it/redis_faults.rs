@@ -3,10 +3,10 @@
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::{Sale, SaleState};
+use floodgate_fault_proxy::FaultProxy;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::PrivateRedis;
-use crate::harness::proxy::Proxy;
 use crate::harness::users::until_decided;
 use crate::harness::{Stage, candidate, order, orders, redis, redis_keys, sale, sale_id, until};
 
@@ -22,8 +22,8 @@ fn held(redis: &PrivateRedis) -> usize {
 #[tokio::test]
 async fn after_a_failover_the_new_primary_is_used_although_connections_were_kept() {
     let (old, new) = (PrivateRedis::start(), PrivateRedis::start());
-    let proxy = Proxy::start(address(&old)).await;
-    let url = format!("redis://{}/0", proxy.address);
+    let proxy = FaultProxy::start(address(&old)).await.expect("a proxy");
+    let url = format!("redis://{}/0", proxy.address());
     let mut stage = Stage::with("failover", |settings| settings.redis_url = url.into()).await;
     stage.open(sale("s", 1500)).await;
     let all = orders("s", 3000);

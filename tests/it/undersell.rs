@@ -7,12 +7,12 @@ mod after_refusals;
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::Sale;
+use floodgate_fault_proxy::{FaultProxy, Faults};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::deployment::Deployment;
 use crate::harness::embedded::Embedded;
 use crate::harness::process::{PrivateRedis, WorkerProcess};
-use crate::harness::proxy::Proxy;
 use crate::harness::{Stage, body, order, orders, redis, redis_keys, sale, sale_id, until};
 
 /// `count` orders of one unit each, whose ids and users begin with `who`.
@@ -138,8 +138,10 @@ async fn an_amendment_that_fails_costs_its_buyer_nothing() {
     let amend = ::redis::Script::new(include_str!("../../src/inventory/lua/amend.lua"));
     for passes in [false, true] {
         let redis = PrivateRedis::start();
-        let proxy = Proxy::start(redis.url().replace("redis://", "").replace("/0", "")).await;
-        let url = format!("redis://{}/0", proxy.address);
+        let proxy = FaultProxy::start(redis.url().replace("redis://", "").replace("/0", ""))
+            .await
+            .expect("a proxy");
+        let url = format!("redis://{}/0", proxy.address());
         let mut stage = Stage::with("amend", |settings| settings.redis_url = url.into()).await;
         let limited = Sale { per_user_limit: Some(3), ..sale("s", 4) };
         stage.open(limited.clone()).await;
@@ -152,12 +154,12 @@ async fn an_amendment_that_fails_costs_its_buyer_nothing() {
         crate::harness::forget(&stage, &[limited]).await;
         let sales = stage.ledger.sales(None).await.expect("sales");
         stage.inventory.prime(&sales).await.expect("prime");
-        proxy.cut_on(amend.get_hash(), passes);
+        proxy.set(Faults::trap(amend.get_hash(), passes));
         let conflict = order("o", "s", "u", 2);
         stage.post_orders(std::slice::from_ref(&conflict)).await;
         assert_eq!(stage.dead_letters(1).await, [("order_id_conflict".into(), body(&conflict))]);
         until(async || proxy.trapped() > 0).await;
-        proxy.pass_all();
+        proxy.heal();
         let wrong = if passes { 1 } else { 2 };
         until(async || counted(&stage, "u").await == wrong).await;
 

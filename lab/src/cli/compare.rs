@@ -20,13 +20,13 @@ use secrecy::ExposeSecret;
 use crate::compare::Technique;
 use crate::compare::chart;
 use crate::compare::outcomes;
-use crate::compare::proxy::Proxy;
 use crate::compare::report::{Conditions, Report, Run, Scenario};
 use crate::compare::store::{self, Store};
 use floodgate::app::App;
 use floodgate::cli::output;
 use floodgate::config::Server;
 use floodgate::shutdown;
+use floodgate_fault_proxy::{FaultProxy, Faults};
 use sale::Stage;
 use servers::RedisServer;
 pub(super) use shops::ShopArgs;
@@ -170,7 +170,7 @@ impl Compare {
             "compare puts a proxy before Redis, so it needs one without TLS: FLOODGATE_REDIS_URL is to \
              begin with redis://",
         )?;
-        let proxy = Proxy::start(server, ONE_WAY).await?;
+        let proxy = far_from(server).await?;
         let redis_url = store::through(url, proxy.address()).context("FLOODGATE_REDIS_URL")?;
         let mut designs = self.designs();
         let others = Others::start(&name, &mut designs).await?;
@@ -238,7 +238,7 @@ struct Others {
     urls: Vec<String>,
     left_out: Vec<String>,
     /// What the URLs lead to, for as long as they do.
-    behind: Vec<(RedisServer, Proxy)>,
+    behind: Vec<(RedisServer, FaultProxy)>,
 }
 
 impl Others {
@@ -257,10 +257,17 @@ impl Others {
                 ));
                 break;
             };
-            let proxy = Proxy::start(server.address().to_owned(), ONE_WAY).await?;
+            let proxy = far_from(server.address().to_owned()).await?;
             others.urls.push(format!("redis://{}/", proxy.address()));
             others.behind.push((server, proxy));
         }
         Ok(others)
     }
+}
+
+/// Something that is as far from `server` as another machine.
+async fn far_from(server: String) -> std::io::Result<FaultProxy> {
+    let proxy = FaultProxy::start(server).await?;
+    proxy.set(Faults::delay(ONE_WAY));
+    Ok(proxy)
 }

@@ -3,13 +3,11 @@
 //!
 //! - [`designs`] has one file for each technique,
 //! - [`shop`] is a process that sells by one of them, and [`store`] what shops share in Redis,
-//! - [`proxy`] puts a network's round trip between them and Redis,
 //! - [`outcomes`] counts what came out, [`report`] keeps it, [`chart`] draws it.
 
 pub mod chart;
 pub mod designs;
 pub mod outcomes;
-pub mod proxy;
 pub mod report;
 pub mod shop;
 pub mod store;

@@ -2,13 +2,13 @@
 
 use floodgate::app::App;
 use floodgate::config::Settings;
+use floodgate_fault_proxy::{FaultProxy, Faults};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{header, refused, stage_with, until, wanted};
 use crate::harness::api::{Served, answer};
 use crate::harness::check::{self, Totals};
-use crate::harness::proxy::Proxy;
 use crate::harness::{Stage, orders, sale};
 
 const ORDERS: &str = "/v1/sales/s/orders";
@@ -22,20 +22,20 @@ fn app_with(stage: &Stage, change: impl FnOnce(&mut Settings)) -> App {
 }
 
 /// An app that reaches the broker through a proxy.
-async fn through_broker_proxy(stage: &Stage) -> (App, Proxy) {
+async fn through_broker_proxy(stage: &Stage) -> (App, FaultProxy) {
     let (direct, address) = crate::harness::broker_address(stage.deployment.app.settings());
-    let proxy = Proxy::start(address.clone()).await;
-    let url = direct.replace(&address, &proxy.address.to_string());
+    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let url = direct.replace(&address, &proxy.address().to_string());
     (app_with(stage, |settings| settings.amqp_url = url.into()), proxy)
 }
 
-fn hang(proxy: &Proxy) {
-    proxy.swallow_answers(true);
+fn hang(proxy: &FaultProxy) {
+    proxy.set(Faults::without_answers());
     proxy.cut();
 }
 
-fn heal(proxy: &Proxy) {
-    proxy.swallow_answers(false);
+fn heal(proxy: &FaultProxy) {
+    proxy.heal();
     proxy.cut();
 }
 
@@ -128,8 +128,8 @@ async fn while_the_ledger_is_unavailable_orders_for_known_sales_are_accepted() {
     stage.open(sale("s", 30)).await;
     let direct = stage.deployment.app.settings().database_url.expose_secret().to_owned();
     let (_, address) = crate::harness::database_address(stage.deployment.app.settings());
-    let proxy = Proxy::start(address.clone()).await;
-    let url = direct.replace(&address, &proxy.address.to_string());
+    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let url = direct.replace(&address, &proxy.address().to_string());
     let app = app_with(&stage, |settings| settings.database_url = url.into());
     let served = Served::without_worker(&app).await;
     let all = orders("s", 20);
@@ -177,8 +177,8 @@ async fn a_ledger_that_hangs_holds_up_no_order() {
     let stage = stage_with("hang", "").await;
     stage.open(sale("s", 30)).await;
     let (direct, address) = crate::harness::database_address(stage.deployment.app.settings());
-    let proxy = Proxy::start(address.clone()).await;
-    let url = direct.replace(&address, &proxy.address.to_string());
+    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let url = direct.replace(&address, &proxy.address().to_string());
     let app = app_with(&stage, |settings| settings.database_url = url.into());
     let served = Served::without_worker(&app).await;
     let order = |id: &str| {

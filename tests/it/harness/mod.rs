@@ -9,9 +9,9 @@ pub mod collector;
 pub mod deployment;
 pub mod embedded;
 pub mod issuer;
+pub mod private;
 pub mod process;
 pub mod prometheus;
-pub mod proxy;
 mod servers;
 pub mod users;
 
@@ -39,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 use cleanup::Cleanup;
 pub use servers::{
-    broker_address, channel, database, database_address, delete_queue, forget, redis, redis_keys,
+    address, broker_address, channel, database, database_address, delete_queue, forget, redis,
+    redis_keys,
 };
 
 /// How long anything may take that a test waits for.

@@ -61,8 +61,10 @@ pub fn broker_address(settings: &Settings) -> (String, String) {
     address(settings.amqp_url.expose_secret())
 }
 
-fn address(url: &str) -> (String, String) {
-    let after = url.split_once('@').map_or(url, |(_, after)| after);
+/// The URL, and the host and port in it.
+pub fn address(url: &str) -> (String, String) {
+    let after = url.split_once("://").map_or(url, |(_, after)| after);
+    let after = after.split_once('@').map_or(after, |(_, after)| after);
     let address = after.split('/').next().unwrap_or(after);
     (url.to_owned(), address.to_owned())
 }
