@@ -198,6 +198,20 @@ fn the_tests_that_hold_the_promises_exist() {
 }
 
 #[test]
+fn the_tests_of_faults_exist() {
+    let text = std::fs::read_to_string(root().join("docs/faults.md")).expect("docs/faults.md");
+    let mut found = 0;
+    for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
+        let (module, function) = name.rsplit_once("::").expect("a module");
+        let file = root().join("tests/it").join(module.replace("::", "/")).with_extension("rs");
+        let code = std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("there is no {name}"));
+        assert!(code.contains(&format!("fn {function}(")), "{file:?} has no {function}");
+        found += 1;
+    }
+    assert!(found > 50, "{found}");
+}
+
+#[test]
 fn images_are_labelled_with_the_version() {
     let text =
         std::fs::read_to_string(root().join("deploy/Dockerfile")).expect("deploy/Dockerfile");

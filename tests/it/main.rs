@@ -26,6 +26,7 @@ mod permissions;
 mod poison;
 mod redis_faults;
 mod restored;
+mod server_faults;
 mod shards;
 mod snapshots;
 mod tls;

@@ -1,6 +1,5 @@
 //! Servers that speak TLS only, with certificates of a private CA, and want to know their clients.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -9,41 +8,23 @@ use floodgate::metrics::Metrics;
 use secrecy::SecretString;
 use serde_json::Value;
 
+use crate::harness::private::PrivateServers;
 use crate::harness::process::{PrivatePostgres, bare_floodgate};
 use crate::harness::settings;
 
-/// Private RabbitMQ, Redis and PostgreSQL; stopped when dropped.
-struct Servers {
-    folder: tempfile::TempDir,
-    variables: HashMap<String, String>,
-}
-
-fn services(folder: &Path, command: &str) -> Output {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
-    let mut services = Command::new(script);
-    services.arg(command).env("SERVICES_DIR", folder).env("TLS", "1").env_remove("SERVERS");
-    services.output().expect("scripts/services runs")
-}
+/// The binary with settings for servers.
+struct Servers(PrivateServers);
 
 impl Servers {
     fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut servers = Self { folder, variables: HashMap::new() };
-        let up = services(servers.folder.path(), "up");
-        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-        let variables = services(servers.folder.path(), "env").stdout;
-        let variables = String::from_utf8(variables).expect("UTF-8");
-        let words = variables.split_whitespace().filter_map(|word| word.split_once('='));
-        servers.variables =
-            words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        servers
+        Self(PrivateServers::start(&[("TLS", "1")]))
     }
 
     /// The binary with settings for these servers, but without the variables that begin with `without`.
     fn floodgate(&self, arguments: &[&str], without: &str) -> Output {
         let mut command = self.command(arguments);
         for name in
-            self.variables.keys().filter(|name| !without.is_empty() && name.starts_with(without))
+            self.0.settings.keys().filter(|name| !without.is_empty() && name.starts_with(without))
         {
             command.env_remove(name);
         }
@@ -53,23 +34,15 @@ impl Servers {
     /// The binary with settings for these servers, and for their database what comes after its URL.
     fn floodgate_with(&self, arguments: &[&str], parameters: &str, ca: &Path) -> Output {
         let mut command = self.command(arguments);
-        let url = format!("{}{parameters}", self.variables["FLOODGATE_DATABASE_URL"]);
+        let url = format!("{}{parameters}", self.0.settings["FLOODGATE_DATABASE_URL"]);
         command.env("FLOODGATE_DATABASE_URL", url).env("FLOODGATE_DATABASE_CA_FILE", ca);
         command.output().expect("floodgate runs")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = bare_floodgate(arguments);
-        command.envs(&self.variables).current_dir(self.folder.path());
+        command.envs(&self.0.settings).current_dir(self.0.folder());
         command
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        if !self.variables.is_empty() || self.folder.path().join("ports").exists() {
-            services(self.folder.path(), "down");
-        }
     }
 }
 
@@ -122,7 +95,7 @@ fn certificates_of_the_database_are_looked_at_as_libpq_does(servers: &Servers) {
     let other = tempfile::tempdir().expect("a folder");
     certificate(other.path(), "-days 2");
     let (none, other) = (Path::new("").to_owned(), other.path().join("server.pem"));
-    let right = Path::new(&servers.variables["FLOODGATE_DATABASE_CA_FILE"]).to_owned();
+    let right = Path::new(&servers.0.settings["FLOODGATE_DATABASE_CA_FILE"]).to_owned();
     for (mode, ca, works) in [
         ("allow", &none, true),
         ("allow", &other, true),

@@ -1,5 +1,8 @@
 //! Processes of tests: the `floodgate` binary, and private servers.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -247,12 +250,26 @@ impl Drop for PrivateRedis {
 pub struct PrivatePostgres {
     child: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    options: Vec<String>,
+    /// A disk of its own, if it has one.
+    disk: Option<SmallDisk>,
+    folder: tempfile::TempDir,
 }
 
 impl PrivatePostgres {
     pub fn start(options: &[&str]) -> Self {
-        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(folder, None, options)
+    }
+
+    /// One with a disk of so many MiB.
+    pub fn on_a_disk_of(mib: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = SmallDisk::mount(folder.path(), mib);
+        Self::start_in(folder, Some(disk), &["-c", "max_wal_size=8MB", "-c", "min_wal_size=2MB"])
+    }
+
+    fn start_in(folder: tempfile::TempDir, disk: Option<SmallDisk>, options: &[&str]) -> Self {
         if is_root() {
             let chown = Command::new("chown").arg("postgres").arg(folder.path()).status();
             assert!(chown.expect("chown runs").success());
@@ -260,12 +277,19 @@ impl PrivatePostgres {
         let data = folder.path().join("data");
         let mut initdb = postgres_program("initdb");
         initdb.args(["-U", "floodgate", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        let made = initdb.arg("-D").arg(&data).output().expect("initdb runs");
+        let made = initdb.arg("--wal-segsize=1").arg("-D").arg(&data).output();
+        let made = made.expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let (port, options) = (free_port(), options.iter().map(|&o| o.to_owned()).collect());
+        let child = Self::spawn(port, &data, &options);
+        Self { child, port, options, disk, folder }
+    }
+
+    fn spawn(port: u16, data: &std::path::Path, options: &Vec<String>) -> Child {
         let child = postgres_program("postgres")
             .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-k", ""])
             .arg("-D")
-            .arg(&data)
+            .arg(data)
             .args(options)
             .stderr(Stdio::null())
             .spawn()
@@ -278,19 +302,55 @@ impl PrivatePostgres {
             assert!(Instant::now() < deadline, "PostgreSQL on port {port} is not ready");
             std::thread::sleep(Duration::from_millis(50));
         }
-        Self { child, port, _folder: folder }
+        child
     }
 
     pub fn url(&self) -> String {
         format!("postgres://floodgate@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Leaves no room on its disk.
+    pub fn fill_disk(&self) {
+        let file = File::create(self.folder.path().join("filler")).expect("a file");
+        while (&file).write_all(&[0; 8192]).is_ok() {}
+    }
+
+    /// Makes room again, and starts it if it has ended.
+    pub fn empty_disk(&mut self) {
+        std::fs::remove_file(self.folder.path().join("filler")).expect("removed");
+        if self.child.try_wait().expect("wait").is_some() {
+            self.child = Self::spawn(self.port, &self.folder.path().join("data"), &self.options);
+        }
     }
 }
 
 impl Drop for PrivatePostgres {
     fn drop(&mut self) {
         // An immediate shutdown, which leaves no process behind.
-        signal(self.child.id(), "QUIT");
+        let _ = Command::new("kill").arg("-QUIT").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
+        self.disk.take();
+    }
+}
+
+/// A file system in memory; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, mib: u32) -> Self {
+        let size = format!("size={mib}m");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        let mount = mount.expect("mount runs");
+        let said = String::from_utf8_lossy(&mount.stderr);
+        assert!(mount.status.success(), "a small disk can be mounted by root only: {said}");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 
