@@ -1,5 +1,6 @@
 //! Floodgate's laboratory: measures floodgate, and compares it with other designs for selling limited stock.
 
+mod chaos;
 mod cli;
 mod compare;
 mod disruption;

@@ -7,21 +7,20 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::process::{Child, Command};
 
-use crate::app::temp_deployment::TempDeployment;
+use crate::config::Settings;
 
-/// A command of floodgate, to be run in a temporary deployment by this program. Killed when dropped.
+/// A command of floodgate, to be run with `settings` by this program. Killed when dropped.
 ///
 /// It runs under the name `floodgate`, so that another program which is built on this library can tell that it
 /// is to act as floodgate.
-pub fn floodgate(deployment: &TempDeployment, config: Option<&Path>) -> anyhow::Result<Command> {
-    let mut command = this_program(deployment, config)?;
+pub fn floodgate(settings: &Settings, config: Option<&Path>) -> anyhow::Result<Command> {
+    let mut command = this_program(settings, config)?;
     command.arg0("floodgate");
     Ok(command)
 }
 
-/// This program, to be run in a temporary deployment. Killed when dropped.
-pub fn this_program(deployment: &TempDeployment, config: Option<&Path>) -> anyhow::Result<Command> {
-    let settings = deployment.app.settings();
+/// This program, to be run with `settings`. Killed when dropped.
+pub fn this_program(settings: &Settings, config: Option<&Path>) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     if let Some(config) = config {
         command.arg("--config").arg(config);

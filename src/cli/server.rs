@@ -38,7 +38,7 @@ impl Server {
         config: Option<PathBuf>,
         users_url: &str,
     ) -> anyhow::Result<Self> {
-        let mut command = process::floodgate(deployment, config.as_deref())?;
+        let mut command = process::floodgate(deployment.app.settings(), config.as_deref())?;
         command.arg("up").env("FLOODGATE_VERIFICATION__URL", users_url);
         without_limits_by_address(&mut command);
         Self::start(command).await
@@ -46,7 +46,7 @@ impl Server {
 
     /// Starts the API alone, and waits until it takes orders.
     pub async fn api(deployment: &TempDeployment, config: Option<PathBuf>) -> anyhow::Result<Self> {
-        let mut command = process::floodgate(deployment, config.as_deref())?;
+        let mut command = process::floodgate(deployment.app.settings(), config.as_deref())?;
         command.arg("api");
         without_limits_by_address(&mut command);
         Self::start(command).await
@@ -57,7 +57,7 @@ impl Server {
         deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let mut command = process::floodgate(deployment, config.as_deref())?;
+        let mut command = process::floodgate(deployment.app.settings(), config.as_deref())?;
         command.arg("api");
         Self::start(command).await
     }

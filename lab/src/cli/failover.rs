@@ -178,7 +178,7 @@ impl Failover {
         config: Option<&Path>,
     ) -> anyhow::Result<Vec<Child>> {
         let start = |_| {
-            let mut worker = process::floodgate(deployment, config)?;
+            let mut worker = process::floodgate(deployment.app.settings(), config)?;
             worker.arg("worker").spawn().context("could not start a worker")
         };
         (0..self.workers).map(start).collect()

@@ -1,6 +1,7 @@
 //! The laboratory's command line, with floodgate's conventions.
 
 mod bench;
+mod chaos;
 mod compare;
 mod failover;
 mod load;
@@ -38,6 +39,8 @@ enum Command {
     /// A plain worker that `bench --peers` compares with
     #[command(hide = true)]
     BenchPlainWorker(bench::PlainWorker),
+    /// Make faults of every kind, drawn from a seed, under a steady load, and check that every promise was kept
+    Chaos(chaos::Chaos),
     /// Compare with other designs for selling limited stock, side by side
     Compare(compare::Compare),
     /// One process of a design that `compare` compares with
@@ -70,6 +73,10 @@ impl Cli {
             Command::Bench(command) => command.run(app, self.config).await?,
             Command::BenchRelay(command) => command.run(app).await?,
             Command::BenchPlainWorker(command) => command.run(app).await?,
+            Command::Chaos(command) => {
+                let holds = command.run(app, self.config).await?;
+                return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
             Command::Compare(command) => return command.run(app, self.config).await,
             Command::CompareShop(command) => command.run(app).await?,
             Command::Failover(command) => {

@@ -1,6 +1,7 @@
 //! The laboratory's commands on real servers.
 
 mod bench;
+mod chaos;
 mod compare;
 mod docs;
 mod simulate;
@@ -54,7 +55,7 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["bench", "compare", "simulate", "user-service"] {
+    for command in ["bench", "chaos", "compare", "failover", "simulate", "user-service"] {
         let help = bare_lab(&[command, "--help"]).output().expect("runs");
         let help = String::from_utf8(help.stdout).expect("UTF-8");
         assert!(help.contains("Example"), "{command}");

@@ -240,10 +240,12 @@ impl<'a> Runner<'a> {
         let (deployment, config) = (self.deployment, self.config.as_deref());
         let mut command = match process {
             Process::Relay | Process::Peer(Peer::Plain) => {
-                process::this_program(deployment, config)?
+                process::this_program(deployment.app.settings(), config)?
             }
             Process::Peer(Peer::Outbox) => peers::outbox(&self.python, &deployment.app),
-            Process::Workers(_) | Process::WithoutRedis => process::floodgate(deployment, config)?,
+            Process::Workers(_) | Process::WithoutRedis => {
+                process::floodgate(deployment.app.settings(), config)?
+            }
         };
         command.env("FLOODGATE_LOG__FILTER", "warn");
         match process {

@@ -211,7 +211,8 @@ impl Setup<'_> {
     ) -> anyhow::Result<Vec<Child>> {
         (0..self.workers)
             .map(|_| {
-                let mut command = process::floodgate(self.deployment, self.config.as_deref())?;
+                let mut command =
+                    process::floodgate(self.deployment.app.settings(), self.config.as_deref())?;
                 command.arg("worker").env("FLOODGATE_VERIFICATION__URL", &users.url);
                 command.envs(variables.iter().copied());
                 command.spawn().context("could not start a worker")

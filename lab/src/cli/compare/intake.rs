@@ -93,7 +93,8 @@ impl Intake {
         deployment.app.ledger().await?.open(&sales).await?;
         let mut running = Vec::with_capacity(workers);
         for _ in 0..workers {
-            let mut command: Command = process::floodgate(deployment, config.as_deref())?;
+            let mut command: Command =
+                process::floodgate(deployment.app.settings(), config.as_deref())?;
             command
                 .arg("worker")
                 .env("FLOODGATE_VERIFICATION__URL", &users.url)
