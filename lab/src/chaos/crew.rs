@@ -50,11 +50,12 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts as many workers as asked for, an API and a user service.
+    /// Starts as many workers as asked for, an API, and a user service at `users_address`.
     pub async fn start(
         config: Option<PathBuf>,
         workers: Settings,
         api: Settings,
+        users_address: SocketAddr,
         count: u32,
     ) -> anyhow::Result<Arc<Self>> {
         let crew = Arc::new(Self {
@@ -62,7 +63,7 @@ impl Crew {
             workers,
             api,
             api_address: free_address().await?,
-            users_address: free_address().await?,
+            users_address,
             children: Mutex::default(),
             restarts: AtomicU32::default(),
             peak_kib: AtomicU32::default(),
@@ -80,11 +81,6 @@ impl Crew {
         self.api_address
     }
 
-    /// What workers know the user service by.
-    pub fn users_url(&self) -> String {
-        format!("http://{}", self.users_address)
-    }
-
     /// Starts one.
     pub fn begin(&self, role: Role) -> anyhow::Result<()> {
         let config = self.config.as_deref();
@@ -92,7 +88,8 @@ impl Crew {
         let mut command = process::floodgate(settings, config)?;
         match role {
             Role::Worker(_) => {
-                command.arg("worker").env("FLOODGATE_VERIFICATION__URL", self.users_url());
+                let url = &settings.verification.url;
+                command.arg("worker").env("FLOODGATE_VERIFICATION__URL", url);
             }
             Role::Api => {
                 command
@@ -181,7 +178,7 @@ impl Crew {
 }
 
 /// An address that was free a moment ago.
-async fn free_address() -> std::io::Result<SocketAddr> {
+pub async fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0").await?.local_addr()
 }
 

@@ -35,7 +35,8 @@ pub const WORD: &str = "poison-";
 
 /// Who sends them.
 pub struct Noise {
-    pub url: String,
+    /// Of RabbitMQ, one for each of its nodes.
+    pub urls: Vec<String>,
     pub topology: Topology,
     pub demand: Demand,
 }
@@ -90,8 +91,11 @@ impl Noise {
     /// Sends each until it is confirmed, or gives up.
     async fn send_all(&self, mut messages: Vec<Sent>, book: &Book) {
         let begun = Instant::now();
-        while !messages.is_empty() && begun.elapsed() < SEND_WITHIN {
-            if let Err(error) = self.try_send(&mut messages, book).await {
+        for url in self.urls.iter().cycle() {
+            if messages.is_empty() || begun.elapsed() > SEND_WITHIN {
+                return;
+            }
+            if let Err(error) = self.try_send(url, &mut messages, book).await {
                 tracing::debug!(%error, left = messages.len(), "cannot send noise");
                 // A broker may refuse the connection that brings a message, however often it is brought.
                 messages.retain(|message| message.word.is_some());
@@ -100,8 +104,13 @@ impl Noise {
         }
     }
 
-    async fn try_send(&self, messages: &mut Vec<Sent>, book: &Book) -> lapin::Result<()> {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await?;
+    async fn try_send(
+        &self,
+        url: &str,
+        messages: &mut Vec<Sent>,
+        book: &Book,
+    ) -> lapin::Result<()> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         while let Some(Sent { body, properties, word }) = messages.last() {

@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::book::Book;
-use super::crew::{ClockedWorker, Crew, Role};
+use super::crew::{ClockedWorker, Crew, Role, free_address};
 use super::demand::Demand;
 use super::noise::Noise;
 use super::plan::{Act, Episode, Fault, Ground, episodes};
 use super::producers::Producers;
-use super::servers::{Links, Servers};
+use super::servers::{Links, Servers, each_host};
 use super::verdict::{Verdict, judge};
 
 /// The time without a fault at first, in which things become steady and then are measured.
@@ -115,13 +115,14 @@ async fn run_in(
     let demand = Demand { orders: orders.context("too many orders")? };
     deployment.app.ledger().await?.open(&demand.sales()).await?;
     let run = Run::start(deployment, config, options, demand).await?;
-    let subscriber = Subscriber::start(deployment, run.book.clone()).await?;
+    let settings = &run.links.others;
+    let others = TempDeployment::existing(settings, &settings.namespace)?;
+    let subscriber = Subscriber::start(&others, run.book.clone()).await?;
     let supervising = AbortOnDropHandle::new(tokio::spawn(run.crew.clone().supervise()));
     let stop = CancellationToken::new();
     let (book, rate) = (run.book.clone(), options.rate);
     let producers = Producers { demand, book, rate, stop: stop.clone() };
-    let others = App::new(run.links.others.clone());
-    let producing = tokio::spawn(producers.run(others.broker().await?, run.crew.api_address()));
+    let producing = tokio::spawn(producers.run(others.app.broker().await?, run.crew.api_address()));
 
     tokio::time::sleep(STEADY_AFTER).await;
     let unfaulted_rate = {
@@ -149,7 +150,7 @@ async fn run_in(
     }
     subscriber.stop().await?;
     let verdict = judge(deployment, demand, &run.book, undrained).await?;
-    others.close().await;
+    others.app.close().await;
     Ok(Report {
         seed: options.seed,
         servers: options.ground,
@@ -221,13 +222,12 @@ impl Run {
         demand: Demand,
     ) -> anyhow::Result<Self> {
         let settings = deployment.app.settings();
-        let links = Links::start(settings, options.ground).await?;
+        let users = free_address().await?;
+        let links = Links::start(settings, options.ground, users).await?;
         let (workers, api) = (links.workers.clone(), links.api.clone());
-        let crew = Crew::start(config, workers.clone(), api, options.workers).await?;
-        let mut of_clocked = workers;
-        of_clocked.verification.url = crew.users_url();
+        let crew = Crew::start(config, workers.clone(), api, users, options.workers).await?;
         let noise = Noise {
-            url: links.others.amqp_url.expose_secret().to_owned(),
+            urls: each_host(links.others.amqp_url.expose_secret()),
             topology: Topology::new(&settings.namespace),
             demand,
         };
@@ -237,7 +237,7 @@ impl Run {
             servers: Servers { control: options.control.clone() },
             links,
             crew,
-            clocked: ClockedWorker::start(of_clocked),
+            clocked: ClockedWorker::start(workers),
             noise,
             workers: options.workers,
             begun: Instant::now(),

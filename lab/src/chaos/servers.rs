@@ -1,5 +1,6 @@
 //! RabbitMQ, Redis and PostgreSQL, and the links to them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -44,40 +45,72 @@ pub struct Links {
     pub workers: Settings,
     /// Settings by which the API does.
     pub api: Settings,
-    /// Settings by which producers and subscribers do.
+    /// Settings by which producers and subscribers reach RabbitMQ.
     pub others: Settings,
 }
 
 impl Links {
-    /// Puts them before the servers of `settings`. Before clusters, whose nodes tell clients of each other, there are
-    /// none.
-    pub async fn start(settings: &Settings, ground: Ground) -> anyhow::Result<Self> {
+    /// Puts them before the servers of `settings`, and before the user service, which workers are told of. Before
+    /// clusters, whose nodes tell clients of each other, there are none.
+    pub async fn start(
+        settings: &Settings,
+        ground: Ground,
+        user_service: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let mut links = Self {
             proxies: Vec::new(),
             workers: settings.clone(),
             api: settings.clone(),
             others: settings.clone(),
         };
+        let Self { proxies, workers, api, others } = &mut links;
+        workers.verification.url = format!("http://{user_service}");
         if ground == Ground::Containers {
             return Ok(links);
         }
-        for settings in [&mut links.workers, &mut links.api, &mut links.others] {
-            for url in [&mut settings.amqp_url, &mut settings.redis_url, &mut settings.database_url]
-            {
-                let server = authority(url.expose_secret()).context("a URL without a host")?;
-                let proxy = FaultProxy::start(server).await?;
-                let through = url.expose_secret().replace(server, &proxy.address().to_string());
-                *url = SecretString::from(through);
-                links.proxies.push(proxy);
-            }
+        let service = FaultProxy::start(user_service.to_string()).await?;
+        workers.verification.url = format!("http://{}", service.address());
+        proxies.push(service);
+        for url in [
+            &mut workers.amqp_url,
+            &mut workers.redis_url,
+            &mut workers.database_url,
+            &mut api.amqp_url,
+            &mut api.redis_url,
+            &mut api.database_url,
+            &mut others.amqp_url,
+        ] {
+            let server = authority(url.expose_secret()).context("a URL without a host")?;
+            let proxy = FaultProxy::start(server).await?;
+            let through = url.expose_secret().replace(server, &proxy.address().to_string());
+            *url = SecretString::from(through);
+            proxies.push(proxy);
         }
         Ok(links)
     }
 }
 
-/// Host and port in a URL.
+/// A URL of one host, for each of those that `url` names.
+pub fn each_host(url: &str) -> Vec<String> {
+    let Some(hosts) = authority(url) else { return Vec::new() };
+    hosts.split(',').map(|host| url.replacen(hosts, host, 1)).collect()
+}
+
+/// Hosts and ports in a URL.
 fn authority(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?']).next()?;
     Some(authority.rsplit_once('@').map_or(authority, |(_, address)| address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_of_several_hosts_is_one_of_each() {
+        let url = "amqp://guest:guest@a:1,b:2/%2f";
+        assert_eq!(each_host(url), ["amqp://guest:guest@a:1/%2f", "amqp://guest:guest@b:2/%2f"]);
+        assert_eq!(each_host("redis://a:1/0"), ["redis://a:1/0"]);
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::Context;
 use floodgate::app::Audited;
 use floodgate::app::temp_deployment::TempDeployment;
 use floodgate::broker::{Broker, Queue};
@@ -15,6 +16,7 @@ use sqlx::{Connection, PgConnection};
 use super::book::Book;
 use super::demand::Demand;
 use super::noise::WORD;
+use super::servers::each_host;
 
 /// Orders that are looked up at once.
 const PAGE: u32 = 1000;
@@ -151,7 +153,7 @@ async fn ask_database(
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
     let url = deployment.app.settings().database_url.expose_secret();
-    let mut database = PgConnection::connect(url).await?;
+    let mut database = primary(url).await.context("no PostgreSQL that can be written to")?;
     let mut count = async |query: &'static str| {
         let count: i64 = sqlx::query_scalar(query).fetch_one(&mut database).await?;
         anyhow::Ok(u32::try_from(count)?)
@@ -164,6 +166,18 @@ async fn ask_database(
     }
     verdict.leaked += count(OPEN_TRANSACTIONS).await?;
     Ok(database.close().await?)
+}
+
+/// The host that can be written to.
+async fn primary(url: &str) -> Option<PgConnection> {
+    for url in each_host(url) {
+        let Ok(mut database) = PgConnection::connect(&url).await else { continue };
+        let is_standby = sqlx::query_scalar("select pg_is_in_recovery()");
+        if let Ok(false) = is_standby.fetch_one(&mut database).await {
+            return Some(database);
+        }
+    }
+    None
 }
 
 /// How many of `words` are in no dead letter.

@@ -52,6 +52,9 @@ pub(super) struct Failover {
     /// Sales that they are for
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     sales: u32,
+    /// Units to a buyer; as many buyers as units order then, twice each
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Worker processes
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
@@ -137,8 +140,9 @@ impl Failover {
         deployment: &TempDeployment,
         config: Option<PathBuf>,
     ) -> anyhow::Result<Cost> {
-        let Self { rate, orders, sales, after_s, .. } = *self;
-        let load = Arc::new(Load { sales, stock: orders / sales / 2, ..Load::new(0, orders) });
+        let Self { rate, orders, sales, after_s, limit, .. } = *self;
+        let stock = orders / sales / 2;
+        let load = Arc::new(Load { sales, stock, per_user_limit: limit, ..Load::new(0, orders) });
         load.open_sales(deployment).await?;
         let mut events = deployment.events(PREFETCH).await?;
         let workers = self.start_workers(deployment, config.as_deref())?;

@@ -22,12 +22,14 @@ pub(super) struct Load {
     pub in_a_row: u32,
     /// Units on offer in each sale.
     pub stock: u32,
+    /// Units to a buyer. There are as many buyers of a sale as units then, and they order again.
+    pub per_user_limit: Option<u32>,
 }
 
 impl Load {
     /// Orders for a sale with half the stock, that differ from those of any other `run`.
     pub(super) fn new(run: u16, orders: u32) -> Self {
-        Self { run, orders, sales: 1, in_a_row: 1, stock: orders / 2 }
+        Self { run, orders, sales: 1, in_a_row: 1, stock: orders / 2, per_user_limit: None }
     }
 
     /// The same run with another number of orders.
@@ -55,7 +57,7 @@ impl Load {
             .map(|number| Sale {
                 id: self.sale_of(number * self.in_a_row),
                 stock: self.stock,
-                per_user_limit: None,
+                per_user_limit: self.per_user_limit,
                 opens_at: None,
                 closes_at: None,
                 verification: false,
@@ -68,6 +70,14 @@ impl Load {
     /// Order ids have the form of UUIDs, so that they have a usual length, and end in a number.
     fn order_id(&self, number: u32) -> String {
         format!("{:08x}-0000-7000-8000-{number:012x}", self.run)
+    }
+
+    fn user_id(&self, number: u32) -> String {
+        let buyer = match self.per_user_limit {
+            Some(_) => number / self.sales % self.stock.max(1),
+            None => number,
+        };
+        format!("user-{buyer:08}")
     }
 
     /// The number of `order`, or nothing when it is of another run.
@@ -83,7 +93,7 @@ impl Load {
         let intent = |number| {
             json!({
                 "order_id": self.order_id(number), "sale_id": self.sale_of(number),
-                "user_id": format!("user-{number:08}"), "quantity": 1,
+                "user_id": self.user_id(number), "quantity": 1,
             })
         };
         let body = if to == from + 1 {
@@ -97,7 +107,7 @@ impl Load {
     /// Order `number` as a request to the HTTP API, with the client's order id, which the API looks up,
     /// or to get one from the server.
     pub(super) fn request(&self, number: u32, with_id: bool) -> Vec<u8> {
-        let mut request = json!({ "user_id": format!("user-{number:08}"), "quantity": 1 });
+        let mut request = json!({ "user_id": self.user_id(number), "quantity": 1 });
         if with_id {
             request["order_id"] = self.order_id(number).into();
         }
