@@ -1,4 +1,4 @@
-//! Servers that die, freeze and fill up under a load. Each test has all three of its own.
+//! Servers that die, freeze and fill up under a load. Most tests have private ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,13 @@ async fn settle(stage: &mut Stage, all: &[Order]) {
     check::empty(stage).await;
 }
 
+/// An order as a client of the API sends it.
+fn request(order: &Order) -> serde_json::Value {
+    serde_json::json!({
+        "order_id": order.id, "user_id": order.user_id, "quantity": order.quantity.get()
+    })
+}
+
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(700)).await;
 }
@@ -73,6 +80,9 @@ async fn while_postgres_has_a_full_disk_nothing_is_acknowledged_and_then_all_is_
     server.fill_disk();
     stage.post_orders(after).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
+    let keys: Vec<_> = after.iter().map(Order::key).collect();
+    let decided = stage.ledger.decisions(&keys).await.unwrap_or_default();
+    assert!(decided.iter().flatten().count() < after.len(), "there was room on the disk");
     server.empty_disk();
     settle(&mut stage, &all).await;
     worker.stop().await;
@@ -89,9 +99,7 @@ async fn rabbitmq_killed_while_orders_are_published_keeps_those_it_has_confirmed
     let publishing = publish(stage.broker.clone(), over_amqp.to_vec());
     let posting = async {
         for order in over_http {
-            let wanted = serde_json::json!({
-                "order_id": order.id, "user_id": order.user_id, "quantity": order.quantity.get()
-            });
+            let wanted = request(order);
             let accepted = async || {
                 let answer = served.post("/v1/sales/s/orders", &wanted).send().await;
                 answer.expect("an answer").status() == 202
@@ -176,9 +184,7 @@ async fn an_intake_that_is_full_refuses_and_loses_nothing_it_has_taken() {
     servers.run(&["rabbitmqctl", "set_policy", "full", &format!("^{name}.intents$"), limit]);
     let mut accepted = 0;
     for order in &all {
-        let wanted = serde_json::json!({
-            "order_id": order.id, "user_id": order.user_id, "quantity": order.quantity.get()
-        });
+        let wanted = request(order);
         let answer = served.post("/v1/sales/s/orders", &wanted).send().await.expect("an answer");
         if answer.status() != 202 {
             assert_eq!(answer.status(), 503);

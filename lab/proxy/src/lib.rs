@@ -101,7 +101,7 @@ impl Faults {
 }
 
 impl FaultProxy {
-    /// Listens on a loopback port of its own and passes everything on to `server`, a host and port.
+    /// Listens on a free loopback port and passes everything on to `server`, a host and port.
     pub async fn start(server: impl Into<String>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

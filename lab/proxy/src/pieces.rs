@@ -25,7 +25,7 @@ pub(crate) struct Delayed {
 }
 
 impl Pieces {
-    /// Has a thread of its own, because timers of the runtime are no finer than a millisecond. It ends with the last
+    /// Starts a thread, because timers of the runtime are no finer than a millisecond. It ends with the last
     /// link.
     pub(crate) fn start() -> io::Result<Self> {
         let (send, pieces) = mpsc::channel();

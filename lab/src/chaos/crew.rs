@@ -203,7 +203,7 @@ impl ClockedWorker {
                     Utc::now() + TimeDelta::milliseconds(offset.load(Ordering::Relaxed))
                 });
                 if let Err(error) = worker.run(stopped.clone()).await {
-                    tracing::debug!(%error, "the worker with a clock of its own begins again");
+                    tracing::debug!(%error, "the worker whose clock is stepped starts again");
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             }

@@ -49,7 +49,7 @@ pub struct Options {
     pub length: Duration,
     /// Orders a second.
     pub rate: u32,
-    /// Worker processes, beside the one with a clock of its own.
+    /// Worker processes, beside the one whose clock is stepped.
     pub workers: u32,
     pub ground: Ground,
     /// See [`Servers::control`].
@@ -145,7 +145,7 @@ async fn run_in(
     drop(supervising);
     let mut undrained = run.crew.drain().await;
     if let Err(error) = run.clocked.stop().await {
-        tracing::error!(%error, "the worker with a clock of its own did not end well");
+        tracing::error!(%error, "the worker whose clock is stepped did not end well");
         undrained += 1;
     }
     subscriber.stop().await?;

@@ -1,4 +1,4 @@
-//! A short run of faults on servers of its own.
+//! A short run of faults on private servers.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

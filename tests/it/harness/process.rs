@@ -280,12 +280,13 @@ impl PrivatePostgres {
         let made = initdb.arg("--wal-segsize=1").arg("-D").arg(&data).output();
         let made = made.expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let (port, options) = (free_port(), options.iter().map(|&o| o.to_owned()).collect());
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let port = free_port();
         let child = Self::spawn(port, &data, &options);
         Self { child, port, options, disk, folder }
     }
 
-    fn spawn(port: u16, data: &std::path::Path, options: &Vec<String>) -> Child {
+    fn spawn(port: u16, data: &std::path::Path, options: &[String]) -> Child {
         let child = postgres_program("postgres")
             .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-k", ""])
             .arg("-D")
