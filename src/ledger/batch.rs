@@ -63,7 +63,11 @@ impl<'a> Batch<'a> {
         for (id, indexes) in &self.indexes {
             let mark = indexes.first().and_then(|index| self.orders[*index].watermark);
             match (mark, sales.get_mut(*id)) {
-                (Some(mark), Some(state)) if mark.is_lost_in(Watermark::of(state)) => {
+                // One that is held already stays so.
+                (Some(mark), Some(state))
+                    if state.paused != Some(PauseMode::Restored)
+                        && mark.is_lost_in(Watermark::of(state)) =>
+                {
                     self.decided.lost.insert((*id).clone());
                     state.paused = Some(PauseMode::Restored);
                 }

@@ -269,7 +269,7 @@ pub struct Decided {
     pub sales: HashMap<SaleId, SaleState>,
     /// Units of the buyers of sales with a limit, likewise.
     pub units: HashMap<(SaleId, UserId), u32>,
-    /// Sales of which the ledger has lost what was committed. Nothing is decided for them.
+    /// Sales, not held for it yet, of which the ledger has lost what was committed. Nothing is decided for them.
     pub lost: HashSet<SaleId>,
 }
 

@@ -112,7 +112,9 @@ impl Crew {
     pub async fn kill(&self, role: Role) -> anyhow::Result<()> {
         let child = self.children.lock().get_mut(&role).and_then(Option::take);
         if let Some(mut child) = child {
-            self.measure(&child);
+            if matches!(role, Role::Worker(_)) {
+                self.measure(&child);
+            }
             // It may have ended by itself just now.
             let _ = child.kill().await;
         }
