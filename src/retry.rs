@@ -25,9 +25,10 @@ pub fn seed(seed: u64) {
 pub struct Backoff(ExponentialBackoff);
 
 impl Backoff {
-    /// For a server that is unavailable: 100 ms at first, 5 s at most, for as long as it takes.
+    /// For a server that is unavailable: 100 ms at first, 2 s at most, for as long as it takes. So it is used again at most
+    /// 3 s after it is back.
     pub fn reconnect() -> Self {
-        Self::within(Duration::from_millis(100), Duration::from_secs(5))
+        Self::within(Duration::from_millis(100), Duration::from_secs(2))
     }
 
     /// For a step of an order's path that failed: 20 ms at first, 2 s at most.

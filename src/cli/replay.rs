@@ -20,7 +20,7 @@ use source::{Line, Mapping, Source};
 /// Messages in one publish.
 const CHUNK: usize = 1000;
 /// How often a publish is tried before the replay gives up.
-const MAX_TRIES: usize = 8;
+const MAX_TRIES: usize = 20;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
