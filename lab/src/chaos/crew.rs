@@ -131,7 +131,7 @@ impl Crew {
     }
 
     /// Starts again those that have ended, until it is cancelled.
-    pub async fn supervise(self: Arc<Self>) -> anyhow::Result<()> {
+    pub async fn supervise(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let ended: Vec<Role> = {
@@ -144,7 +144,9 @@ impl Crew {
             };
             for role in ended {
                 self.restarts.fetch_add(1, Ordering::Relaxed);
-                self.begin(role)?;
+                if let Err(error) = self.begin(role) {
+                    tracing::error!(%error, ?role, "can't be started again");
+                }
             }
         }
     }

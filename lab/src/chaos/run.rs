@@ -364,11 +364,15 @@ impl Run {
     /// Restocks a sale, however often it takes.
     async fn restock(&self, number: u32, deployment: &TempDeployment) -> anyhow::Result<()> {
         let Some((sale, units)) = self.demand.restock(number) else { return Ok(()) };
-        let operations = deployment.app.operations().await?;
         let by = Operator { actor: "chaos".into(), origin: "cli".into(), request_id: None };
         let id = AdjustmentId::parse(format!("restock-{number}"))?;
         let begun = Instant::now();
-        while let Err(error) = operations.restock(&by, &sale, id.clone(), units, Utc::now()).await {
+        // A server may be away, also when it is to be connected to.
+        let restock = async || {
+            let operations = deployment.app.operations().await?;
+            anyhow::Ok(operations.restock(&by, &sale, id.clone(), units, Utc::now()).await?)
+        };
+        while let Err(error) = restock().await {
             ensure!(begun.elapsed() < STALLED, "{error}");
             tokio::time::sleep(LOOK_EVERY * 10).await;
         }
