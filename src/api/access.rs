@@ -120,6 +120,11 @@ impl Access {
         }
     }
 
+    /// Refuses those who may not order for others.
+    pub(super) fn must_submit(&self) -> Result<(), Problem> {
+        if self.chooses_order_ids() { Ok(()) } else { Err(lacks(SUBMIT_SCOPE, "this")) }
+    }
+
     /// The buyer of an order: who asks, or, for a service that may order for others, whom it names.
     pub(super) fn buyer(&self, named: Option<String>) -> Result<UserId, Problem> {
         let named = named.map(UserId::parse).transpose()?;

@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use super::access::Access;
 use super::problem::{Problem, ProblemType};
-use super::requests::{self, Whole};
+use super::requests;
 use crate::domain::digest::digest;
 use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
+use crate::domain::whole::Whole;
 
 /// Begins every derived order id, so that people can tell it from others.
 const DERIVED_PREFIX: &str = "k-";
@@ -35,6 +36,13 @@ pub(super) struct OrderRequest {
     /// clients that choose order ids
     #[schema(pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._:-]{1,64}$", example = "o-536365")]
     order_id: Option<String>,
+}
+
+impl OrderRequest {
+    /// The request of a client that chooses order ids and names the buyer.
+    pub(super) fn of(order_id: String, user_id: String, quantity: Whole<i64>) -> Self {
+        Self { user_id: Some(user_id), quantity, order_id: Some(order_id) }
+    }
 }
 
 /// Where the id of an order comes from.

@@ -7,7 +7,7 @@ use axum::extract::State;
 use parking_lot::Mutex;
 
 use super::Shared;
-use super::docs::{LiveProblems, ReadyProblems};
+use super::contracts::problems::{LiveProblems, ReadyProblems};
 use super::problem::{Problem, ProblemType};
 use crate::broker::{Broker, Queue};
 

@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 
 use super::Shared;
 use super::access::Access;
-use super::docs::MetricsProblems;
+use super::contracts::problems::MetricsProblems;
 use super::problem::Problem;
 use super::server::for_this_server;
 use crate::metrics::CONTENT_TYPE;

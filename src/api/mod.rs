@@ -9,9 +9,11 @@
 mod access;
 mod asked;
 pub mod auth;
+mod batch;
 mod client;
 mod coalescer;
 mod connection;
+mod contracts;
 mod docs;
 mod enqueue;
 mod etag;
@@ -43,7 +45,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{Broker, BrokerError};
-use crate::domain::intent::Limits as IntentLimits;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::operator_log::Refusals;
@@ -61,7 +62,7 @@ use rate::Rate;
 use recent::Recent;
 use replies::Replies;
 
-pub use docs::openapi;
+pub use contracts::{Contracts, openapi};
 pub use monitor::Monitor;
 pub use sales::SaleView;
 pub use settings::ApiSettings;
@@ -76,8 +77,8 @@ pub struct Api {
     pub token_verifier: Option<TokenVerifier>,
     /// Where orders go.
     pub broker: Arc<dyn Broker>,
-    /// Bounds on one message with orders.
-    pub intent_limits: IntentLimits,
+    /// What clients, producers and subscribers may rely on.
+    pub contracts: Contracts,
     /// What knows of decisions.
     pub ledger: Arc<dyn Ledger>,
     /// What this process knows of sales.
@@ -112,9 +113,11 @@ struct State {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     traces: Traces,
+    contracts: Contracts,
     is_on_loopback: bool,
     worker_health: Arc<WorkerHealth>,
     limits: Limits,
+    problems: Arc<Problems>,
     stop: CancellationToken,
 }
 
@@ -133,7 +136,7 @@ impl Api {
             has_user_service,
             token_verifier,
             broker,
-            intent_limits,
+            contracts,
             ledger,
             sale_cache,
             operations,
@@ -146,18 +149,21 @@ impl Api {
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
         let health = Arc::new(Health::default());
         let refusals = Arc::new(Refusals::new(operations.journal.clone()));
+        let problems = Arc::new(Problems::of(&public_url(&settings, &listener)));
         let state = Arc::new(State {
-            enqueue: enqueue::enqueue(broker.clone(), replies.asking(), intent_limits),
+            enqueue: enqueue::enqueue(broker.clone(), replies.asking(), contracts.limits),
             lookup: orders::lookup(ledger.clone()),
             rate: Rate::of(&settings),
             recent: Recent::default(),
             limits: Limits::of(&settings),
+            problems: problems.clone(),
             replies: replies.clone(),
             status,
             refusals: refusals.clone(),
             health: health.clone(),
             metrics: metrics.clone(),
             traces,
+            contracts,
             is_on_loopback,
             worker_health,
             stop: stop.clone(),
@@ -181,7 +187,6 @@ impl Api {
             let answered = answered.clone();
             async move { refusals.run(answered).await }
         });
-        let problems = Arc::new(Problems::of(&public_url(&state.settings, &listener)));
         server::serve(listener, routes(state.clone()), &state.settings, problems, stop).await;
         // Only now is nothing refused any more.
         answered.cancel();
@@ -217,9 +222,13 @@ fn routes(state: Shared) -> Router {
         .route("/v1/sales", get(sales::list))
         .route("/v1/sales/{sale_id}", get(sales::show))
         .route("/v1/sales/{sale_id}/orders", post(orders::post))
+        .route("/v1/sales/{sale_id}/orders:batch", post(batch::of_sale))
+        .route("/v1/orders:batch", post(batch::of_all))
         .route("/v1/sales/{sale_id}/orders/{order_id}", get(orders::show))
         .route("/v1/sales/{sale_id}/stream", get(stream::sale))
-        .route("/openapi.json", get(docs::json))
+        .route("/openapi.json", get(contracts::show_openapi))
+        .route("/asyncapi.json", get(contracts::show_asyncapi))
+        .route("/schemas/{file}", get(contracts::show_schema))
         .route("/docs", get(docs::page))
         .route("/problems/{name}", get(docs::problem))
         .merge(page::routes())

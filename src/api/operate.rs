@@ -9,15 +9,16 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::access::AsOperator;
-use super::docs::{
+use super::contracts::problems::{
     CloseProblems, OpenProblems, PauseProblems, RestockProblems, ResumeProblems,
     VerificationProblems,
 };
 use super::problem::{Problem, ProblemType};
-use super::requests::{Id, Json, Whole};
+use super::requests::{Id, Json};
 use super::sales::{SaleView, unknown};
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
 use crate::domain::sale::{PauseMode, Sale, SaleState, StockTooLarge};
+use crate::domain::whole::Whole;
 use crate::ledger::{Changed, Opening};
 use crate::sales::operations;
 use crate::verification::NO_USER_SERVICE;
@@ -112,7 +113,7 @@ pub(super) struct RestockRequest {
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/restock", tag = "Operators", operation_id = "restockSale",
     security(("bearerAuth" = [])),
-    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    params(("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale")),
     request_body = RestockRequest,
     responses((status = 200, description = "Added, now or earlier", body = SaleView), RestockProblems),
 )]
@@ -137,7 +138,7 @@ pub(super) async fn restock(
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/close", tag = "Operators", operation_id = "closeSale",
     security(("bearerAuth" = [])),
-    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    params(("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale")),
     responses((status = 200, description = "Closed, now or earlier", body = SaleView), CloseProblems),
 )]
 pub(super) async fn close(
@@ -166,7 +167,7 @@ pub(super) struct VerificationRequest {
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/verification", tag = "Operators", operation_id = "switchVerification",
     security(("bearerAuth" = [])),
-    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    params(("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale")),
     request_body = VerificationRequest,
     responses((status = 200, description = "Switched, now or earlier", body = SaleView), VerificationProblems),
 )]
@@ -188,7 +189,7 @@ pub(super) async fn verify(
 #[serde(deny_unknown_fields)]
 pub(super) struct PauseRequest {
     /// `refuse`: orders are rejected as paused. `hold`: they wait, and grow no older meanwhile
-    #[schema(value_type = super::docs::PauseModeName, inline)]
+    #[schema(value_type = super::contracts::schemas::PauseModeName, inline)]
     mode: PauseMode,
 }
 
@@ -200,7 +201,7 @@ pub(super) struct PauseRequest {
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/pause", tag = "Operators", operation_id = "pauseSale",
     security(("bearerAuth" = [])),
-    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    params(("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale")),
     request_body = PauseRequest,
     responses((status = 200, description = "Paused, now or earlier", body = SaleView), PauseProblems),
 )]
@@ -221,7 +222,7 @@ pub(super) async fn pause(
 #[utoipa::path(
     post, path = "/v1/sales/{sale_id}/resume", tag = "Operators", operation_id = "resumeSale",
     security(("bearerAuth" = [])),
-    params(("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale")),
+    params(("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale")),
     responses((status = 200, description = "Not paused, or not any more", body = SaleView), ResumeProblems),
 )]
 pub(super) async fn resume(

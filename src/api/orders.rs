@@ -15,7 +15,7 @@ use super::Shared;
 use super::access::Access;
 use super::asked::{Asked, IdOrigin, OrderRequest};
 use super::coalescer::RequestCoalescer;
-use super::docs::{OrderProblems, OrderShowProblems};
+use super::contracts::problems::{OrderProblems, OrderShowProblems};
 use super::enqueue::Enqueued;
 use super::etag;
 use super::problem::{Place, Problem, ProblemType};
@@ -88,7 +88,7 @@ pub(super) struct Accepted<'a> {
     post, path = "/v1/sales/{sale_id}/orders", tag = "Orders", operation_id = "placeOrder",
     security(("bearerAuth" = [])),
     params(
-        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
+        ("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale"),
         ("Idempotency-Key" = Option<String>, Header, nullable = false, description = "Names the order, with or without quotes: the same key is the same order. It is the order id from clients that choose order ids, and must then be one; from a buyer's token it is any 1 to 255 visible ASCII characters",
             pattern = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#),
         ("Prefer" = Option<String>, Header, nullable = false, description = "`wait=N`: wait up to N seconds for the decision", example = "wait=5"),
@@ -101,7 +101,7 @@ pub(super) struct Accepted<'a> {
             ("RateLimit-Policy" = String, description = "Orders that one buyer may post at once, and the seconds after which all of them may be posted again"),
             ("RateLimit" = String, description = "Orders left to this buyer, and the seconds until all may be posted again"),
         )),
-        (status = 200, description = "Decided: as asked for with Prefer, or earlier", body = super::docs::DecisionView),
+        (status = 200, description = "Decided: as asked for with Prefer, or earlier", body = super::contracts::schemas::DecisionView),
         OrderProblems,
     )
 )]
@@ -123,7 +123,8 @@ pub(super) async fn post(
     answer
 }
 
-async fn answer(
+/// The answer to an order.
+pub(super) async fn answer(
     api: &Shared,
     headers: &HeaderMap,
     Asked { order, origin }: Asked,
@@ -304,12 +305,12 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response {
     get, path = "/v1/sales/{sale_id}/orders/{order_id}", tag = "Orders", operation_id = "showOrder",
     security(("bearerAuth" = [])),
     params(
-        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
-        ("order_id" = inline(super::docs::OrderIdParam), Path, description = "The order's id in this sale"),
+        ("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale"),
+        ("order_id" = inline(super::contracts::schemas::OrderIdParam), Path, description = "The order's id in this sale"),
         ("If-None-Match" = Option<String>, Header, nullable = false, description = "The ETag of what the client has"),
     ),
     responses(
-        (status = 200, description = "Decided, for ever", body = super::docs::DecisionView,
+        (status = 200, description = "Decided, for ever", body = super::contracts::schemas::DecisionView,
             headers(("ETag" = String, description = "For If-None-Match"))),
         (status = 304, description = "The client has it, by its If-None-Match"),
         OrderShowProblems,

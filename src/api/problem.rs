@@ -15,6 +15,8 @@ use crate::sales::operations::OperationError;
 /// Where the pages of problems are.
 pub(super) const PAGES: &str = "/problems/";
 const MEDIA_TYPE: &str = "application/problem+json";
+/// The largest answer that is part of another one.
+const MAX_PART_BYTES: usize = 1 << 16;
 /// Seconds after which it makes sense to try again what failed because something is unavailable or full.
 const RETRY_AFTER_S: u32 = 1;
 
@@ -234,6 +236,22 @@ impl Problems {
     /// Problems of the server at `public_url`, which may end with a slash.
     pub(super) fn of(public_url: &str) -> Self {
         Self { types: format!("{}{PAGES}", public_url.trim_end_matches('/')) }
+    }
+
+    /// Status and body of an answer to a request for `path` that is part of a larger one. An answer too large to be one
+    /// is none.
+    pub(super) async fn parts(
+        &self,
+        answered: Result<Response, Problem>,
+        path: &str,
+    ) -> (StatusCode, Vec<u8>) {
+        let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            return (problem.status(), self.body(&problem, path));
+        }
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), MAX_PART_BYTES).await;
+        (status, body.map(Vec::from).unwrap_or_default())
     }
 
     fn body(&self, problem: &Problem, path: &str) -> Vec<u8> {

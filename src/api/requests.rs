@@ -8,9 +8,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::Shared;
 use super::problem::{Problem, ProblemType};
@@ -54,42 +52,6 @@ impl FromRequestParts<Shared> for OrderPath {
     }
 }
 
-/// Characters of a number that are repeated in an error.
-const MAX_NUMBER_CHARS: usize = 40;
-
-/// A whole number, also one that is written like `1.0` or `1e3`: JSON has one kind of numbers only, and to
-/// JSON Schema that is an integer too. Read exactly, so that 0.99999999999999999999 is not 1.
-#[derive(Debug)]
-pub(super) struct Whole<T>(pub T);
-
-impl<'de, T: TryFrom<i64>> Deserialize<'de> for Whole<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = <&RawValue>::deserialize(deserializer)?.get();
-        let whole = whole_number(number).and_then(|whole| T::try_from(whole).ok());
-        whole.map(Self).ok_or_else(|| {
-            let shown: String = number.chars().take(MAX_NUMBER_CHARS).collect();
-            D::Error::custom(format!("{shown} is no whole number in range"))
-        })
-    }
-}
-
-/// The value of a JSON number (RFC 8259 section 6), if it is whole.
-fn whole_number(text: &str) -> Option<i64> {
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let fraction = fraction.trim_end_matches('0');
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    let power = exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
-    let scale = 10_i128.checked_pow(u32::try_from(power.unsigned_abs()).ok()?);
-    let value = match (digits, scale) {
-        (0, _) => 0,
-        (_, Some(scale)) if power >= 0 => digits.checked_mul(scale)?,
-        (_, Some(scale)) if digits % scale == 0 => digits / scale,
-        _ => return None,
-    };
-    i64::try_from(value).ok()
-}
-
 /// A JSON object as the body, no larger than the settings allow.
 pub(super) struct Json<T>(pub T);
 
@@ -97,29 +59,39 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Shared) -> Result<Self, Problem> {
-        let client = super::limits::client(&request);
-        let (parts, body) = request.into_parts();
-        let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        if !content_type.is_some_and(is_json)
-            || parts.headers.contains_key(header::CONTENT_ENCODING)
-        {
-            return Err(ProblemType::UnsupportedMediaType
-                .because("accepted: Content-Type: application/json, not compressed"));
-        }
-        let settings = &api.settings;
-        let mut reading = std::pin::pin!(read(body, settings.max_body_bytes));
-        if let Ok(bytes) = tokio::time::timeout(AT_ONCE, &mut reading).await {
-            return parse(&bytes?).map(Self);
-        }
-        let _slow = api.limits.slow_body(client)?;
-        match tokio::time::timeout(settings.request_timeout, reading).await {
-            Ok(bytes) => parse(&bytes?).map(Self),
-            Err(_) => Err(ProblemType::Timeout.because("the body did not arrive in time")),
-        }
+        let max_bytes = api.settings.max_body_bytes;
+        let bytes = body(request, api, &["application/json"], max_bytes).await?;
+        parse(&bytes).map(Self)
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+/// The body of a request, of one of the media types `accepted` and of up to `max_bytes`.
+pub(super) async fn body(
+    request: Request,
+    api: &Shared,
+    accepted: &[&str],
+    max_bytes: usize,
+) -> Result<Bytes, Problem> {
+    let client = super::limits::client(&request);
+    let (parts, body) = request.into_parts();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !content_type.is_some_and(|content_type| is_one_of(accepted, content_type))
+        || parts.headers.contains_key(header::CONTENT_ENCODING)
+    {
+        return Err(ProblemType::UnsupportedMediaType
+            .because(format!("accepted: Content-Type: {}, not compressed", accepted[0])));
+    }
+    let mut reading = std::pin::pin!(read(body, max_bytes));
+    if let Ok(bytes) = tokio::time::timeout(AT_ONCE, &mut reading).await {
+        return bytes;
+    }
+    let _slow = api.limits.slow_body(client)?;
+    let read = tokio::time::timeout(api.settings.request_timeout, reading).await;
+    read.unwrap_or_else(|_| Err(ProblemType::Timeout.because("the body did not arrive in time")))
+}
+
+/// The object that `bytes` are, and nothing else.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let bad_json = |error: serde_json::Error| ProblemType::BadJson.because(error.to_string());
     // The library would read an array as well, its elements being the fields in their order.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
@@ -137,9 +109,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 }
 
 /// The media type without its parameters. `charset=utf-8` is what JSON is in any case (RFC 8259).
-fn is_json(content_type: &[u8]) -> bool {
-    let kind = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
-    kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
+fn is_one_of(accepted: &[&str], content_type: &[u8]) -> bool {
+    let kind = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    accepted.iter().any(|accepted| kind.eq_ignore_ascii_case(accepted.as_bytes()))
 }
 
 async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
@@ -234,39 +206,6 @@ mod tests {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
         headers
-    }
-
-    #[test]
-    fn a_whole_number_is_one_however_it_is_written() {
-        let whole = |text: &str| serde_json::from_str::<Whole<u32>>(text).map(|whole| whole.0).ok();
-        for (text, value) in [
-            ("0", 0),
-            ("-0.0", 0),
-            ("7.0", 7),
-            ("4294967295", u32::MAX),
-            ("1e3", 1000),
-            ("20e-1", 2),
-            ("0e999", 0),
-        ] {
-            assert_eq!(whole(text), Some(value), "{text}");
-        }
-        for bad in [
-            "1.5",
-            "-1",
-            "4294967296",
-            "1e300",
-            "18446744073709551615",
-            "\"1\"",
-            "null",
-            "0.99999999999999999999",
-            "1.00000000000000000001",
-            "1e-1",
-            "1e99999999999",
-            "{}",
-            "true",
-        ] {
-            assert_eq!(whole(bad), None, "{bad}");
-        }
     }
 
     #[test]

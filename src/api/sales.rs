@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::docs::{SaleListProblems, SaleProblems};
+use super::contracts::problems::{SaleListProblems, SaleProblems};
 use super::etag;
 use super::problem::{Problem, ProblemType};
 use super::requests::Id;
@@ -34,7 +34,7 @@ pub struct SaleView {
     /// Units left
     #[schema(format = Int64)]
     remaining: u32,
-    #[schema(value_type = super::docs::PhaseName, inline)]
+    #[schema(value_type = super::contracts::schemas::PhaseName, inline)]
     state: &'static str,
     /// The most units one buyer may get
     #[schema(format = Int64, required)]
@@ -49,7 +49,7 @@ pub struct SaleView {
     #[schema(format = DateTime, required)]
     sold_out_at: Option<String>,
     /// While it is paused: whether orders are refused or held, or held because the ledger was restored from a backup
-    #[schema(value_type = Option<super::docs::PausedName>, inline, required)]
+    #[schema(value_type = Option<super::contracts::schemas::PausedName>, inline, required)]
     paused: Option<&'static str>,
     /// Counts restocks, switchings of verification, pauses, their ends and the closing; begins with 1
     #[schema(format = Int64, minimum = 1)]
@@ -133,7 +133,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/v1/sales/{sale_id}", tag = "Sales", operation_id = "showSale",
     params(
-        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
+        ("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale"),
         ("If-None-Match" = Option<String>, Header, nullable = false, description = "The ETag of what the client has"),
     ),
     responses(

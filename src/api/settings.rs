@@ -34,6 +34,7 @@ pub struct ApiSettings {
     #[serde_as(as = "DurationSeconds<u64>")]
     pub max_predicted_wait: Duration,
     pub max_body_bytes: usize,
+    pub max_batch_bytes: usize,
     pub max_header_bytes: usize,
     #[serde(rename = "request_timeout_ms")]
     #[serde_as(as = "DurationMilliSeconds<u64>")]

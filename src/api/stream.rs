@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::access::AsOperator;
 use super::client::Client;
-use super::docs::{SaleProblems, StatusStreamProblems};
+use super::contracts::problems::{SaleProblems, StatusStreamProblems};
 use super::limits::{Follower, holding};
 use super::problem::Problem;
 use super::requests::Id;
@@ -40,7 +40,7 @@ const NOT_FASTER_THAN: Duration = Duration::from_millis(100);
 #[utoipa::path(
     get, path = "/v1/sales/{sale_id}/stream", tag = "Sales", operation_id = "followSale",
     params(
-        ("sale_id" = inline(super::docs::SaleIdParam), Path, description = "The sale"),
+        ("sale_id" = inline(super::contracts::schemas::SaleIdParam), Path, description = "The sale"),
         ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "The id of the last event that the client got"),
     ),
     responses(

@@ -13,8 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Adapters, App, Records};
 use crate::api::auth::TokenVerifier;
-use crate::api::{Api, ApiSettings, Monitor};
+use crate::api::{Api, ApiSettings, Contracts, Monitor};
+use crate::broker::topology::Topology;
 use crate::clock;
+use crate::config::Settings;
 use crate::sales::cache::SaleCache;
 use crate::shards::ShardMap;
 use crate::status::{Depths, StatusBoard, tell, watch_depths};
@@ -88,7 +90,7 @@ impl App {
             has_user_service,
             token_verifier,
             broker,
-            intent_limits: self.settings.intent.limits(),
+            contracts: self.contracts(),
             ledger,
             sale_cache,
             operations,
@@ -97,6 +99,16 @@ impl App {
             worker_health: self.health.clone(),
             status: Arc::new(status),
         })
+    }
+
+    /// What clients, producers and subscribers may rely on.
+    pub fn contracts(&self) -> Contracts {
+        let Settings { namespace, intent, .. } = &*self.settings;
+        Contracts {
+            topology: Topology::new(namespace),
+            limits: intent.limits(),
+            delivery_limit: intent.delivery_limit,
+        }
     }
 
     /// What tells who calls the API, if there is a key.

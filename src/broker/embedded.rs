@@ -203,7 +203,7 @@ impl EmbeddedBroker {
                     let properties = stored::of_dead_letter(letter);
                     routed.batch.push(own.dead_letters, None, &letter.body, properties);
                 }
-                Message::Event(event) => {
+                Message::Event(event) | Message::EventTo { event, .. } => {
                     let topic = Topic::Events(&event.routing_key);
                     let properties = stored::of_event(event, &event.routing_key, None);
                     routed.event(topic, &event.data, &properties, &bindings, &private);

@@ -32,6 +32,13 @@ pub enum Message<'a> {
     },
     /// A decision for subscribers.
     Event(&'a Event),
+    /// A decision for those who listen to another exchange, which is theirs. Embedded there is none.
+    EventTo {
+        /// The decision.
+        event: &'a Event,
+        /// The name of the exchange.
+        exchange: &'a str,
+    },
     /// Decisions for subscribers that take many at once.
     EventBatch(&'a EventBatch<'a>),
     /// A message that can't be decided.
@@ -46,7 +53,10 @@ impl<'a> Message<'a> {
 
     /// Whether it goes to those who listen, of whom there may be none.
     pub fn is_for_subscribers(&self) -> bool {
-        matches!(self, Self::Event(_) | Self::EventBatch(_) | Self::Status(_))
+        matches!(
+            self,
+            Self::Event(_) | Self::EventTo { .. } | Self::EventBatch(_) | Self::Status(_)
+        )
     }
 }
 

@@ -30,6 +30,10 @@ pub mod header {
     pub const PREFIX: &str = "floodgate-";
 }
 
+/// How often a dead letter may come back. They are browsed by taking and giving back, and each giving back counts as
+/// an attempt; since RabbitMQ 4.0 a queue without a limit drops messages after 20.
+pub const DEAD_LETTER_DELIVERY_LIMIT: u32 = 1_000_000;
+
 /// The routing key of what a worker says of itself.
 pub(super) const WORKER: &str = "worker";
 

@@ -5,8 +5,10 @@ mod audit;
 mod check;
 pub mod client;
 mod config;
+mod contract;
 mod dead_letters;
 mod demo;
+mod events;
 mod health;
 mod migrate;
 mod operator;
@@ -14,6 +16,7 @@ mod operator_log;
 mod order;
 pub mod output;
 pub mod process;
+mod publish;
 mod replay;
 mod sale;
 mod serve;
@@ -67,6 +70,8 @@ enum Command {
     Sale(sale::SaleArgs),
     /// Look at orders
     Order(order::OrderArgs),
+    /// Publish decisions again
+    Events(events::EventsArgs),
     /// Send the orders of a file to the queue
     Replay(replay::Replay),
     /// Look at messages that could not be decided, send them back or delete them
@@ -89,6 +94,8 @@ enum Command {
     Health(health::Health),
     /// Look at the settings that are in force
     Config(config::ConfigArgs),
+    /// Print what producers, subscribers and clients may rely on, for machines
+    Contract(contract::Contract),
     /// Print what a shell completes floodgate's commands and options by
     #[command(
         after_help = "Example:\n  floodgate completions bash > /etc/bash_completion.d/floodgate"
@@ -126,6 +133,7 @@ impl Cli {
             Command::Worker(command) => command.run(app).await?,
             Command::Sale(command) => return command.run(app).await,
             Command::Order(command) => return command.run(app).await,
+            Command::Events(command) => command.run(app).await?,
             Command::Replay(command) => command.run(app).await?,
             Command::DeadLetters(command) => command.run(app).await?,
             Command::Token(command) => command.run(app)?,
@@ -137,6 +145,7 @@ impl Cli {
             Command::Check(command) => return command.run(app).await,
             Command::Health(command) => return command.run(app).await,
             Command::Config(command) => command.run(self.config.as_deref())?,
+            Command::Contract(command) => command.run(app)?,
             Command::Completions { shell } => {
                 let (mut command, mut text) = (Self::command(), Vec::new());
                 clap_complete::generate(shell, &mut command, "floodgate", &mut text);

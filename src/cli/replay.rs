@@ -11,16 +11,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output;
+use super::publish::publish;
 use crate::app::App;
 use crate::broker::{Broker, Message};
-use crate::retry::Backoff;
 use crate::shutdown;
 use source::{Line, Mapping, Source};
 
 /// Messages in one publish.
 const CHUNK: usize = 1000;
-/// How often a publish is tried before the replay gives up.
-const MAX_TRIES: usize = 20;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -122,33 +120,14 @@ impl Sender<'_> {
         let messages: Vec<Message<'_>> =
             bodies.iter().map(|line| Message::intent(&line.routing_key, &line.body)).collect();
         for chunk in messages.chunks(CHUNK) {
-            self.publish(chunk).await?;
+            let sent = self.lines;
+            publish(self.broker, chunk)
+                .await
+                .with_context(|| format!("{sent} lines were confirmed before"))?;
         }
         self.lines += count as u64;
         self.messages += messages.len() as u64;
         Ok(())
-    }
-
-    /// Publishes until it is confirmed. What is sent twice is decided once, by its sale
-    /// and order id.
-    async fn publish(&self, messages: &[Message<'_>]) -> anyhow::Result<()> {
-        let mut backoff = Backoff::reconnect();
-        for _ in 1..MAX_TRIES {
-            match self.broker.publish(messages).await.all() {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    let delay = backoff.next_delay();
-                    tracing::warn!(%error, ?delay, "not confirmed, sending again");
-                    tokio::time::sleep(delay).await;
-                }
-            }
-        }
-        let sent = self.lines;
-        self.broker
-            .publish(messages)
-            .await
-            .all()
-            .with_context(|| format!("{sent} lines were confirmed before"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `floodgate sale`.
 
+mod export;
 mod open;
 
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 
+use self::export::Export;
 use self::open::{Open, warn_of_checks};
 use super::operator::operator;
 use super::output;
@@ -116,6 +118,9 @@ enum SaleCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print who bought what, as CSV
+    #[command(after_help = "Example:\n  floodgate sale export bottles > bottles.csv")]
+    Export(Export),
     /// List all sales
     #[command(after_help = "Example:\n  floodgate sale list --json")]
     List {
@@ -164,6 +169,7 @@ impl SaleArgs {
             }
             SaleCommand::Resume { sale_id, json } => pause(app, &sale_id, None, json).await,
             SaleCommand::AcceptLedger { sale_id, json } => accept_ledger(app, &sale_id, json).await,
+            SaleCommand::Export(export) => export.run(app).await,
             SaleCommand::List { json } => {
                 let states = app.ledger().await?.sales(None).await?;
                 if json {

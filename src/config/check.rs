@@ -151,6 +151,8 @@ impl Settings {
         in_range("api.jwt_jwks_refresh_s", refresh, 1..=86_400, "1 to 86400 (a day)")?;
         let mib = "1024 to 1048576 (1 MiB)";
         in_range("api.max_body_bytes", api.max_body_bytes as u64, 1024..=1 << 20, mib)?;
+        let batch = api.max_batch_bytes as u64;
+        in_range("api.max_batch_bytes", batch, 1024..=16 << 20, "1024 to 16777216 (16 MiB)")?;
         let mib = "8192 to 1048576 (1 MiB)";
         in_range("api.max_header_bytes", api.max_header_bytes as u64, 8192..=1 << 20, mib)?;
         in_range("ms(api.request_timeout)", ms(api.request_timeout), 1..=3_600_000, hour)?;

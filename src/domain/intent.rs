@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::event::rfc3339;
 use crate::domain::order::{Intent, InvalidId, Order, OrderId, Quantity, SaleId, UserId};
+use crate::domain::whole::{shown, whole_number};
 
 /// Bounds on what one message may hold.
 #[derive(Debug, Clone, Copy)]
@@ -141,16 +142,17 @@ pub fn to_json(order: &Order, submitted_at: DateTime<Utc>) -> Vec<u8> {
 /// from one of the wrong type.
 #[derive(Deserialize)]
 #[serde(expecting = "an intent object")]
-struct Wire {
+struct Wire<'a> {
     order_id: Option<String>,
     sale_id: Option<String>,
     user_id: Option<String>,
-    quantity: Option<serde_json::Number>,
+    #[serde(borrow)]
+    quantity: Option<&'a RawValue>,
     submitted_at: Option<String>,
 }
 
 fn parse_one(bytes: &[u8]) -> Element<'_> {
-    let intent = serde_json::from_slice::<Wire>(bytes)
+    let intent = serde_json::from_slice::<Wire<'_>>(bytes)
         .map_err(|error| explain(bytes, &error))
         .and_then(Wire::into_intent);
     Element { bytes, intent }
@@ -167,14 +169,14 @@ fn explain(bytes: &[u8], error: &serde_json::Error) -> Refusal {
         return Refusal { fault: Fault::BadJson, detail: error.to_string() };
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let detail = match serde_path_to_error::deserialize::<_, Wire>(&mut reader) {
+    let detail = match serde_path_to_error::deserialize::<_, Wire<'_>>(&mut reader) {
         Err(located) if located.path().iter().next().is_some() => located.to_string(),
         _ => error.to_string(),
     };
     Refusal { fault: Fault::WrongType, detail }
 }
 
-impl Wire {
+impl Wire<'_> {
     fn into_intent(self) -> Result<Intent, Refusal> {
         let bad_id =
             |invalid: InvalidId| Refusal { fault: Fault::BadId, detail: invalid.to_string() };
@@ -182,7 +184,7 @@ impl Wire {
             id: OrderId::parse(required("order_id", self.order_id)?).map_err(bad_id)?,
             sale_id: SaleId::parse(required("sale_id", self.sale_id)?).map_err(bad_id)?,
             user_id: UserId::parse(required("user_id", self.user_id)?).map_err(bad_id)?,
-            quantity: quantity(&required("quantity", self.quantity)?)?,
+            quantity: quantity(required("quantity", self.quantity)?.get())?,
         };
         let submitted_at = self.submitted_at.as_deref().map(time).transpose()?;
         Ok(Intent { order, submitted_at })
@@ -196,14 +198,15 @@ fn required<T>(field: &str, value: Option<T>) -> Result<T, Refusal> {
     }
 }
 
-fn quantity(number: &serde_json::Number) -> Result<Quantity, Refusal> {
-    let accepted = format!("accepted: a whole number from 1 to {}", Quantity::MAX);
-    let fault = match number.as_i64().map(Quantity::new) {
-        Some(Some(quantity)) => return Ok(quantity),
-        None if number.as_f64().is_some_and(|value| value.fract() != 0.0) => Fault::WrongType,
-        _ => Fault::QuantityOutOfRange,
-    };
-    refuse(fault, format!("quantity is {number}; {accepted}"))
+fn quantity(number: &str) -> Result<Quantity, Refusal> {
+    if let Some(quantity) = whole_number(number).and_then(Quantity::new) {
+        return Ok(quantity);
+    }
+    let is_whole = |value: f64| value.fract() == 0.0 || value.is_infinite();
+    let is_out_of_range = number.parse().is_ok_and(is_whole);
+    let fault = if is_out_of_range { Fault::QuantityOutOfRange } else { Fault::WrongType };
+    let (shown, most) = (shown(number), Quantity::MAX);
+    refuse(fault, format!("quantity is {shown}; accepted: a whole number from 1 to {most}"))
 }
 
 fn time(text: &str) -> Result<DateTime<Utc>, Refusal> {

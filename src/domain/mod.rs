@@ -10,3 +10,4 @@ pub mod rules;
 pub mod sale;
 pub mod trace;
 mod watermark;
+pub mod whole;

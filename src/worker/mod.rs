@@ -59,6 +59,7 @@ use verify::Verify;
 pub use settings::{Options, WorkerSettings};
 
 pub use decide::{ORDER_ID_CONFLICT, UNDECIDABLE, UNKNOWN_SALE, dead_letter_reasons};
+pub use outgoing::Outgoing;
 
 /// How often the workers on the queue are counted: for the first few times, and then.
 const LOOK_OFTEN: Duration = Duration::from_millis(50);

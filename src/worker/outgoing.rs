@@ -12,7 +12,7 @@ use crate::domain::order::SaleId;
 const MIN_OF_A_SALE: usize = 16;
 
 /// Messages that carry events, by the indices of the events.
-pub(super) struct Outgoing<'a> {
+pub struct Outgoing<'a> {
     /// Carried by a message each, all of them or none.
     singles: &'a [Event],
     batches: Vec<EventBatch<'a>>,
@@ -31,7 +31,7 @@ pub(super) struct Fate {
 
 impl<'a> Outgoing<'a> {
     /// The messages for `events`, which are of `sales`, one each.
-    pub(super) fn of(events: &'a [Event], sales: &[&'a SaleId], settings: EventSettings) -> Self {
+    pub fn of(events: &'a [Event], sales: &[&'a SaleId], settings: EventSettings) -> Self {
         let singles = if settings.publish.has_single() { events } else { &[] };
         let (mut batches, mut carried) = (Vec::new(), Vec::new());
         if settings.publish.has_batches() {
@@ -47,7 +47,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// What to publish.
-    pub(super) fn messages(&self) -> Vec<Message<'_>> {
+    pub fn messages(&self) -> Vec<Message<'_>> {
         let singles = self.singles.iter().map(Message::Event);
         singles.chain(self.batches.iter().map(Message::EventBatch)).collect()
     }

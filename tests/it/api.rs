@@ -2,6 +2,7 @@
 
 mod admission;
 mod answers;
+mod batch;
 mod faults;
 mod identity;
 mod keys;

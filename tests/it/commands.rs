@@ -4,7 +4,7 @@ use secrecy::ExposeSecret;
 
 use crate::harness::api::Served;
 use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate, free_port, run};
-use crate::harness::{Stage, check, order, root, until};
+use crate::harness::{Stage, check, order, root, sale, until};
 
 fn json(output: &std::process::Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).expect("JSON on standard output")
@@ -341,4 +341,30 @@ fn shells_are_told_every_command() {
         let text = String::from_utf8(printed.stdout).expect("UTF-8");
         assert!(text.contains("accept-ledger") && text.contains("rate"), "{shell}: {text}");
     }
+}
+
+#[tokio::test]
+async fn a_sale_is_exported_as_csv() {
+    let mut stage = Stage::new("export").await;
+    stage.open(sale("s", 3)).await;
+    let all =
+        [order("o-2", "s", "u-1", 2), order("o-1", "s", "u-2", 2), order("o-3", "s", "u-3", 1)];
+    stage.post_orders(&all).await;
+    let worker = stage.worker().await;
+    check::settled(&mut stage, &all).await;
+    worker.stop().await;
+    let export = |more: &[&str]| {
+        let exported = run(&stage, &[&["sale", "export", "s"], more].concat());
+        assert!(exported.status.success(), "{}", error(&exported));
+        let text = String::from_utf8(exported.stdout).expect("UTF-8");
+        // But for the times.
+        let line = |line: &str| line.split(',').take(5).collect::<Vec<_>>().join(",");
+        text.lines().map(line).collect::<Vec<_>>()
+    };
+    let heading = "order_id,user_id,quantity,outcome,reason";
+    assert_eq!(export(&[]), [heading, "o-2,u-1,2,created,", "o-3,u-3,1,created,"]);
+    let all = [heading, "o-1,u-2,2,sold_out,", "o-2,u-1,2,created,", "o-3,u-3,1,created,"];
+    assert_eq!(export(&["--all"]), all);
+    assert_eq!(run(&stage, &["sale", "export", "t"]).status.code(), Some(1));
+    stage.remove().await;
 }

@@ -9,12 +9,12 @@ use floodgate::domain::event::order_key_of;
 use floodgate::domain::event_batch::data_of;
 use floodgate::domain::order::{Order, OrderKey};
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 
 use crate::harness::check::{self, Totals};
-use crate::harness::{PATIENCE, Stage, channel, order, orders, sale, until};
+use crate::harness::{PATIENCE, Stage, channel, order, orders, sale, tap, until};
 
 /// Publishes events in this form, at most six to a batch.
 fn publishing(publish: PublishedAs) -> impl FnOnce(&mut Settings) {
@@ -48,18 +48,7 @@ async fn batches_have_every_decision_and_hot_sales_have_their_own() {
     let channel = channel(&stage).await;
     let exchange =
         Topology::new(&stage.deployment.app.settings().namespace).event_batches_exchange();
-    let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
-    let queue =
-        channel.queue_declare("".into(), exclusive, FieldTable::default()).await.expect("queue");
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    let name = queue.name().clone();
-    channel
-        .queue_bind(name.clone(), exchange.into(), "#".into(), options, none)
-        .await
-        .expect("bind");
-    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-    let consuming = channel.basic_consume(name, "".into(), options, FieldTable::default());
-    let mut batches = consuming.await.expect("consume");
+    let mut batches = tap(&channel, &exchange, "#").await;
     let news = Queue::Private("news".into());
     let topics = [Topic::Events("#")];
     let mut singles = stage.broker.subscribe(news, &topics, 100).await.expect("subscribe");

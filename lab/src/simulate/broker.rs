@@ -169,7 +169,7 @@ impl Server {
     fn take(self: &Arc<Self>, message: &Message<'_>) -> Receipt {
         let mut state = self.state.lock();
         match message {
-            Message::Event(event) => {
+            Message::Event(event) | Message::EventTo { event, .. } => {
                 if self.is_full(&mut state, &event.routing_key) {
                     return Receipt::Full;
                 }

@@ -7,6 +7,7 @@ use lapin::{Channel, Connection, ExchangeKind};
 use tokio::try_join;
 
 use super::Link;
+use crate::broker::topology::DEAD_LETTER_DELIVERY_LIMIT;
 use crate::broker::{Delay, Queue};
 
 /// Messages that a private queue holds for a consumer that is slow; the oldest go first.
@@ -14,10 +15,6 @@ const PRIVATE_MAX_LENGTH: i64 = 100_000;
 
 /// Binds a queue to everything, in the language of topic exchanges.
 pub(super) const EVERY_KEY: &str = "#";
-
-/// Dead letters are browsed by taking and giving back, and each giving back counts as an attempt;
-/// since RabbitMQ 4.0 a queue without a limit drops messages after 20.
-const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
 impl Link {
     /// Everything that the namespace needs, but for shards.
@@ -71,7 +68,7 @@ impl Link {
         channel: &Channel,
         queue: &Queue,
     ) -> Result<(), lapin::Error> {
-        let mut arguments = quorum(i64::from(self.bounds.delivery_limit));
+        let mut arguments = quorum(self.bounds.delivery_limit);
         dead_letter_to(&mut arguments, &self.topology.dead_exchange());
         if queue.is_shard() {
             arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
@@ -140,10 +137,10 @@ pub(super) async fn bind(
     channel.queue_bind(queue.into(), exchange.into(), routing_key.into(), options, none).await
 }
 
-fn quorum(delivery_limit: i64) -> FieldTable {
+fn quorum(delivery_limit: u32) -> FieldTable {
     let mut arguments = FieldTable::default();
     text(&mut arguments, "x-queue-type", "quorum");
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit.into()));
     arguments
 }
 

@@ -152,6 +152,10 @@ pub(super) fn publication<'a>(message: &Message<'a>, names: &Topology) -> Public
             body: Cow::Borrowed(&event.data),
             properties: event_properties(event, names),
         },
+        Message::EventTo { event, exchange } => {
+            let exchange = short(exchange);
+            Publication { exchange, ..publication(&Message::Event(event), names) }
+        }
         Message::EventBatch(EventBatch { routing_key, events }) => Publication {
             exchange: names.event_batches_exchange().into(),
             routing_key: short(routing_key),

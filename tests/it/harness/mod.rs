@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use cleanup::Cleanup;
 pub use servers::{
     address, broker_address, channel, database, database_address, delete_queue, forget, redis,
-    redis_keys,
+    redis_keys, tap,
 };
 
 /// How long anything may take that a test waits for.

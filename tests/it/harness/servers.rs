@@ -45,6 +45,25 @@ pub async fn channel(stage: &Stage) -> lapin::Channel {
     connection.await.expect("connect").create_channel().await.expect("channel")
 }
 
+/// What goes through `exchange` from now on with a routing key that matches, as a plain AMQP client gets it. Settled by
+/// being taken.
+pub async fn tap(channel: &lapin::Channel, exchange: &str, routing_key: &str) -> lapin::Consumer {
+    use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+    use lapin::types::FieldTable;
+
+    let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    let queue =
+        channel.queue_declare("".into(), exclusive, FieldTable::default()).await.expect("declare");
+    let name = queue.name().clone();
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel
+        .queue_bind(name.clone(), exchange.into(), routing_key.into(), options, none)
+        .await
+        .expect("bind");
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    channel.basic_consume(name, "".into(), options, FieldTable::default()).await.expect("consume")
+}
+
 pub async fn delete_queue(stage: &Stage, queue: Queue) {
     let name = Topology::new(&stage.deployment.app.settings().namespace).queue(&queue);
     let options = lapin::options::QueueDeleteOptions::default();
