@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_with::{DurationSeconds, serde_as};
 
 use crate::api::ApiSettings;
-use crate::broker::{Bounds, BrokerSettings, EventSettings};
+use crate::broker::{Bounds, BrokerSettings, EventSettings, FeedBounds, FeedSettings};
 use crate::domain::intent::Limits;
 use crate::inventory::InventorySettings;
 use crate::ledger::LedgerSettings;
@@ -49,6 +49,7 @@ pub struct Settings {
     pub intent: IntentSettings,
     pub broker: BrokerSettings,
     pub events: EventSettings,
+    pub feed: FeedSettings,
     pub inventory: InventorySettings,
     pub ledger: LedgerSettings,
     pub verification: VerificationSettings,
@@ -92,6 +93,7 @@ impl Settings {
             delivery_limit: self.intent.delivery_limit,
             max_body_bytes: self.intent.max_body_bytes,
             prefetch_bytes: self.broker.prefetch_bytes,
+            feed: FeedBounds::of(self.feed, self.events.publish),
         }
     }
 

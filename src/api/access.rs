@@ -6,7 +6,9 @@ use axum::http::request::Parts;
 use chrono::Utc;
 
 use super::Shared;
-use super::auth::{self, ADMIN_SCOPE, METRICS_SCOPE, Principal, RETRY_AFTER, SUBMIT_SCOPE};
+use super::auth::{
+    self, ADMIN_SCOPE, EVENTS_SCOPE, METRICS_SCOPE, Principal, RETRY_AFTER, SUBMIT_SCOPE,
+};
 use super::client::Client;
 use super::permits::Permit;
 use super::problem::{Problem, ProblemType};
@@ -120,6 +122,16 @@ impl Access {
         }
     }
 
+    /// Refuses those who may not read the feed.
+    pub(super) fn must_read_events(&self) -> Result<(), Problem> {
+        match &self.principal {
+            Some(principal) if !principal.events && !principal.admin => {
+                Err(lacks(EVENTS_SCOPE, "this"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses those who may not order for others.
     pub(super) fn must_submit(&self) -> Result<(), Problem> {
         if self.chooses_order_ids() { Ok(()) } else { Err(lacks(SUBMIT_SCOPE, "this")) }
@@ -181,7 +193,8 @@ mod tests {
     #[test]
     fn metrics_are_for_operators_and_who_has_the_scope() {
         let token = |admin, metrics| {
-            let principal = Principal { subject: None, admin, submit: true, metrics };
+            let principal =
+                Principal { subject: None, admin, submit: true, metrics, events: false };
             Access { principal: Some(principal), _request: None }
         };
         assert!(token(true, false).must_scrape().is_ok());

@@ -49,8 +49,12 @@ pub const SUBMIT_SCOPE: &str = "floodgate:submit";
 /// The scope of those who read metrics. Operators may, too.
 pub const METRICS_SCOPE: &str = "floodgate:metrics";
 
+/// The scope of those who read the event feed, which tells who buys what. Operators may, too.
+pub const EVENTS_SCOPE: &str = "floodgate:events";
+
 /// Who a token speaks for, and what its scopes allow. What a request needs is the route's to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each scope")]
 pub struct Principal {
     /// The buyer, from `sub`. None when the token names no user, such as that of another service.
     pub subject: Option<UserId>,
@@ -60,6 +64,8 @@ pub struct Principal {
     pub submit: bool,
     /// Whether the token has [`METRICS_SCOPE`].
     pub metrics: bool,
+    /// Whether the token has [`EVENTS_SCOPE`].
+    pub events: bool,
 }
 
 /// Why a request has no principal. The texts are for the client: they say what is wrong with what it
@@ -239,6 +245,7 @@ impl TokenVerifier {
             admin: has(ADMIN_SCOPE),
             submit: has(SUBMIT_SCOPE),
             metrics: has(METRICS_SCOPE),
+            events: has(EVENTS_SCOPE),
             subject: claims.sub.map(UserId::parse).transpose()?,
         })
     }

@@ -17,6 +17,7 @@ mod contracts;
 mod docs;
 mod enqueue;
 mod etag;
+mod feed;
 mod health;
 mod limits;
 mod metrics;
@@ -110,6 +111,7 @@ struct State {
     rate: Rate,
     recent: Recent,
     status: Arc<StatusBoard>,
+    broker: Arc<dyn Broker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     traces: Traces,
@@ -158,6 +160,7 @@ impl Api {
             limits: Limits::of(&settings),
             problems: problems.clone(),
             replies: replies.clone(),
+            broker: broker.clone(),
             status,
             refusals: refusals.clone(),
             health: health.clone(),
@@ -226,6 +229,7 @@ fn routes(state: Shared) -> Router {
         .route("/v1/orders:batch", post(batch::of_all))
         .route("/v1/sales/{sale_id}/orders/{order_id}", get(orders::show))
         .route("/v1/sales/{sale_id}/stream", get(stream::sale))
+        .route("/v1/events", get(feed::show))
         .route("/openapi.json", get(contracts::show_openapi))
         .route("/asyncapi.json", get(contracts::show_asyncapi))
         .route("/schemas/{file}", get(contracts::show_schema))

@@ -74,6 +74,10 @@ problem_types! {
         "This server has taken the order, and it waits for its decision: ask again after Retry-After.";
     UnknownOrder, "unknown-order", NOT_FOUND, "No such order is known",
         "There is no decision, and this server has not taken the order lately. If another server or a producer did, it waits for its decision: ask again after Retry-After.";
+    NoFeed, "no-feed", NOT_FOUND, "This deployment keeps no feed",
+        "The setting feed.enabled is false.";
+    NotKept, "not-kept", GONE, "What follows is not kept any more",
+        "The feed keeps events for feed.max_age_s and up to feed.max_bytes. Read again without `after`, and have an operator run `floodgate events replay` for the sales of the time between.";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
         "The header Allow names the methods that the path has.";
     Timeout, "timeout", REQUEST_TIMEOUT, "The request took too long to arrive",

@@ -179,6 +179,12 @@ pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     None
 }
 
+/// Whether the client asks for server-sent events.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.any(|value| value.to_str().is_ok_and(|text| text.contains("text/event-stream")))
+}
+
 /// The trace that the client says.
 pub(super) fn trace(headers: &HeaderMap) -> Option<TraceContext> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());

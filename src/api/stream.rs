@@ -26,9 +26,9 @@ use crate::domain::order::SaleId;
 use crate::domain::sale::SaleState;
 
 /// A connection that says nothing for so long may be taken for dead by something on the way.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// When clients whose connection breaks come back.
-const RETRY: Duration = Duration::from_secs(2);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// A sale that sells fast is not told unit by unit.
 const NOT_FASTER_THAN: Duration = Duration::from_millis(100);
 
@@ -110,7 +110,7 @@ fn event(name: &str, data: &impl Serialize) -> Event {
 }
 
 /// The id of the last event that the client got before its connection broke.
-fn last_event_id(headers: &HeaderMap) -> Option<String> {
+pub(super) fn last_event_id(headers: &HeaderMap) -> Option<String> {
     headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned)
 }
 

@@ -6,6 +6,7 @@
 //! comes again, as with any broker.
 
 mod consumer;
+mod feed;
 mod message_batch;
 mod open;
 mod private;
@@ -24,14 +25,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, EventBatch, Message, Properties,
-    Published, Queue, Receipt, Reply, Topic,
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, EventBatch, FeedReader, Message,
+    Properties, Published, Queue, Receipt, Reply, Topic,
 };
 use crate::domain::event_batch::batch_json;
 use crate::fault::crash_point;
 use crate::metrics::Metrics;
 use crate::sqlite::{SqliteFile, Trouble};
 use consumer::{Consumer, Source};
+use feed::Feed;
 use message_batch::MessageBatch;
 use open::OpenQueues;
 use private::PrivateQueue;
@@ -45,6 +47,8 @@ use writer_handle::WriterHandle;
 /// broker for all its parts. Dropped, it ends at once, and what was unsettled comes again.
 pub struct EmbeddedBroker {
     queues: Arc<Queues>,
+    /// If there is to be one.
+    feed: Option<Arc<Feed>>,
     closed: CancellationToken,
 }
 
@@ -61,7 +65,18 @@ impl EmbeddedBroker {
         tokio::spawn(Writer::new(file.clone(), open.clone()).run(commands));
         let queues =
             Arc::new(Queues::new(file, namespace, bounds, writer, open, metrics.broker.clone()));
-        Self { queues, closed: CancellationToken::new() }
+        let feed = bounds.feed.map(|bounds| Arc::new(Feed::new(queues.clone(), bounds)));
+        let closed = CancellationToken::new();
+        if let Some(feed) = feed.clone() {
+            let closed = closed.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = feed.trim() => {}
+                    () = closed.cancelled() => {}
+                }
+            });
+        }
+        Self { queues, feed, closed }
     }
 
     async fn source(&self, queue: Queue, topics: &[Topic<'_>]) -> Result<Source, BrokerError> {
@@ -126,6 +141,13 @@ impl Broker for EmbeddedBroker {
         }
     }
 
+    async fn feed(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
+        match &self.feed {
+            Some(feed) => feed.read(after).await,
+            None => Err(BrokerError::NoQueue),
+        }
+    }
+
     fn address(&self, queue: &Queue) -> String {
         self.queues.names.queue(queue)
     }
@@ -183,6 +205,9 @@ impl EmbeddedBroker {
 
     async fn route(&self, messages: &[Message<'_>]) -> Result<Routed, BrokerError> {
         let own = self.queues.own().await?;
+        if let Some(feed) = &self.feed {
+            feed.queue_id().await?;
+        }
         let (bindings, private) = if messages.iter().any(Message::is_for_subscribers) {
             (self.queues.bindings().await?, self.queues.private.all())
         } else {
@@ -287,8 +312,12 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { delivery_limit: 10, max_body_bytes: 1 << 20, prefetch_bytes: 16 << 30 };
+    const BOUNDS: Bounds = Bounds {
+        delivery_limit: 10,
+        max_body_bytes: 1 << 20,
+        prefetch_bytes: 16 << 30,
+        feed: None,
+    };
 
     /// Lets the file grow to so many pages and no further, as a disk does that fills up.
     async fn limit_pages(file: &SqliteFile, pages: i64) {

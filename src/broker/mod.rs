@@ -2,6 +2,7 @@
 
 mod delivery;
 mod embedded;
+mod feed;
 mod message;
 mod rabbitmq;
 mod topics;
@@ -15,6 +16,7 @@ use serde_with::{DurationMilliSeconds, serde_as};
 
 pub use delivery::{Deliveries, Delivery, Settlement};
 pub use embedded::EmbeddedBroker;
+pub use feed::{Fed, FeedBounds, FeedError, FeedReader, FeedSettings};
 use message::cut;
 pub use message::{
     DeadLetter, DeathInfo, KEPT_BYTES, Message, Original, Properties, Published, Receipt, Reply,
@@ -51,6 +53,9 @@ pub trait Broker: Send + Sync {
     /// be sent soon, or whose queue is gone, full or one of floodgate's own, is dropped and counted.
     fn reply(&self, reply: Reply);
 
+    /// Reads the feed, what comes after a place of it, or from the oldest that is kept.
+    async fn feed(&self, after: Option<u64>) -> Result<FeedReader, BrokerError>;
+
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;
 
@@ -75,7 +80,7 @@ pub struct BrokerSettings {
     pub heartbeat_s: u16,
 }
 
-/// Bounds on what is taken from queues.
+/// Bounds on what is taken from queues, and on what is kept for the feed.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// How often a message may come back to a queue of intents before it becomes a dead letter.
@@ -84,6 +89,8 @@ pub struct Bounds {
     pub max_body_bytes: usize,
     /// The most bytes of unsettled intent messages that a consumer holds.
     pub prefetch_bytes: u64,
+    /// The feed; `None`: there is none.
+    pub feed: Option<FeedBounds>,
 }
 
 impl Bounds {

@@ -6,6 +6,7 @@
 mod bounds;
 mod consumer;
 mod declare;
+mod feed;
 mod headers;
 mod nodes;
 mod oversized;
@@ -33,13 +34,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
 use super::{
-    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, Message, Published, Queue, Reply, Topic,
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, FeedReader, Message, Published, Queue,
+    Reply, Topic,
 };
 use crate::broker::BrokerSettings;
 use crate::metrics::{BrokerMetrics, Dependency, Metrics};
 use crate::outage::Outage;
 use crate::tls::Tls;
 use consumer::Source;
+use feed::Feed;
 use nodes::Nodes;
 use publisher::Publisher;
 use reader::Reader;
@@ -57,6 +60,7 @@ pub struct RabbitBroker {
     link: Arc<Link>,
     publisher: Publisher,
     replies: Replies,
+    feed: Feed,
     /// The shards that this process takes.
     shards: watch::Sender<Vec<u16>>,
 }
@@ -96,7 +100,8 @@ impl RabbitBroker {
             tls: tls_config(tls),
         });
         let (publisher, replies) = (Publisher::new(link.clone()), Replies::new(link.clone()));
-        Ok(Self { link, publisher, replies, shards: watch::Sender::default() })
+        let feed = Feed::new(link.clone());
+        Ok(Self { link, publisher, replies, feed, shards: watch::Sender::default() })
     }
 
     /// The version of the server.
@@ -151,6 +156,7 @@ impl RabbitBroker {
             .map(|queue| names.queue(&queue))
             .to_vec();
         queues.extend(Delay::ALL.map(|delay| names.delay(delay)));
+        queues.push(names.feed());
         queues.extend(
             subscribers.iter().map(|&name| names.queue(&Queue::Subscriber(name.to_owned()))),
         );
@@ -289,6 +295,14 @@ impl Broker for RabbitBroker {
 
     fn reply(&self, reply: Reply) {
         self.replies.hand_in(reply);
+    }
+
+    async fn feed(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
+        if self.link.bounds.feed.is_none() {
+            return Err(BrokerError::NoQueue);
+        }
+        let reading = self.feed.read(after).await;
+        self.link.outage.noted(reading, BrokerError::is_transient)
     }
 
     fn address(&self, queue: &Queue) -> String {

@@ -60,6 +60,11 @@ impl Topology {
         format!("{}.events", self.namespace)
     }
 
+    /// The stream of the feed.
+    pub fn feed(&self) -> String {
+        format!("{}.feed", self.namespace)
+    }
+
     /// Topic exchange for events in batches; routing keys: the sale id, or [`MIXED`](super::MIXED).
     pub fn event_batches_exchange(&self) -> String {
         format!("{}.event-batches", self.namespace)

@@ -32,6 +32,7 @@ pub fn this_program(settings: &Settings, config: Option<&Path>) -> anyhow::Resul
         .env("FLOODGATE_REDIS_URL", settings.redis_url.expose_secret())
         .env("FLOODGATE_EMBEDDED__FILE", &settings.embedded.file)
         .env("FLOODGATE_EVENTS__PUBLISH", settings.events.publish.name())
+        .env("FLOODGATE_FEED__ENABLED", settings.feed.enabled.to_string())
         // Several run at once, beside others of this machine.
         .env("FLOODGATE_WORKER__LISTEN", "off")
         .env("FLOODGATE_LOG__FILTER", "error")

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Origin, Settings};
+use crate::broker::FeedSettings;
 use crate::domain::order::SaleId;
 
 /// Why the settings can't be used.
@@ -94,12 +95,6 @@ impl Settings {
             hour,
         )?;
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
-        in_range(
-            "events.max_batch_bytes",
-            self.events.max_batch_bytes as u64,
-            1024..=16 << 20,
-            "1024 to 16777216 (16 MiB)",
-        )?;
         in_range("ms(inventory.timeout)", ms(self.inventory.timeout), upto_hour.clone(), hour)?;
         in_range(
             "ms(inventory.retry_after)",
@@ -118,7 +113,7 @@ impl Settings {
             1..=3600,
             "1 to 3600",
         )?;
-        self.check_verification()?;
+        self.check_events().and(self.check_verification())?;
         self.check_api().and(self.check_traces())?;
         self.amqp_tls().and(self.redis_tls()).map(drop)
     }
@@ -141,6 +136,20 @@ impl Settings {
             verification.remember.as_secs(),
             0..=86_400,
             "0 to 86400 (a day)",
+        )
+    }
+
+    fn check_events(&self) -> Result<(), InvalidSettings> {
+        let FeedSettings { max_age, max_bytes, .. } = self.feed;
+        let accepted = "60 to 31536000 (a year)";
+        in_range("feed.max_age_s", max_age.as_secs(), 60..=31_536_000, accepted)?;
+        let accepted = "16777216 (16 MiB) to 1099511627776 (1 TiB)";
+        in_range("feed.max_bytes", max_bytes, 16 << 20..=1 << 40, accepted)?;
+        in_range(
+            "events.max_batch_bytes",
+            self.events.max_batch_bytes as u64,
+            1024..=16 << 20,
+            "1024 to 16777216 (16 MiB)",
         )
     }
 

@@ -48,23 +48,70 @@ pub fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
+const SALE_SOLD_OUT: &str = "dev.floodgate.sale.sold_out.v1";
+const SALE_RESTOCKED: &str = "dev.floodgate.sale.restocked.v1";
+
+/// The type of the event of an order.
+fn order_kind(outcome: &str) -> &'static str {
+    match outcome {
+        "created" => "dev.floodgate.order.created.v1",
+        "sold_out" => "dev.floodgate.order.sold_out.v1",
+        _ => "dev.floodgate.order.rejected.v1",
+    }
+}
+
 impl Event {
     /// The event that tells of `decision`.
     pub fn of(decision: &Decision) -> Self {
         let order = &decision.order;
         Self {
             id: format!("order:{}:{}", order.sale_id, order.id),
-            kind: match decision.outcome.name() {
-                "created" => "dev.floodgate.order.created.v1",
-                "sold_out" => "dev.floodgate.order.sold_out.v1",
-                _ => "dev.floodgate.order.rejected.v1",
-            },
+            kind: order_kind(decision.outcome.name()),
             subject: order.key().to_string(),
             time: decision.decided_at,
             routing_key: format!("order.{}.{}", decision.outcome.name(), order.sale_id),
             data: decision_json(decision),
             trace: None,
         }
+    }
+
+    /// The event that has `data`, without its trace. `None` when it is the data of none.
+    pub fn of_data(data: &[u8]) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Told<'a> {
+            order_id: Option<String>,
+            sale_id: String,
+            outcome: Option<&'a str>,
+            decided_at: Option<&'a str>,
+            version: Option<u32>,
+            adjustment_id: Option<String>,
+            sold_out_at: Option<&'a str>,
+            restocked_at: Option<&'a str>,
+        }
+        let told: Told<'_> = serde_json::from_slice(data).ok()?;
+        let sale_id = SaleId::parse(told.sale_id).ok()?;
+        let at = told.decided_at.or(told.sold_out_at).or(told.restocked_at)?;
+        let time = DateTime::parse_from_rfc3339(at).ok()?.to_utc();
+        let (what, which, kind) = match (told.outcome, told.sold_out_at, told.adjustment_id) {
+            (Some(outcome), ..) => {
+                let order_id = OrderId::parse(told.order_id?).ok()?;
+                return Some(Self {
+                    id: format!("order:{sale_id}:{order_id}"),
+                    kind: order_kind(outcome),
+                    subject: format!("{sale_id}/{order_id}"),
+                    time,
+                    routing_key: format!("order.{outcome}.{sale_id}"),
+                    data: data.to_vec(),
+                    trace: None,
+                });
+            }
+            (None, Some(_), _) => ("sold_out", told.version?.to_string(), SALE_SOLD_OUT),
+            (None, None, Some(adjustment_id)) => ("restocked", adjustment_id, SALE_RESTOCKED),
+            (None, None, None) => return None,
+        };
+        let id = format!("sale:{sale_id}:{what}:{which}");
+        let (routing_key, subject) = (format!("sale.{what}.{sale_id}"), sale_id.to_string());
+        Some(Self { id, kind, subject, time, routing_key, data: data.to_vec(), trace: None })
     }
 
     /// The event that tells of `announcement`.
@@ -81,7 +128,7 @@ impl Event {
         let data = serde_json::json!({
             "sale_id": sale_id, "version": version, "stock": stock, "sold_out_at": rfc3339(*at),
         });
-        Self::of_sale("sold_out", "dev.floodgate.sale.sold_out.v1", sale_id, version, *at, &data)
+        Self::of_sale("sold_out", SALE_SOLD_OUT, sale_id, version, *at, &data)
     }
 
     /// The event that tells that a sale has got more units.
@@ -91,8 +138,7 @@ impl Event {
             "sale_id": sale_id, "version": version, "stock": stock,
             "adjustment_id": adjustment_id, "units": units, "restocked_at": rfc3339(*at),
         });
-        let kind = "dev.floodgate.sale.restocked.v1";
-        Self::of_sale("restocked", kind, sale_id, adjustment_id, *at, &data)
+        Self::of_sale("restocked", SALE_RESTOCKED, sale_id, adjustment_id, *at, &data)
     }
 
     /// An event about a sale: `what` happened, told apart from other times by `which`.
@@ -215,6 +261,7 @@ mod tests {
             r#"{"order_id":"o-1","sale_id":"bottles","user_id":"u","quantity":2,"outcome":"rejected","reason":"purchase_limit","decided_at":"2026-11-26T08:00:00.123Z"}"#
         );
         assert_eq!(Event::of(&decision), event);
+        assert_eq!(Event::of_data(&event.data), Some(event.clone()));
         assert_eq!(order_key_of(&event.data), Some(decision.order.key()));
         assert_eq!(order_of(&event.data), Some(decision.order.clone()));
         assert_eq!(outcome_of(&event.data), Some((decision.order.key(), "rejected".into())));
@@ -249,6 +296,7 @@ mod tests {
         let event = Event::sold_out(&sold_out);
         assert_eq!(event.id, "sale:bottles:sold_out:2");
         assert_eq!(event.routing_key, "sale.sold_out.bottles");
+        assert_eq!(Event::of_data(&event.data), Some(event.clone()));
         assert_eq!(sale_version_of(&event.data), Some((sale_id.clone(), 2)));
         let restock = Restock {
             adjustment_id: crate::domain::order::AdjustmentId::parse("delivery-7").unwrap(),
@@ -261,6 +309,7 @@ mod tests {
         let event = Event::restocked(&restock);
         assert_eq!(event.id, "sale:bottles:restocked:delivery-7");
         assert_eq!(event.routing_key, "sale.restocked.bottles");
+        assert_eq!(Event::of_data(&event.data), Some(event.clone()));
         assert_eq!(sale_version_of(&event.data), Some((sale_id, 3)));
         assert_eq!(Event::restocked(&restock), event, "a repeat is the same to the byte");
     }

@@ -16,6 +16,7 @@ mod embedded_up;
 mod event_batches;
 mod examples;
 mod faults;
+mod feed;
 mod harness;
 mod hosts;
 mod ledger_faults;

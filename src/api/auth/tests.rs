@@ -103,6 +103,7 @@ fn ada() -> Principal {
         admin: false,
         submit: true,
         metrics: false,
+        events: false,
     }
 }
 

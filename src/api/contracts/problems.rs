@@ -35,6 +35,7 @@ problems! { EVERYWHERE;
         BrokerUnavailable LedgerUnavailable;
     BatchProblems: BadJson Unauthorized Forbidden Timeout TooLarge UnsupportedMediaType Invalid;
     OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;
+    EventProblems: Unauthorized Forbidden NoFeed NotKept Invalid BrokerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;
     StatusStreamProblems: Unauthorized Forbidden;

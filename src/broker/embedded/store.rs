@@ -221,6 +221,30 @@ pub(super) async fn delete(
     .map(drop)
 }
 
+/// Forgets the oldest messages of a queue: those that were sent before a time, in seconds since 1970, and those that are
+/// more than `most` bytes with all that came after them.
+pub(super) async fn trim(
+    connection: &mut SqliteConnection,
+    queue_id: i64,
+    sent_before_s: i64,
+    most: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "delete from messages where queue_id = ?1 and position <= (
+            select max(position) from (
+                select position, json_extract(properties, '$.timestamp_s') as sent_s,
+                       sum(length(body)) over (order by position desc) as bytes
+                from messages where queue_id = ?1)
+            where sent_s < ?2 or bytes > ?3)",
+    )
+    .bind(queue_id)
+    .bind(sent_before_s)
+    .bind(most)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 /// How often messages of a queue may come back, and where they go when they do more often.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReturnLimit {

@@ -49,6 +49,7 @@ impl Link {
             declare_queue(channel, &dead_letters, DURABLE, dead),
             try_join_all(waiting),
             try_join_all(intakes_declared),
+            self.declare_feed(channel),
         )?;
 
         let mut bindings = vec![(dead_letters, names.dead_exchange())];

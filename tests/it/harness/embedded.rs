@@ -16,8 +16,12 @@ use tempfile::TempDir;
 
 /// How often a message may come back.
 pub const DELIVERY_LIMIT: u32 = 3;
-const BOUNDS: Bounds =
-    Bounds { delivery_limit: DELIVERY_LIMIT, max_body_bytes: 16 << 20, prefetch_bytes: 16 << 30 };
+const BOUNDS: Bounds = Bounds {
+    delivery_limit: DELIVERY_LIMIT,
+    max_body_bytes: 16 << 20,
+    prefetch_bytes: 16 << 30,
+    feed: None,
+};
 
 /// What the names of its queues begin with.
 pub const NAMESPACE: &str = "test";

@@ -23,6 +23,7 @@ pub fn floodgate(stage: &Stage, arguments: &[&str]) -> Command {
         .env("FLOODGATE_AMQP_URL", settings.amqp_url.expose_secret())
         .env("FLOODGATE_WORKER__LISTEN", "off")
         .env("FLOODGATE_EVENTS__PUBLISH", settings.events.publish.name())
+        .env("FLOODGATE_FEED__ENABLED", settings.feed.enabled.to_string())
         .env("FLOODGATE_INTENT__DELIVERY_LIMIT", settings.intent.delivery_limit.to_string())
         .stdin(Stdio::null());
     command

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use floodgate::broker::{
-    Broker, BrokerError, Deliveries, Delivery, Depth, Message, Published, Queue, Receipt, Reply,
-    Topic,
+    Broker, BrokerError, Deliveries, Delivery, Depth, FeedReader, Message, Published, Queue,
+    Receipt, Reply, Topic,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -167,6 +167,10 @@ impl Broker for Connection {
     }
 
     fn reply(&self, _: Reply) {}
+
+    async fn feed(&self, _: Option<u64>) -> Result<FeedReader, BrokerError> {
+        Err(BrokerError::NoQueue)
+    }
 
     fn address(&self, queue: &Queue) -> String {
         format!("{queue:?}")

@@ -1,0 +1,106 @@
+//! The feed in the file: a queue that is read and not consumed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::queues::Queues;
+use super::{classify_error, store};
+use crate::broker::{BrokerError, Fed, FeedBounds, FeedError, FeedReader, Queue};
+use crate::sqlite::Survives;
+
+/// Messages read at once.
+const CHUNK: usize = 256;
+/// How often to look for others.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often what is too old is removed.
+const REMOVE_EVERY: Duration = Duration::from_mins(1);
+/// The queue's name among those of subscribers, which are what events are put into.
+const NAME: &str = "feed";
+
+/// The feed.
+pub(super) struct Feed {
+    queues: Arc<Queues>,
+    bounds: FeedBounds,
+    queue_id: OnceCell<i64>,
+}
+
+impl Feed {
+    pub(super) fn new(queues: Arc<Queues>, bounds: FeedBounds) -> Self {
+        Self { queues, bounds, queue_id: OnceCell::new() }
+    }
+
+    /// The number of its queue; makes it at first.
+    pub(super) async fn queue_id(&self) -> Result<i64, BrokerError> {
+        let topics = self.bounds.topics();
+        let queue = Queue::Subscriber(NAME.to_owned());
+        let making = || self.queues.bound(&queue, &topics);
+        self.queue_id.get_or_try_init(making).await.copied()
+    }
+
+    /// Reads what comes after `after`, or from the oldest on.
+    pub(super) async fn read(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
+        let (queues, queue_id) = (self.queues.clone(), self.queue_id().await?);
+        let after = after.map(|after| i64::try_from(after).unwrap_or(i64::MAX));
+        Ok(FeedReader::start(move |send| pass_on(queues, queue_id, after, send)))
+    }
+
+    /// Removes what is too old or too much, for as long as it is polled.
+    pub(super) async fn trim(&self) {
+        loop {
+            if let Err(error) = self.remove().await {
+                tracing::debug!(%error, "the feed could not be trimmed");
+            }
+            tokio::time::sleep(REMOVE_EVERY).await;
+        }
+    }
+
+    async fn remove(&self) -> Result<(), BrokerError> {
+        let queue_id = self.queue_id().await?;
+        let FeedBounds { max_age, max_bytes, .. } = self.bounds;
+        let age = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
+        let removing = async {
+            let mut writing = self.queues.file.begin(Survives::Kill).await?;
+            let sent_before_s = Utc::now().timestamp().saturating_sub(age);
+            let most = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+            store::trim(writing.connection(), queue_id, sent_before_s, most).await?;
+            writing.commit().await
+        };
+        removing.await.map_err(|error: sqlx::Error| classify_error(error))
+    }
+}
+
+async fn pass_on(
+    queues: Arc<Queues>,
+    queue_id: i64,
+    after: Option<i64>,
+    send: mpsc::Sender<Result<Fed, FeedError>>,
+) {
+    let (mut last, mut is_sought) = (after.unwrap_or(0), after.is_some());
+    loop {
+        let rows = match store::after(queues.file.readers(), queue_id, last, CHUNK).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let _ = send.send(Err(classify_error(error).into())).await;
+                return;
+            }
+        };
+        if rows.is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        for row in rows {
+            // Places follow each other.
+            if std::mem::take(&mut is_sought) && row.position > last + 1 {
+                let _ = send.send(Err(FeedError::NotKept)).await;
+                return;
+            }
+            last = row.position;
+            let fed = Fed { offset: row.position.cast_unsigned(), body: row.body };
+            if send.send(Ok(fed)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
