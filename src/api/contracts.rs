@@ -46,7 +46,7 @@ impl Contracts {
         self.schemas().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// A schema as a document of its own, JSON Schema 2020-12. `None`: there is none with this name.
+    /// A schema as a standalone document, JSON Schema 2020-12. `None`: there is none with this name.
     pub fn schema(&self, name: &str) -> Option<Value> {
         messages::alone(&self.schemas(), name)
     }

@@ -184,7 +184,7 @@ impl Feed {
                     sse::Event::default().event(event.kind).data(text).retry(RETRY)
                 })
                 .collect();
-            // The place is passed with the last event there: whoever has not got it gets all of them again.
+            // The place is passed with the last event there: a client that has not got it gets all of them again.
             if let Some(last) = told.pop() {
                 told.push(last.id(offset.to_string()));
             }

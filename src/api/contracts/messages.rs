@@ -51,7 +51,7 @@ pub(super) fn schemas(limits: Limits) -> Map<String, Value> {
     schemas.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
-/// Schema `name` of `all`, as a document of its own.
+/// Schema `name` of `all`, as a standalone document.
 pub(super) fn alone(all: &Map<String, Value>, name: &str) -> Option<Value> {
     let mut schema = all.get(name)?.clone();
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
