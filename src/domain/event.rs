@@ -63,16 +63,8 @@ fn order_kind(outcome: &str) -> &'static str {
 impl Event {
     /// The event that tells of `decision`.
     pub fn of(decision: &Decision) -> Self {
-        let order = &decision.order;
-        Self {
-            id: format!("order:{}:{}", order.sale_id, order.id),
-            kind: order_kind(decision.outcome.name()),
-            subject: order.key().to_string(),
-            time: decision.decided_at,
-            routing_key: format!("order.{}.{}", decision.outcome.name(), order.sale_id),
-            data: decision_json(decision),
-            trace: None,
-        }
+        let (order, outcome) = (decision.order.key(), decision.outcome.name());
+        Self::of_order(&order, outcome, decision.decided_at, decision_json(decision))
     }
 
     /// The event that has `data`, without its trace. `None` when it is the data of none.
@@ -92,26 +84,21 @@ impl Event {
         let sale_id = SaleId::parse(told.sale_id).ok()?;
         let at = told.decided_at.or(told.sold_out_at).or(told.restocked_at)?;
         let time = DateTime::parse_from_rfc3339(at).ok()?.to_utc();
-        let (what, which, kind) = match (told.outcome, told.sold_out_at, told.adjustment_id) {
+        let data = data.to_vec();
+        match (told.outcome, told.sold_out_at, told.adjustment_id) {
             (Some(outcome), ..) => {
                 let order_id = OrderId::parse(told.order_id?).ok()?;
-                return Some(Self {
-                    id: format!("order:{sale_id}:{order_id}"),
-                    kind: order_kind(outcome),
-                    subject: format!("{sale_id}/{order_id}"),
-                    time,
-                    routing_key: format!("order.{outcome}.{sale_id}"),
-                    data: data.to_vec(),
-                    trace: None,
-                });
+                Some(Self::of_order(&OrderKey { sale_id, order_id }, outcome, time, data))
             }
-            (None, Some(_), _) => ("sold_out", told.version?.to_string(), SALE_SOLD_OUT),
-            (None, None, Some(adjustment_id)) => ("restocked", adjustment_id, SALE_RESTOCKED),
-            (None, None, None) => return None,
-        };
-        let id = format!("sale:{sale_id}:{what}:{which}");
-        let (routing_key, subject) = (format!("sale.{what}.{sale_id}"), sale_id.to_string());
-        Some(Self { id, kind, subject, time, routing_key, data: data.to_vec(), trace: None })
+            (None, Some(_), _) => {
+                let version = told.version?;
+                Some(Self::of_sale("sold_out", SALE_SOLD_OUT, &sale_id, &version, time, data))
+            }
+            (None, None, Some(id)) => {
+                Some(Self::of_sale("restocked", SALE_RESTOCKED, &sale_id, &id, time, data))
+            }
+            (None, None, None) => None,
+        }
     }
 
     /// The event that tells of `announcement`.
@@ -128,7 +115,7 @@ impl Event {
         let data = serde_json::json!({
             "sale_id": sale_id, "version": version, "stock": stock, "sold_out_at": rfc3339(*at),
         });
-        Self::of_sale("sold_out", SALE_SOLD_OUT, sale_id, version, *at, &data)
+        Self::of_sale("sold_out", SALE_SOLD_OUT, sale_id, version, *at, data.to_string().into())
     }
 
     /// The event that tells that a sale has got more units.
@@ -138,7 +125,28 @@ impl Event {
             "sale_id": sale_id, "version": version, "stock": stock,
             "adjustment_id": adjustment_id, "units": units, "restocked_at": rfc3339(*at),
         });
-        Self::of_sale("restocked", SALE_RESTOCKED, sale_id, adjustment_id, *at, &data)
+        Self::of_sale(
+            "restocked",
+            SALE_RESTOCKED,
+            sale_id,
+            adjustment_id,
+            *at,
+            data.to_string().into(),
+        )
+    }
+
+    /// An event about an order.
+    fn of_order(order: &OrderKey, outcome: &str, time: DateTime<Utc>, data: Vec<u8>) -> Self {
+        let OrderKey { sale_id, order_id } = order;
+        Self {
+            id: format!("order:{sale_id}:{order_id}"),
+            kind: order_kind(outcome),
+            subject: order.to_string(),
+            time,
+            routing_key: format!("order.{outcome}.{sale_id}"),
+            data,
+            trace: None,
+        }
     }
 
     /// An event about a sale: `what` happened, told apart from other times by `which`.
@@ -148,7 +156,7 @@ impl Event {
         sale_id: &SaleId,
         which: &dyn std::fmt::Display,
         time: DateTime<Utc>,
-        data: &serde_json::Value,
+        data: Vec<u8>,
     ) -> Self {
         Self {
             id: format!("sale:{sale_id}:{what}:{which}"),
@@ -156,7 +164,7 @@ impl Event {
             subject: sale_id.to_string(),
             time,
             routing_key: format!("sale.{what}.{sale_id}"),
-            data: data.to_string().into_bytes(),
+            data,
             trace: None,
         }
     }

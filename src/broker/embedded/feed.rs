@@ -34,9 +34,10 @@ impl Feed {
 
     /// The number of its queue; makes it at first.
     pub(super) async fn queue_id(&self) -> Result<i64, BrokerError> {
-        let topics = self.bounds.topics();
-        let queue = Queue::Subscriber(NAME.to_owned());
-        let making = || self.queues.bound(&queue, &topics);
+        let making = async || {
+            let queue = Queue::Subscriber(NAME.to_owned());
+            self.queues.bound(&queue, &self.bounds.topics()).await
+        };
         self.queue_id.get_or_try_init(making).await.copied()
     }
 

@@ -95,7 +95,7 @@ async fn pass_on(
             Ok(Fed { offset, body: message.data })
         }
         .await;
-        // RabbitMQ begins with the whole chunk that the place is in.
+        // Should RabbitMQ begin earlier, as it does for other kinds of places.
         let is_before = |fed: &Fed| after.is_some_and(|after| fed.offset <= after);
         if fed.as_ref().is_ok_and(is_before) {
             expected = after.map(|after| after.saturating_add(1));
