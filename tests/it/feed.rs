@@ -20,7 +20,7 @@ use crate::harness::api::{Served, answer, on_free_port, problem};
 use crate::harness::process::WorkerProcess;
 use crate::harness::{PATIENCE, Stage, body, order, orders, post, sale, sale_id, time, until};
 
-/// How many orders there are of the hot sale. FEED_ORDERS=100000 takes a minute in a release build.
+/// How many orders there are of the hot sale. FEED_ORDERS says another number.
 fn count() -> usize {
     std::env::var("FEED_ORDERS").ok().and_then(|count| count.parse().ok()).unwrap_or(4000)
 }
@@ -166,6 +166,12 @@ async fn an_embedded_deployment_has_a_feed_in_its_file() {
     app.close().await;
 }
 
+/// Any event, told apart by `version`.
+fn event(version: u32) -> Event {
+    let at = time("2026-11-27T08:00:00Z");
+    Event::sold_out(&SoldOut { sale_id: sale_id("s"), version, stock: 1, at })
+}
+
 #[tokio::test]
 async fn a_place_that_is_not_kept_any_more_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -175,14 +181,6 @@ async fn a_place_that_is_not_kept_any_more_is_told() {
         let bounds =
             Bounds { delivery_limit: 5, max_body_bytes: 1 << 20, prefetch_bytes: 1 << 20, feed };
         EmbeddedBroker::new(file.clone(), "test", bounds, &Metrics::new())
-    };
-    let event = |version| {
-        Event::sold_out(&SoldOut {
-            sale_id: sale_id("s"),
-            version,
-            stock: 1,
-            at: time("2026-11-27T08:00:00Z"),
-        })
     };
     let kept = broker(Duration::from_hours(800_000));
     let published = [event(1), event(2), event(3)];
@@ -215,14 +213,6 @@ async fn a_stream_that_has_removed_a_place_says_so() {
     let served = Served::without_worker(&stage.deployment.app).await;
     let (status, page) = answer(served.get("/v1/events?after=18446744073709551615")).await;
     assert_eq!((status, &page["events"]), (200, &serde_json::json!([])), "what is to come");
-    let event = |version| {
-        Event::sold_out(&SoldOut {
-            sale_id: sale_id("s"),
-            version,
-            stock: 1,
-            at: time("2026-11-27T08:00:00Z"),
-        })
-    };
     until(async || {
         let events: Vec<Event> = (0..2000).map(|n| event(n + 1)).collect();
         let messages: Vec<_> = events.iter().map(Message::Event).collect();
