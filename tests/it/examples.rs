@@ -94,10 +94,11 @@ fn names(stage: &Stage) -> Topology {
 /// A process that is killed with its owner.
 struct Running(Child);
 
-impl Running {
-    fn kill(mut self) {
-        self.0.kill().expect("kill");
-        self.0.wait().expect("wait");
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended can't be killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -130,7 +131,7 @@ async fn each_order_is_shipped_once(language: &str) {
     stage.post_orders(&all).await;
     let worker = stage.worker().await;
     until(async || count(&stage, "count(*)").await > 100).await;
-    subscriber.kill();
+    drop(subscriber);
     let before = count(&stage, "count(*)").await;
     assert!(before < i64::from(STOCK), "it was killed too late");
     let subscriber = start();
@@ -148,7 +149,7 @@ async fn each_order_is_shipped_once(language: &str) {
     })
     .await;
     assert_eq!(count(&stage, "count(*)").await, i64::from(STOCK), "{before} before it was killed");
-    subscriber.kill();
+    drop(subscriber);
     amqp.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("delete");
     worker.stop().await;
     stage.remove().await;
