@@ -19,6 +19,7 @@ use crate::ledger::LedgerSettings;
 use crate::telemetry::LogSettings;
 use crate::traces::TraceSettings;
 use crate::verification::VerificationSettings;
+use crate::webhooks::WebhookSettings;
 use crate::worker::{Options, WorkerSettings};
 
 pub use check::InvalidSettings;
@@ -50,6 +51,7 @@ pub struct Settings {
     pub broker: BrokerSettings,
     pub events: EventSettings,
     pub feed: FeedSettings,
+    pub webhooks: WebhookSettings,
     pub inventory: InventorySettings,
     pub ledger: LedgerSettings,
     pub verification: VerificationSettings,

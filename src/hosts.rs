@@ -1,6 +1,11 @@
-//! URLs that name several hosts of one server, separated by commas, as libpq has them:
+//! Hosts in settings: networks, and URLs that name several hosts of one server, separated by commas, as libpq has them:
 //! `postgres://user:password@one:5432,two:5432/database`.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use url::{ParseError, Position, Url};
 
 /// What stands before the hosts of `url`, the hosts, and what stands after them.
@@ -26,6 +31,20 @@ pub(crate) fn edited(url: &str, edit: impl FnOnce(&mut Url)) -> Result<String, P
     edit(&mut first);
     let (before, hosts, _) = divided(url).unwrap_or_default();
     Ok(format!("{before}{hosts}{}", &first[Position::BeforePath..]))
+}
+
+/// Networks, or addresses that stand for themselves.
+pub(crate) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(alone).ok_or_else(|| {
+            D::Error::custom(format!(
+                "{text} is no network; accepted: for example 10.0.0.0/8, 192.0.2.7 or fd00::/8"
+            ))
+        })
+    };
+    texts.iter().map(network).collect()
 }
 
 #[cfg(test)]

@@ -49,4 +49,6 @@ pub mod tls;
 pub mod traces;
 pub mod user_service;
 pub mod verification;
+pub mod webhook_sender;
+pub mod webhooks;
 pub mod worker;

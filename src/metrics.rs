@@ -8,6 +8,7 @@ mod dependencies;
 mod registry;
 mod unsettled;
 mod verification;
+mod webhooks;
 mod worker;
 
 use prometheus::{IntGauge, TextEncoder};
@@ -18,6 +19,7 @@ pub use broker::BrokerMetrics;
 pub use dependencies::{Dependencies, Dependency, DependencyMetrics};
 pub use unsettled::UnsettledGuard;
 pub use verification::{BreakerMetrics, VerificationMetrics};
+pub use webhooks::{Sent, WebhookMetrics};
 pub use worker::{Stage, WorkerMetrics};
 
 /// The content type of [`Metrics::text`].
@@ -32,6 +34,8 @@ pub struct Metrics {
     pub broker: BrokerMetrics,
     /// Of every server.
     pub dependencies: Dependencies,
+    /// Of a sender of webhooks.
+    pub webhooks: WebhookMetrics,
     open_breakers: IntGauge,
 }
 
@@ -48,6 +52,7 @@ impl Metrics {
             worker: WorkerMetrics::new(&registry),
             broker: BrokerMetrics::new(&registry),
             dependencies: Dependencies::new(&registry),
+            webhooks: WebhookMetrics::new(&registry),
             open_breakers: registry.gauge(
                 "circuit_breaker_state",
                 "Sales whose breaker keeps calls from the user service: 0 when all are closed.",

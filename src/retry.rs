@@ -36,6 +36,11 @@ impl Backoff {
         Self::within(Duration::from_millis(20), Duration::from_secs(2))
     }
 
+    /// For an endpoint that accepts nothing: 1 s at first, 1 min at most.
+    pub fn endpoint() -> Self {
+        Self::within(Duration::from_secs(1), Duration::from_mins(1))
+    }
+
     fn within(first: Duration, longest: Duration) -> Self {
         Self(ExponentialBackoff {
             current_interval: first,
@@ -58,6 +63,11 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.0.reset();
     }
+}
+
+/// `delay`, or up to a tenth more or less.
+pub fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(JITTER.with_borrow_mut(|jitter| jitter.random_range(0.9..1.1)))
 }
 
 #[cfg(test)]

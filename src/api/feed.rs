@@ -23,8 +23,8 @@ use super::problem::{Problem, ProblemType};
 use super::requests;
 use super::stream::{KEEP_ALIVE, RETRY, last_event_id};
 use crate::broker::{BrokerError, Fed, FeedError, FeedReader};
-use crate::domain::event::Event;
-use crate::domain::event_batch::{batch_json, data_of};
+use crate::domain::event::{Event, FeedStart};
+use crate::domain::event_batch::{data_of, structured_json};
 use crate::domain::order::SaleId;
 
 /// Events in one answer, if nothing else is asked for, and at most.
@@ -104,7 +104,8 @@ pub(super) async fn show(
         (after, _) => after,
     };
     let room = api.limits.follower(client)?;
-    let reader = api.broker.feed(after).await.map_err(unreadable)?;
+    let start = after.map_or(FeedStart::Oldest, FeedStart::After);
+    let reader = api.broker.feed(start).await.map_err(unreadable)?;
     let feed = Feed { reader, sale, source: api.contracts.topology.event_source() };
     if requests::wants_events(&headers) {
         let events = feed.follow().take_until(api.stop.clone().cancelled_owned());
@@ -141,13 +142,8 @@ impl Feed {
             FeedError::Broker(error) => unreadable(error),
         })?;
         let data = data_of(&body).unwrap_or_default();
-        let is_wanted = |event: &Event| self.sale.as_ref().is_none_or(|sale| is_of(event, sale));
+        let is_wanted = |event: &Event| self.sale.as_ref().is_none_or(|sale| event.is_of(sale));
         Ok((offset, data.into_iter().filter_map(Event::of_data).filter(is_wanted).collect()))
-    }
-
-    fn json(&self, event: &Event) -> Vec<u8> {
-        let batch = batch_json(&[event], &self.source);
-        batch[1..batch.len() - 1].to_vec()
     }
 
     /// About `limit` events, for the first of which `wait` may pass.
@@ -164,7 +160,9 @@ impl Feed {
             let Ok(next) = tokio::time::timeout_at(by, self.next()).await else { break };
             let (offset, events) = next?;
             page.next = Some(offset);
-            let texts = events.iter().map(|event| serde_json::from_slice(&self.json(event)));
+            let texts = events
+                .iter()
+                .map(|event| serde_json::from_slice(&structured_json(event, &self.source)));
             page.events.extend(texts.filter_map(Result::ok));
             if page.events.len() >= limit {
                 break;
@@ -180,7 +178,8 @@ impl Feed {
             let mut told: Vec<sse::Event> = events
                 .iter()
                 .map(|event| {
-                    let text = String::from_utf8(feed.json(event)).unwrap_or_default();
+                    let text =
+                        String::from_utf8(structured_json(event, &feed.source)).unwrap_or_default();
                     sse::Event::default().event(event.kind).data(text).retry(RETRY)
                 })
                 .collect();
@@ -192,9 +191,4 @@ impl Feed {
         });
         messages.flatten()
     }
-}
-
-/// Whether `event` is of `sale`, or of an order from it.
-fn is_of(event: &Event, sale: &SaleId) -> bool {
-    event.subject.split('/').next() == Some(sale.as_str())
 }

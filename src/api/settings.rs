@@ -1,13 +1,12 @@
 //! The settings of the API.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
 
 /// Section `api` of the settings, described in `config/floodgate.toml`.
@@ -18,7 +17,7 @@ use serde_with::{DurationMilliSeconds, DurationSeconds, serde_as};
 pub struct ApiSettings {
     pub listen: SocketAddr,
     pub public_url: String,
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "crate::hosts::networks")]
     pub trusted_proxies: Vec<IpNet>,
     pub cors_origins: Vec<String>,
     pub jwt_secret: SecretString,
@@ -55,18 +54,4 @@ pub struct ApiSettings {
     #[serde(rename = "drain_deadline_s")]
     #[serde_as(as = "DurationSeconds<u64>")]
     pub drain_deadline: Duration,
-}
-
-/// Networks, or addresses that stand for themselves.
-fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let network = |text: &String| {
-        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
-        text.parse().ok().or_else(alone).ok_or_else(|| {
-            D::Error::custom(format!(
-                "{text} is no network; accepted: for example 10.0.0.0/8, 192.0.2.7 or fd00::/8"
-            ))
-        })
-    };
-    texts.iter().map(network).collect()
 }

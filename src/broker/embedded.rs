@@ -28,6 +28,7 @@ use super::{
     Bounds, Broker, BrokerError, Delay, Deliveries, Depth, EventBatch, FeedReader, Message,
     Properties, Published, Queue, Receipt, Reply, Topic,
 };
+use crate::domain::event::FeedStart;
 use crate::domain::event_batch::batch_json;
 use crate::fault::crash_point;
 use crate::metrics::Metrics;
@@ -141,9 +142,9 @@ impl Broker for EmbeddedBroker {
         }
     }
 
-    async fn feed(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
+    async fn feed(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
         match &self.feed {
-            Some(feed) => feed.read(after).await,
+            Some(feed) => feed.read(start).await,
             None => Err(BrokerError::NoQueue),
         }
     }

@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_with::{DurationMilliSeconds, serde_as};
 
+use crate::domain::event::FeedStart;
+
 pub use delivery::{Deliveries, Delivery, Settlement};
 pub use embedded::EmbeddedBroker;
 pub use feed::{Fed, FeedBounds, FeedError, FeedReader, FeedSettings};
@@ -53,8 +55,8 @@ pub trait Broker: Send + Sync {
     /// be sent soon, or whose queue is gone, full or one of floodgate's own, is dropped and counted.
     fn reply(&self, reply: Reply);
 
-    /// Reads the feed, what comes after a place of it, or from the oldest that is kept.
-    async fn feed(&self, after: Option<u64>) -> Result<FeedReader, BrokerError>;
+    /// Reads the feed.
+    async fn feed(&self, start: FeedStart) -> Result<FeedReader, BrokerError>;
 
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;

@@ -38,6 +38,7 @@ use super::{
     Reply, Topic,
 };
 use crate::broker::BrokerSettings;
+use crate::domain::event::FeedStart;
 use crate::metrics::{BrokerMetrics, Dependency, Metrics};
 use crate::outage::Outage;
 use crate::tls::Tls;
@@ -297,11 +298,11 @@ impl Broker for RabbitBroker {
         self.replies.hand_in(reply);
     }
 
-    async fn feed(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
+    async fn feed(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
         if self.link.bounds.feed.is_none() {
             return Err(BrokerError::NoQueue);
         }
-        let reading = self.feed.read(after).await;
+        let reading = self.feed.read(start).await;
         self.link.outage.noted(reading, BrokerError::is_transient)
     }
 

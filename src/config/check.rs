@@ -89,21 +89,21 @@ impl Settings {
             "1048576 (1 MiB) to 17179869184 (16 GiB)",
         )?;
         in_range(
-            "ms(broker.confirm_timeout)",
+            "broker.confirm_timeout_ms",
             ms(self.broker.confirm_timeout),
             upto_hour.clone(),
             hour,
         )?;
         in_range("broker.heartbeat_s", self.broker.heartbeat_s.into(), 1..=600, "1 to 600")?;
-        in_range("ms(inventory.timeout)", ms(self.inventory.timeout), upto_hour.clone(), hour)?;
+        in_range("inventory.timeout_ms", ms(self.inventory.timeout), upto_hour.clone(), hour)?;
         in_range(
-            "ms(inventory.retry_after)",
+            "inventory.retry_after_ms",
             ms(self.inventory.retry_after),
             upto_hour.clone(),
             hour,
         )?;
         in_range("ledger.max_connections", self.ledger.max_connections.into(), 1..=1000, thousand)?;
-        in_range("ms(ledger.timeout)", ms(self.ledger.timeout), upto_hour, hour)?;
+        in_range("ledger.timeout_ms", ms(self.ledger.timeout), upto_hour, hour)?;
         in_range("worker.max_batch", self.worker.max_batch as u64, 1..=1000, thousand)?;
         let in_flight = self.worker.batches_in_flight as u64;
         in_range("worker.batches_in_flight", in_flight, 1..=64, "1 to 64")?;
@@ -114,6 +114,7 @@ impl Settings {
             "1 to 3600",
         )?;
         self.check_events().and(self.check_verification())?;
+        self.check_webhooks()?;
         self.check_api().and(self.check_traces())?;
         self.amqp_tls().and(self.redis_tls()).map(drop)
     }
@@ -121,7 +122,7 @@ impl Settings {
     fn check_verification(&self) -> Result<(), InvalidSettings> {
         let hour = HOUR;
         let verification = &self.verification;
-        in_range("ms(verification.timeout)", ms(verification.timeout), 1..=3_600_000, hour)?;
+        in_range("verification.timeout_ms", ms(verification.timeout), 1..=3_600_000, hour)?;
         let checks = verification.max_in_flight as u64;
         in_range("verification.max_in_flight", checks, 1..=10_000, "1 to 10000")?;
         let checks = verification.max_in_flight_per_sale as u64;
@@ -130,7 +131,7 @@ impl Settings {
         let calls = verification.breaker_calls as u64;
         in_range("verification.breaker_calls", calls, 1..=10_000, "1 to 10000")?;
         let pause = ms(verification.breaker_pause);
-        in_range("ms(verification.breaker_pause)", pause, 1..=3_600_000, hour)?;
+        in_range("verification.breaker_pause_ms", pause, 1..=3_600_000, hour)?;
         in_range(
             "verification.remember_s",
             verification.remember.as_secs(),
@@ -153,6 +154,25 @@ impl Settings {
         )
     }
 
+    fn check_webhooks(&self) -> Result<(), InvalidSettings> {
+        let webhooks = &self.webhooks;
+        let accepted = "100 to 60000 (a minute)";
+        in_range("webhooks.timeout_ms", ms(webhooks.timeout), 100..=60_000, accepted)?;
+        let requests = webhooks.max_in_flight as u64;
+        in_range("webhooks.max_in_flight", requests, 1..=100, "1 to 100")?;
+        let (year, accepted) = (60..=31_536_000, "60 to 31536000 (a year)");
+        for (name, time) in [
+            ("webhooks.give_up_after_s", webhooks.give_up_after),
+            ("webhooks.disable_after_s", webhooks.disable_after),
+        ] {
+            in_range(name, time.as_secs(), year.clone(), accepted)?;
+        }
+        let old = webhooks.old_secret.as_secs();
+        in_range("webhooks.old_secret_s", old, 0..=31_536_000, "0 to 31536000 (a year)")?;
+        let keep = webhooks.keep_deliveries.into();
+        in_range("webhooks.keep_deliveries", keep, 0..=100_000, "0 to 100000")
+    }
+
     fn check_api(&self) -> Result<(), InvalidSettings> {
         let hour = HOUR;
         let api = &self.api;
@@ -164,7 +184,7 @@ impl Settings {
         in_range("api.max_batch_bytes", batch, 1024..=16 << 20, "1024 to 16777216 (16 MiB)")?;
         let mib = "8192 to 1048576 (1 MiB)";
         in_range("api.max_header_bytes", api.max_header_bytes as u64, 8192..=1 << 20, mib)?;
-        in_range("ms(api.request_timeout)", ms(api.request_timeout), 1..=3_600_000, hour)?;
+        in_range("api.request_timeout_ms", ms(api.request_timeout), 1..=3_600_000, hour)?;
         in_range("api.max_wait_s", api.max_wait.as_secs(), 0..=300, "0 to 300")?;
         let million = "1 to 1000000";
         in_range("api.max_in_flight", api.max_in_flight as u64, 1..=1_000_000, million)?;

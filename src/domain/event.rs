@@ -67,6 +67,11 @@ impl Event {
         Self::of_order(&order, outcome, decision.decided_at, decision_json(decision))
     }
 
+    /// Whether it tells of `sale`, or of an order from it.
+    pub fn is_of(&self, sale: &SaleId) -> bool {
+        self.subject.split('/').next() == Some(sale.as_str())
+    }
+
     /// The event that has `data`, without its trace. `None` when it is the data of none.
     pub fn of_data(data: &[u8]) -> Option<Self> {
         #[derive(serde::Deserialize)]
@@ -223,6 +228,17 @@ pub fn outcome_of(data: &[u8]) -> Option<(OrderKey, String)> {
     }
     let Told { outcome } = serde_json::from_slice(data).ok()?;
     Some((order_key_of(data)?, outcome))
+}
+
+/// Where in the feed of events to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedStart {
+    /// With the oldest that is kept.
+    Oldest,
+    /// After this place.
+    After(u64),
+    /// With what was published at that time, or a little before.
+    Since(DateTime<Utc>),
 }
 
 /// A decision as the JSON object that events carry and commands print.

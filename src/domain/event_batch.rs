@@ -52,25 +52,36 @@ pub fn batch_json(events: &[&Event], source: &str) -> Vec<u8> {
         if number > 0 {
             batch.push(b',');
         }
-        let data = serde_json::from_slice(&event.data)
-            .unwrap_or_else(|error| unreachable!("the data is JSON: {error}"));
-        let structured = Structured {
-            specversion: "1.0",
-            id: &event.id,
-            source,
-            kind: event.kind,
-            subject: &event.subject,
-            time: rfc3339(event.time),
-            datacontenttype: "application/json",
-            traceparent: event.trace.as_ref().map(TraceContext::traceparent),
-            tracestate: event.trace.as_ref().and_then(TraceContext::tracestate),
-            data,
-        };
-        serde_json::to_writer(&mut batch, &structured)
-            .unwrap_or_else(|error| unreachable!("strings and JSON: {error}"));
+        write(event, source, &mut batch);
     }
     batch.push(b']');
     batch
+}
+
+/// The event in CloudEvents' structured mode, as batches have it.
+pub fn structured_json(event: &Event, source: &str) -> Vec<u8> {
+    let mut json = Vec::with_capacity(size_in_batch(event));
+    write(event, source, &mut json);
+    json
+}
+
+fn write(event: &Event, source: &str, to: &mut Vec<u8>) {
+    let data = serde_json::from_slice(&event.data)
+        .unwrap_or_else(|error| unreachable!("the data is JSON: {error}"));
+    let structured = Structured {
+        specversion: "1.0",
+        id: &event.id,
+        source,
+        kind: event.kind,
+        subject: &event.subject,
+        time: rfc3339(event.time),
+        datacontenttype: "application/json",
+        traceparent: event.trace.as_ref().map(TraceContext::traceparent),
+        tracestate: event.trace.as_ref().and_then(TraceContext::tracestate),
+        data,
+    };
+    serde_json::to_writer(to, &structured)
+        .unwrap_or_else(|error| unreachable!("strings and JSON: {error}"));
 }
 
 /// The data of every event in the body of a message: of a single event the body, of a batch that of each.

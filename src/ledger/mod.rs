@@ -10,6 +10,7 @@ mod row;
 mod rows;
 mod sqlite;
 mod statements;
+mod webhooks;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -12,6 +12,7 @@ mod rows;
 mod server;
 mod shards;
 mod transaction;
+mod webhooks;
 
 use std::collections::HashMap;
 use std::sync::Arc;

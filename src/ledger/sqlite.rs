@@ -5,6 +5,7 @@
 
 mod operator_log;
 mod rows;
+mod webhooks;
 
 use std::collections::HashMap;
 use std::sync::Arc;

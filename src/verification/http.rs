@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +71,7 @@ impl Verifier for HttpVerifier {
         // The URL may hold a password.
         let without_url = |error: reqwest::Error| unavailable(error.without_url());
         let mut response = sending.await.map_err(without_url)?;
-        let (status, retry_after) = (response.status(), retry_after(response.headers()));
+        let (status, retry_after) = (response.status(), http::retry_after(response.headers()));
         if status == StatusCode::TOO_MANY_REQUESTS
             || (status == StatusCode::SERVICE_UNAVAILABLE && retry_after.is_some())
         {
@@ -98,34 +96,5 @@ impl Verifier for HttpVerifier {
         }
         tracing::debug!(order_id = %order.id, reason = reason.as_deref(), "denied");
         Ok(Verdict::Denied)
-    }
-}
-
-/// `Retry-After` in either of its forms, seconds or a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::parse_from_rfc2822(text).ok()?;
-    Some(date.signed_duration_since(Utc::now()).to_std().unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let read = |text: &str| {
-            let value = text.parse().expect("a header's value");
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
-        };
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        assert!(read("Tue, 31 Dec 2999 23:59:59 GMT") > Some(Duration::from_hours(24)));
-        for none in ["", "-1", "soon", "1.5"] {
-            assert_eq!(read(none), None, "{none:?}");
-        }
     }
 }

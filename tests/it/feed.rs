@@ -8,7 +8,7 @@ use floodgate::broker::{
     Bounds, Broker, EmbeddedBroker, FeedBounds, FeedError, Message, PublishedAs,
 };
 use floodgate::config::Settings;
-use floodgate::domain::event::Event;
+use floodgate::domain::event::{Event, FeedStart};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::SoldOut;
 use floodgate::metrics::Metrics;
@@ -186,20 +186,20 @@ async fn a_place_that_is_not_kept_any_more_is_told() {
     let published = [event(1), event(2), event(3)];
     let messages: Vec<_> = published.iter().map(Message::Event).collect();
     kept.publish(&messages).await.all().expect("publish");
-    let mut reader = kept.feed(Some(1)).await.expect("a reader");
+    let mut reader = kept.feed(FeedStart::After(1)).await.expect("a reader");
     let second = reader.next().await.expect("an event");
     assert_eq!((second.offset, &second.body), (2, &published[1].data));
     drop((reader, kept));
     let short = broker(Duration::from_secs(1));
     until(async || {
-        let mut reader = short.feed(None).await.expect("a reader");
+        let mut reader = short.feed(FeedStart::Oldest).await.expect("a reader");
         tokio::time::timeout(Duration::from_millis(100), reader.next()).await.is_err()
     })
     .await;
     short.publish(&[Message::Event(&event(4))]).await.all().expect("publish");
-    let mut reader = short.feed(Some(1)).await.expect("a reader");
+    let mut reader = short.feed(FeedStart::After(1)).await.expect("a reader");
     assert!(matches!(reader.next().await, Err(FeedError::NotKept)));
-    let mut reader = short.feed(Some(3)).await.expect("a reader");
+    let mut reader = short.feed(FeedStart::After(3)).await.expect("a reader");
     assert_eq!(reader.next().await.expect("an event").body, event(4).data);
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::{OnceCell, mpsc};
 use super::queues::Queues;
 use super::{classify_error, store};
 use crate::broker::{BrokerError, Fed, FeedBounds, FeedError, FeedReader, Queue};
+use crate::domain::event::FeedStart;
 use crate::sqlite::Survives;
 
 /// Messages read at once.
@@ -41,10 +42,18 @@ impl Feed {
         self.queue_id.get_or_try_init(making).await.copied()
     }
 
-    /// Reads what comes after `after`, or from the oldest on.
-    pub(super) async fn read(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
+    /// Reads from `start` on.
+    pub(super) async fn read(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
         let (queues, queue_id) = (self.queues.clone(), self.queue_id().await?);
-        let after = after.map(|after| i64::try_from(after).unwrap_or(i64::MAX));
+        let after = match start {
+            FeedStart::Oldest => None,
+            FeedStart::After(after) => Some(i64::try_from(after).unwrap_or(i64::MAX)),
+            FeedStart::Since(time) => {
+                let readers = queues.file.readers();
+                let before = store::before(readers, queue_id, time.timestamp()).await;
+                before.map_err(classify_error)?
+            }
+        };
         Ok(FeedReader::start(move |send| pass_on(queues, queue_id, after, send)))
     }
 

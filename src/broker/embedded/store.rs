@@ -245,6 +245,22 @@ pub(super) async fn trim(
     .map(drop)
 }
 
+/// The position of the last message that was sent before a time, in seconds since 1970.
+pub(super) async fn before(
+    executor: impl SqliteExecutor<'_>,
+    queue_id: i64,
+    sent_before_s: i64,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select max(position) from messages
+         where queue_id = ?1 and json_extract(properties, '$.timestamp_s') < ?2",
+    )
+    .bind(queue_id)
+    .bind(sent_before_s)
+    .fetch_one(executor)
+    .await
+}
+
 /// How often messages of a queue may come back, and where they go when they do more often.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReturnLimit {

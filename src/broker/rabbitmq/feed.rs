@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::{Frames, Link, classify_error};
 use crate::broker::{BrokerError, Fed, FeedBounds, FeedError, FeedReader};
+use crate::domain::event::FeedStart;
 
 /// Messages that RabbitMQ sends ahead of their acknowledgements.
 const PREFETCH: u16 = 500;
@@ -33,11 +34,19 @@ impl Feed {
         Self { link, connection: Mutex::default() }
     }
 
-    /// Reads what comes after `after`, or from the oldest on.
-    pub(super) async fn read(&self, after: Option<u64>) -> Result<FeedReader, BrokerError> {
-        let from = after.map_or_else(first, |after| {
-            AMQPValue::LongLongInt(i64::try_from(after.saturating_add(1)).unwrap_or(i64::MAX))
-        });
+    /// Reads from `start` on.
+    pub(super) async fn read(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
+        let (after, from) = match start {
+            FeedStart::Oldest => (None, first()),
+            FeedStart::After(after) => {
+                let next = i64::try_from(after.saturating_add(1)).unwrap_or(i64::MAX);
+                (Some(after), AMQPValue::LongLongInt(next))
+            }
+            FeedStart::Since(time) => {
+                let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
+                (None, AMQPValue::Timestamp(seconds))
+            }
+        };
         let channel = self.channel().await?;
         let link = self.link.clone();
         let consumer = link.within(consume(&channel, link.topology.feed(), from)).await?;

@@ -9,6 +9,7 @@ use floodgate::broker::{
     Broker, BrokerError, Deliveries, Delivery, Depth, FeedReader, Message, Published, Queue,
     Receipt, Reply, Topic,
 };
+use floodgate::domain::event::FeedStart;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -168,7 +169,7 @@ impl Broker for Connection {
 
     fn reply(&self, _: Reply) {}
 
-    async fn feed(&self, _: Option<u64>) -> Result<FeedReader, BrokerError> {
+    async fn feed(&self, _: FeedStart) -> Result<FeedReader, BrokerError> {
         Err(BrokerError::NoQueue)
     }
 

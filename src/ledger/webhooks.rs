@@ -1,0 +1,383 @@
+//! The statements and rows of webhooks, the same in every database.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use super::row::row;
+use super::statements::{Sql, json_text};
+use crate::domain::event::FeedStart;
+use crate::domain::order::{OrderId, SaleId};
+use crate::webhooks::{
+    Delivery, DeliveryState, Replay, Round, Secret, Status, Target, Webhook, WebhookId,
+};
+
+/// What a request may change of a webhook.
+const CHANGED: [&str; 7] = [
+    "secrets",
+    "after_place",
+    "since",
+    "replay_sale_id",
+    "replay_after",
+    "failing_since",
+    "disabled_at",
+];
+/// What a sender changes.
+const SENT: [&str; 8] = [
+    "after_place",
+    "since",
+    "replay_sale_id",
+    "replay_after",
+    "failing_since",
+    "disabled_at",
+    "reason",
+    "missed_at",
+];
+/// The columns of [`WebhookRow`] that are stored, without those of the claim.
+const WEBHOOK: &str =
+    "webhook_id, url, sale_id, secrets, created_at, after_place, since, replay_sale_id,
+    replay_after, failing_since, disabled_at, reason, missed_at, revision";
+/// The columns of [`DeliveryRow`].
+const DELIVERY: &str =
+    "webhook_id, event_id, event_type, event, state, attempts, first_ms, last_ms, next_ms,
+    status, answer";
+
+row! {
+    /// A row of `webhooks`, with how many of its deliveries wait or were given up.
+    struct WebhookRow {
+        webhook_id: WebhookId as String,
+        url: String,
+        sale_id: Option<String>,
+        secrets: String,
+        created_at: DateTime<Utc>,
+        after_place: Option<i64>,
+        since: Option<DateTime<Utc>>,
+        replay_sale_id: Option<String>,
+        replay_after: Option<String>,
+        failing_since: Option<DateTime<Utc>>,
+        disabled_at: Option<DateTime<Utc>>,
+        reason: Option<String>,
+        missed_at: Option<DateTime<Utc>>,
+        revision: i32,
+        claimed_by: Option<String>,
+        waiting: u64 as i64,
+        given_up: u64 as i64,
+    }
+}
+
+row! {
+    /// A row of `webhook_deliveries`.
+    struct DeliveryRow {
+        event_id: String,
+        event_type: String,
+        event: String,
+        state: String,
+        attempts: u32 as i32,
+        first_ms: i64,
+        last_ms: i64,
+        next_ms: Option<i64>,
+        status: Option<i32>,
+        answer: String,
+    }
+}
+
+row! {
+    struct IdRow {
+        webhook_id: String,
+    }
+}
+
+/// A value in the database that this version cannot have written.
+fn unexpected(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
+impl TryFrom<WebhookRow> for Webhook {
+    type Error = sqlx::Error;
+
+    fn try_from(row: WebhookRow) -> Result<Self, sqlx::Error> {
+        let sale = |id: Option<String>| id.map(SaleId::parse).transpose().map_err(unexpected);
+        let start = match (row.after_place, row.since) {
+            (Some(place), _) => FeedStart::After(place.cast_unsigned()),
+            (None, Some(time)) => FeedStart::Since(time),
+            (None, None) => FeedStart::Oldest,
+        };
+        let after = row.replay_after.map(OrderId::parse).transpose().map_err(unexpected)?;
+        let replay = sale(row.replay_sale_id)?.map(|sale_id| Replay { sale_id, after });
+        let status = Status {
+            failing_since: row.failing_since,
+            disabled_at: row.disabled_at,
+            reason: row.reason,
+            missed_at: row.missed_at,
+            waiting: row.waiting,
+            given_up: row.given_up,
+        };
+        Ok(Self {
+            id: row.webhook_id,
+            target: Target::stored(&row.url).map_err(unexpected)?,
+            sale_id: sale(row.sale_id)?,
+            secrets: Secret::from_text(&row.secrets).map_err(unexpected)?,
+            created_at: row.created_at,
+            start,
+            replay,
+            status,
+            revision: row.revision,
+            claimed_by: row.claimed_by,
+        })
+    }
+}
+
+impl TryFrom<DeliveryRow> for Delivery {
+    type Error = sqlx::Error;
+
+    fn try_from(row: DeliveryRow) -> Result<Self, sqlx::Error> {
+        let state = DeliveryState::named(&row.state);
+        let DeliveryRow {
+            event_id,
+            event_type,
+            event,
+            attempts,
+            first_ms,
+            last_ms,
+            next_ms,
+            answer,
+            ..
+        } = row;
+        Ok(Self {
+            event_id,
+            event_type,
+            event,
+            state: state
+                .ok_or_else(|| sqlx::Error::Decode("a delivery's state is not known".into()))?,
+            attempts,
+            first_ms,
+            last_ms,
+            next_ms,
+            status: row.status.and_then(|status| u16::try_from(status).ok()),
+            answer,
+        })
+    }
+}
+
+fn values(webhook: &Webhook) -> Value {
+    let Webhook {
+        id,
+        target,
+        sale_id,
+        secrets,
+        created_at,
+        start,
+        replay,
+        status,
+        revision,
+        claimed_by,
+    } = webhook;
+    let (after_place, since) = match start {
+        FeedStart::Oldest => (None, None),
+        FeedStart::After(place) => (Some(place.cast_signed()), None),
+        FeedStart::Since(time) => (None, Some(time)),
+    };
+    let Status { failing_since, disabled_at, reason, missed_at, .. } = status;
+    json!({
+        "webhook_id": id, "url": target.url().as_str(), "sale_id": sale_id, "secrets": Secret::to_text(secrets),
+        "created_at": created_at, "after_place": after_place, "since": since,
+        "replay_sale_id": replay.as_ref().map(|replay| &replay.sale_id),
+        "replay_after": replay.as_ref().and_then(|replay| replay.after.as_ref()),
+        "failing_since": failing_since, "disabled_at": disabled_at, "reason": reason, "missed_at": missed_at,
+        "revision": revision, "claimed_by": claimed_by,
+    })
+}
+
+/// Whether a statement has changed a webhook: those that do return its id.
+async fn has_changed<C: Sql>(db: &mut C, sql: String, set: &Value) -> Result<bool, sqlx::Error> {
+    let rows: Vec<IdRow> = db.read(sql, json_text(&[set])).await?;
+    Ok(rows.iter().any(|row| !row.webhook_id.is_empty()))
+}
+
+/// What `columns` are set to, from a set `i`.
+fn assignments(columns: &[&str]) -> String {
+    columns.iter().map(|column| format!("{column} = i.{column}")).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) async fn register<C: Sql>(db: &mut C, webhook: &Webhook) -> Result<bool, sqlx::Error> {
+    let set = C::set("webhooks", WEBHOOK);
+    let sql = format!(
+        "insert into webhooks ({WEBHOOK}) select {WEBHOOK} from {set} i where true
+         on conflict (webhook_id) do nothing returning webhook_id"
+    );
+    has_changed(db, sql, &values(webhook)).await
+}
+
+pub(super) async fn webhooks<C: Sql>(
+    db: &mut C,
+    id: Option<WebhookId>,
+) -> Result<Vec<Webhook>, sqlx::Error> {
+    // An id has no character that means anything in SQL.
+    let which = id.map_or_else(String::new, |id| format!("and w.webhook_id = '{id}'"));
+    let count = |state: DeliveryState| {
+        format!(
+            "(select count(*) from webhook_deliveries d
+              where d.webhook_id = w.webhook_id and d.state = '{}') as {}",
+            state.name(),
+            state.name()
+        )
+    };
+    let (waiting, given_up) = (count(DeliveryState::Waiting), count(DeliveryState::GivenUp));
+    let sql = format!(
+        "select {WEBHOOK}, claimed_by, {waiting}, {given_up} from webhooks w
+         where $1 = '' {which} order by webhook_id"
+    );
+    let rows: Vec<WebhookRow> = db.read(sql, String::new()).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+pub(super) async fn change<C: Sql>(db: &mut C, webhook: &Webhook) -> Result<bool, sqlx::Error> {
+    let set = C::set("webhooks", WEBHOOK);
+    let sql = format!(
+        "update webhooks set {}, reason = i.reason, revision = i.revision + 1 from {set} i
+         where webhooks.webhook_id = i.webhook_id and webhooks.revision = i.revision
+         returning webhooks.webhook_id",
+        assignments(&CHANGED)
+    );
+    has_changed(db, sql, &values(webhook)).await
+}
+
+pub(super) async fn delete<C: Sql>(db: &mut C, id: WebhookId) -> Result<bool, sqlx::Error> {
+    let set = C::set("webhooks", "webhook_id");
+    let which = format!("webhook_id in (select i.webhook_id from {set} i)");
+    let key = json!({ "webhook_id": id });
+    db.write(format!("delete from webhook_deliveries where {which}"), json_text(&[&key])).await?;
+    has_changed(db, format!("delete from webhooks where {which} returning webhook_id"), &key).await
+}
+
+pub(super) async fn deliveries<C: Sql>(
+    db: &mut C,
+    id: WebhookId,
+    state: Option<DeliveryState>,
+    limit: u32,
+) -> Result<Vec<Delivery>, sqlx::Error> {
+    let state = state.map_or_else(String::new, |state| format!("and state = '{}'", state.name()));
+    select(
+        db,
+        &format!("webhook_id = '{id}' {state} order by last_ms desc, event_id limit {limit}"),
+    )
+    .await
+}
+
+pub(super) async fn due<C: Sql>(
+    db: &mut C,
+    id: WebhookId,
+    now_ms: i64,
+    limit: u32,
+) -> Result<Vec<Delivery>, sqlx::Error> {
+    let due = format!(
+        "webhook_id = '{id}' and state = 'waiting' and next_ms <= {now_ms} order by next_ms limit {limit}"
+    );
+    select(db, &due).await
+}
+
+async fn select<C: Sql>(db: &mut C, which: &str) -> Result<Vec<Delivery>, sqlx::Error> {
+    let sql = format!("select {DELIVERY} from webhook_deliveries where $1 = '' and {which}");
+    let rows: Vec<DeliveryRow> = db.read(sql, String::new()).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+pub(super) async fn claim<C: Sql>(
+    db: &mut C,
+    sender: &str,
+    until_ms: i64,
+    now_ms: i64,
+) -> Result<Vec<Webhook>, sqlx::Error> {
+    let set = C::set("webhooks", "claimed_by");
+    // A claim is prolonged when half of it has passed.
+    let half_ms = now_ms.midpoint(until_ms);
+    let sql = format!(
+        "update webhooks set claimed_by = i.claimed_by, claimed_until_ms = {until_ms} from {set} i
+         where webhooks.disabled_at is null and (webhooks.claimed_until_ms < {now_ms}
+               or webhooks.claimed_by = i.claimed_by and webhooks.claimed_until_ms < {half_ms})"
+    );
+    db.write(sql, json_text(&[json!({ "claimed_by": sender })])).await?;
+    webhooks(db, None).await
+}
+
+pub(super) async fn release<C: Sql>(db: &mut C, sender: &str) -> Result<(), sqlx::Error> {
+    let set = C::set("webhooks", "claimed_by");
+    let sql = format!(
+        "update webhooks set claimed_by = null, claimed_until_ms = 0
+         where claimed_by in (select i.claimed_by from {set} i)"
+    );
+    db.write(sql, json_text(&[json!({ "claimed_by": sender })])).await
+}
+
+pub(super) async fn record<C: Sql>(
+    db: &mut C,
+    sender: &str,
+    round: Round<'_>,
+) -> Result<bool, sqlx::Error> {
+    let Round { webhook, deliveries, retry_all } = round;
+    let set = C::set("webhooks", WEBHOOK_CLAIMED);
+    let sql = format!(
+        "update webhooks set {} from {set} i
+         where webhooks.webhook_id = i.webhook_id and webhooks.revision = i.revision
+           and webhooks.claimed_by = i.claimed_by
+         returning webhooks.webhook_id",
+        assignments(&SENT)
+    );
+    let mut claimed = values(webhook);
+    claimed["claimed_by"] = json!(sender);
+    if !has_changed(db, sql, &claimed).await? {
+        return Ok(false);
+    }
+    write(db, webhook.id, deliveries).await?;
+    if retry_all {
+        let sql = format!(
+            "update webhook_deliveries set next_ms = 0
+             where $1 = '' and webhook_id = '{}' and state = 'waiting'",
+            webhook.id
+        );
+        db.write(sql, String::new()).await?;
+    }
+    Ok(true)
+}
+
+/// The columns of a webhook with who has claimed it.
+const WEBHOOK_CLAIMED: &str =
+    "webhook_id, url, sale_id, secrets, created_at, after_place, since, replay_sale_id,
+    replay_after, failing_since, disabled_at, reason, missed_at, revision, claimed_by";
+
+async fn write<C: Sql>(
+    db: &mut C,
+    id: WebhookId,
+    deliveries: &[Delivery],
+) -> Result<(), sqlx::Error> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let set = C::set("webhook_deliveries", DELIVERY);
+    let sql = format!(
+        "insert into webhook_deliveries ({DELIVERY}) select {DELIVERY} from {set} i where true
+         on conflict (webhook_id, event_id) do update set event = excluded.event, state = excluded.state,
+             attempts = excluded.attempts, first_ms = excluded.first_ms, last_ms = excluded.last_ms,
+             next_ms = excluded.next_ms, status = excluded.status, answer = excluded.answer"
+    );
+    let rows = deliveries.iter().map(|delivery| {
+        let Delivery { event_id, event_type, event, state, attempts, first_ms, last_ms, next_ms, status, answer } =
+            delivery;
+        json!({ "webhook_id": id, "event_id": event_id, "event_type": event_type, "event": event,
+                "state": state.name(), "attempts": attempts, "first_ms": first_ms, "last_ms": last_ms,
+                "next_ms": next_ms, "status": status, "answer": answer })
+    });
+    db.write(sql, json_text(&rows.collect::<Vec<_>>())).await
+}
+
+pub(super) async fn forget<C: Sql>(
+    db: &mut C,
+    id: WebhookId,
+    keep: u32,
+) -> Result<(), sqlx::Error> {
+    let over = format!("webhook_id = '{id}' and state <> 'waiting'");
+    let sql = format!(
+        "delete from webhook_deliveries where $1 = '' and {over} and event_id not in (
+             select event_id from webhook_deliveries where {over} order by last_ms desc limit {keep})"
+    );
+    db.write(sql, String::new()).await
+}
