@@ -23,6 +23,7 @@ use crate::sqlite::SqliteFile;
 use crate::status::WorkerHealth;
 use crate::traces::{Places, Traces};
 use crate::verification::{HttpVerifier, Verifier};
+use crate::webhooks::{WebhookQueue, Webhooks};
 
 pub use check::Finding;
 use check::of_server;
@@ -143,13 +144,27 @@ impl App {
     pub async fn records(&self) -> Result<Records> {
         if self.settings.is_embedded() {
             let ledger = self.embedded().await?.ledger.clone();
-            return Ok(Records { ledger: ledger.clone(), operator_log: ledger, shard_map: None });
+            return Ok(Records {
+                ledger: ledger.clone(),
+                operator_log: ledger.clone(),
+                webhooks: ledger.clone(),
+                webhook_queue: ledger.clone(),
+                books: ledger,
+                shard_map: None,
+            });
         }
         let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         let shard_map: Option<Arc<dyn ShardMap>> = Some(ledger.clone());
-        Ok(Records { ledger: ledger.clone(), operator_log: ledger, shard_map })
+        Ok(Records {
+            ledger: ledger.clone(),
+            operator_log: ledger.clone(),
+            webhooks: ledger.clone(),
+            webhook_queue: ledger.clone(),
+            books: ledger,
+            shard_map,
+        })
     }
 
     /// What an audit looks at: the ledger, checked to be there, and what the inventory holds, if there is one.
@@ -307,6 +322,12 @@ pub struct Records {
     pub ledger: Arc<dyn Ledger>,
     /// The operators' log.
     pub operator_log: Arc<dyn OperatorLog>,
+    /// Webhooks, for those who register them.
+    pub webhooks: Arc<dyn Webhooks>,
+    /// Webhooks, for those who send.
+    pub webhook_queue: Arc<dyn WebhookQueue>,
+    /// The ledger's books.
+    pub books: Arc<dyn Books>,
     /// Which worker takes which shard of the intake; embedded the intake is not divided.
     pub shard_map: Option<Arc<dyn ShardMap>>,
 }

@@ -9,7 +9,7 @@
 //! 5. [`inventory`] proposes an outcome, from counters in Redis,
 //! 6. [`verification`] says whether the user may buy, in sales that ask for it,
 //! 7. [`ledger`] makes the outcome final, by the rule in [`domain::rules`]: a [`domain::decision`],
-//! 8. [`domain::event`] is what subscribers are told, through the broker again.
+//! 8. [`domain::event`] is what subscribers are told, through the broker again, or by the [`webhook_sender`] to [`webhooks`].
 //!
 //! Beside the path, [`sales`] has what a process knows of sales and what operators do to them, which
 //! [`operator_log`] keeps, [`shards`] says which worker takes what, and [`status`] how a deployment does. Around all of it: [`cli`] has the commands, [`app`] builds the adapters from

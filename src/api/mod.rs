@@ -35,6 +35,7 @@ mod sales;
 mod server;
 mod settings;
 mod stream;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ use crate::sales::cache::SaleCache;
 use crate::sales::operations::Operations;
 use crate::status::{StatusBoard, WorkerHealth};
 use crate::traces::Traces;
+use crate::webhooks::{WebhookSettings, Webhooks};
 use auth::TokenVerifier;
 use enqueue::Enqueue;
 use health::Health;
@@ -94,6 +96,18 @@ pub struct Api {
     pub worker_health: Arc<WorkerHealth>,
     /// What all workers say of themselves.
     pub status: Arc<StatusBoard>,
+    /// Where webhooks are registered.
+    pub webhooks: Registry,
+}
+
+/// Where webhooks are registered.
+pub struct Registry {
+    /// What keeps them.
+    pub store: Arc<dyn Webhooks>,
+    /// Where they may be, and what becomes of their secrets.
+    pub settings: WebhookSettings,
+    /// Whether there is a feed that they get events from.
+    pub has_feed: bool,
 }
 
 /// What every request may need.
@@ -111,6 +125,7 @@ struct State {
     rate: Rate,
     recent: Recent,
     status: Arc<StatusBoard>,
+    webhooks: Registry,
     broker: Arc<dyn Broker>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -146,6 +161,7 @@ impl Api {
             traces,
             worker_health,
             status,
+            webhooks,
         } = self;
         let is_on_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let (replies, receiving) = Replies::listen(broker.as_ref()).await?;
@@ -162,6 +178,7 @@ impl Api {
             replies: replies.clone(),
             broker: broker.clone(),
             status,
+            webhooks,
             refusals: refusals.clone(),
             health: health.clone(),
             metrics: metrics.clone(),
@@ -220,6 +237,12 @@ fn routes(state: Shared) -> Router {
         .route("/v1/sales/{sale_id}/verification", post(operate::verify))
         .route("/v1/sales/{sale_id}/close", post(operate::close))
         .route("/v1/status/stream", get(stream::status))
+        .route("/v1/webhooks", get(webhooks::list).post(webhooks::register))
+        .route("/v1/webhooks/{webhook_id}", get(webhooks::show).delete(webhooks::delete))
+        .route("/v1/webhooks/{webhook_id}/enable", post(webhooks::enable))
+        .route("/v1/webhooks/{webhook_id}/secret", post(webhooks::rotate))
+        .route("/v1/webhooks/{webhook_id}/replay", post(webhooks::replay))
+        .route("/v1/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries))
         .layer(from_fn_with_state(state.clone(), limits::limited_operators));
     let clients = Router::new()
         .route("/v1/sales", get(sales::list))

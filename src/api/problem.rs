@@ -11,6 +11,7 @@ use crate::broker::BrokerError;
 use crate::domain::order::InvalidId;
 use crate::ledger::LedgerError;
 use crate::sales::operations::OperationError;
+use crate::webhooks::NoWebhookId;
 
 /// Where the pages of problems are.
 pub(super) const PAGES: &str = "/problems/";
@@ -74,6 +75,8 @@ problem_types! {
         "This server has taken the order, and it waits for its decision: ask again after Retry-After.";
     UnknownOrder, "unknown-order", NOT_FOUND, "No such order is known",
         "There is no decision, and this server has not taken the order lately. If another server or a producer did, it waits for its decision: ask again after Retry-After.";
+    UnknownWebhook, "unknown-webhook", NOT_FOUND, "There is no such webhook",
+        "No webhook has this id; it was deleted, or never registered.";
     NoFeed, "no-feed", NOT_FOUND, "This deployment keeps no feed",
         "The setting feed.enabled is false.";
     NotKept, "not-kept", GONE, "What follows is not kept any more",
@@ -299,6 +302,12 @@ impl Problems {
         .into_bytes();
         answer.extend(body);
         answer
+    }
+}
+
+impl From<NoWebhookId> for Problem {
+    fn from(invalid: NoWebhookId) -> Self {
+        ProblemType::Invalid.because(invalid.to_string())
     }
 }
 

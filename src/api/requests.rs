@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::Shared;
 use super::problem::{Problem, ProblemType};
-use crate::domain::order::{InvalidId, OrderId, OrderKey, SaleId};
+use crate::domain::order::{OrderId, OrderKey, SaleId};
 use crate::domain::trace::TraceContext;
 
 /// The most characters of an `Idempotency-Key`.
@@ -24,12 +24,12 @@ const AT_ONCE: Duration = Duration::from_millis(250);
 /// An id in the path.
 pub(super) struct Id<T>(pub T);
 
-impl<T: FromStr<Err = InvalidId>> FromRequestParts<Shared> for Id<T> {
+impl<T: FromStr<Err: Into<Problem>>> FromRequestParts<Shared> for Id<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
         match Path::<String>::from_request_parts(parts, api).await {
-            Ok(Path(text)) => Ok(Self(text.parse()?)),
+            Ok(Path(text)) => text.parse().map(Self).map_err(Into::into),
             Err(_) => Err(ProblemType::Invalid.because("the id in the path is not UTF-8")),
         }
     }

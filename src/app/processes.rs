@@ -13,13 +13,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Adapters, App, Records};
 use crate::api::auth::TokenVerifier;
-use crate::api::{Api, ApiSettings, Contracts, Monitor};
+use crate::api::{Api, ApiSettings, Contracts, Monitor, Registry};
 use crate::broker::topology::Topology;
 use crate::clock;
 use crate::config::Settings;
 use crate::sales::cache::SaleCache;
 use crate::shards::ShardMap;
-use crate::status::{Depths, StatusBoard, tell, watch_depths};
+use crate::status::{Depths, StatusBoard, WorkerHealth, tell, watch_depths};
+use crate::webhook_sender::WebhookSender;
 use crate::worker::{Worker, WorkerError};
 
 /// How often a worker process counts what waits in the queues. There may be many of them; an API process looks each
@@ -34,7 +35,7 @@ impl App {
     /// A worker.
     pub fn worker(&self, adapters: &Adapters) -> Worker {
         let Adapters { broker, inventory, records, verifier } = adapters.clone();
-        let Records { ledger, shard_map, operator_log: _ } = records;
+        let Records { ledger, shard_map, .. } = records;
         Worker {
             broker,
             inventory,
@@ -84,7 +85,7 @@ impl App {
         let sale_cache = Arc::new(SaleCache::start(ledger.clone(), broker.as_ref()).await?);
         let (shard_map, metrics) = (records.shard_map.clone(), self.metrics.clone());
         let status = StatusBoard::start(broker.clone(), shard_map, metrics).await?;
-        let operations = records.operations(broker.clone());
+        let operations = records.clone().operations(broker.clone());
         Ok(Api {
             settings,
             has_user_service,
@@ -98,7 +99,40 @@ impl App {
             traces: self.traces().clone(),
             worker_health: self.health.clone(),
             status: Arc::new(status),
+            webhooks: Registry {
+                store: records.webhooks,
+                settings: self.settings.webhooks.clone(),
+                has_feed: self.settings.feed.enabled,
+            },
         })
+    }
+
+    /// A sender of webhooks.
+    pub fn webhook_sender(
+        &self,
+        adapters: &Adapters,
+        health: Arc<WorkerHealth>,
+    ) -> Result<WebhookSender> {
+        if !self.settings.feed.enabled {
+            bail!(
+                "webhooks are sent from the feed: set feed.enabled (FLOODGATE_FEED__ENABLED) for all processes"
+            );
+        }
+        let Adapters { broker, records, .. } = adapters.clone();
+        Ok(WebhookSender {
+            queue: records.webhook_queue,
+            broker,
+            books: records.books,
+            settings: self.settings.webhooks.clone(),
+            source: Topology::new(&self.settings.namespace).event_source(),
+            metrics: self.metrics.clone(),
+            health,
+        })
+    }
+
+    /// Told whether the process works; shown by [`monitor`](Self::monitor).
+    pub fn health(&self) -> &Arc<WorkerHealth> {
+        &self.health
     }
 
     /// What clients, producers and subscribers may rely on.

@@ -25,6 +25,7 @@ mod shards;
 mod token;
 mod top;
 pub mod user_service;
+mod webhooks;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ enum Command {
     Api(serve::Serve),
     /// Take intents from the queue and decide them, until SIGTERM or Ctrl-C
     Worker(worker::Work),
+    /// Send events to webhooks, until SIGTERM or Ctrl-C
+    Webhooks(webhooks::SendWebhooks),
     /// Open sales, look at them, restock, pause and close them
     Sale(sale::SaleArgs),
     /// Look at orders
@@ -131,6 +134,7 @@ impl Cli {
             Command::Up(command) => command.run(app).await?,
             Command::Api(command) => command.run(app).await?,
             Command::Worker(command) => command.run(app).await?,
+            Command::Webhooks(command) => command.run(app).await?,
             Command::Sale(command) => return command.run(app).await,
             Command::Order(command) => return command.run(app).await,
             Command::Events(command) => command.run(app).await?,

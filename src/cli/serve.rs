@@ -1,5 +1,7 @@
 //! `floodgate api` and `floodgate up`.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -37,6 +39,11 @@ impl Up {
         let bound = bound(app, &adapters).await?;
         let ending = CancellationToken::new();
         let mut worker = tokio::spawn(app.run_worker(&adapters, ending.clone()));
+        let sending = app.settings().feed.enabled.then(|| {
+            let sender = app.webhook_sender(&adapters, Arc::default())?;
+            anyhow::Ok(tokio::spawn(sender.run(ending.clone())))
+        });
+        let sending = sending.transpose()?;
         // First no more orders are taken, then those in flight are decided: a client that waits for a
         // decision still gets it.
         let served = tokio::select! {
@@ -48,6 +55,9 @@ impl Up {
         };
         ending.cancel();
         worker.await??;
+        if let Some(sending) = sending {
+            sending.await??;
+        }
         served
     }
 }

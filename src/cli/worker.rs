@@ -18,17 +18,30 @@ impl Work {
         let stop = shutdown::on_signal()?;
         let adapters = app.adapters().await?;
         let ended = CancellationToken::new();
-        let monitoring = app.monitor()?.map(|(monitor, listener)| {
-            if let Ok(address) = listener.local_addr() {
-                tracing::info!("metrics on http://{address}/metrics");
-            }
-            tokio::spawn(monitor.serve(listener, ended.clone()))
-        });
-        let worked = app.run_worker(&adapters, stop).await;
-        ended.cancel();
-        if let Some(monitoring) = monitoring {
-            monitoring.await?;
-        }
-        Ok(worked?)
+        let working = async {
+            let worked = app.run_worker(&adapters, stop).await;
+            ended.cancel();
+            Ok(worked?)
+        };
+        monitored(app, &ended, working).await
     }
+}
+
+/// Does `work`, which ends with `ended`, and shows meanwhile how the process does.
+pub(super) async fn monitored(
+    app: &App,
+    ended: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let monitoring = app.monitor()?.map(|(monitor, listener)| {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("metrics on http://{address}/metrics");
+        }
+        tokio::spawn(monitor.serve(listener, ended.clone()))
+    });
+    let worked = work.await;
+    if let Some(monitoring) = monitoring {
+        monitoring.await?;
+    }
+    worked
 }

@@ -230,7 +230,11 @@ pub(super) async fn webhooks<C: Sql>(
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
-pub(super) async fn change<C: Sql>(db: &mut C, webhook: &Webhook) -> Result<bool, sqlx::Error> {
+pub(super) async fn change<C: Sql>(
+    db: &mut C,
+    webhook: &Webhook,
+    retry_all: bool,
+) -> Result<bool, sqlx::Error> {
     let set = C::set("webhooks", WEBHOOK);
     let sql = format!(
         "update webhooks set {}, reason = i.reason, revision = i.revision + 1 from {set} i
@@ -238,7 +242,18 @@ pub(super) async fn change<C: Sql>(db: &mut C, webhook: &Webhook) -> Result<bool
          returning webhooks.webhook_id",
         assignments(&CHANGED)
     );
-    has_changed(db, sql, &values(webhook)).await
+    let has_changed = has_changed(db, sql, &values(webhook)).await?;
+    if has_changed && retry_all {
+        retry(db, webhook.id).await?;
+    }
+    Ok(has_changed)
+}
+
+/// Has all that waits tried again at once.
+async fn retry<C: Sql>(db: &mut C, id: WebhookId) -> Result<(), sqlx::Error> {
+    let which = format!("webhook_id = '{id}' and state = 'waiting'");
+    let sql = format!("update webhook_deliveries set next_ms = 0 where $1 = '' and {which}");
+    db.write(sql, String::new()).await
 }
 
 pub(super) async fn delete<C: Sql>(db: &mut C, id: WebhookId) -> Result<bool, sqlx::Error> {
@@ -329,12 +344,7 @@ pub(super) async fn record<C: Sql>(
     }
     write(db, webhook.id, deliveries).await?;
     if retry_all {
-        let sql = format!(
-            "update webhook_deliveries set next_ms = 0
-             where $1 = '' and webhook_id = '{}' and state = 'waiting'",
-            webhook.id
-        );
-        db.write(sql, String::new()).await?;
+        retry(db, webhook.id).await?;
     }
     Ok(true)
 }

@@ -55,6 +55,16 @@ actions! {
     Purged, "purged";
     /// Hints of a sale did not agree with the ledger, and were deleted.
     HintsDeleted, "hints_deleted";
+    /// A webhook was registered.
+    WebhookRegistered, "webhook_registered";
+    /// A webhook was deleted.
+    WebhookDeleted, "webhook_deleted";
+    /// A webhook was enabled.
+    WebhookEnabled, "webhook_enabled";
+    /// A webhook has another secret.
+    WebhookSecretMade, "webhook_secret_made";
+    /// Events are sent to a webhook again.
+    WebhookReplayed, "webhook_replayed";
     /// The intake was divided into another number of shards.
     Divided, "divided";
     /// A request came with a token that is not accepted.

@@ -1,7 +1,6 @@
 //! Requests to endpoints.
 
 use std::error::Error;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +36,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn none(why: String) -> Self {
-        Self { status: None, text: shortened(&why), retry_after: None }
+    fn none(why: &str) -> Self {
+        Self { status: None, text: shortened(why), retry_after: None }
     }
 
     /// Whether the event was accepted: with any status of success, as the specification says.
@@ -83,7 +82,7 @@ impl Endpoint {
     pub(super) async fn post(&self, webhook: &Webhook, delivery: &Delivery, now_s: i64) -> Answer {
         let Webhook { target, secrets, .. } = webhook;
         if let Err(refused) = target.allowed_by(&self.networks) {
-            return Answer::none(refused.to_string());
+            return Answer::none(&refused.to_string());
         }
         let client = if target.has_tls() { &self.with_tls } else { &self.without_tls };
         let message_id = delivery.message_id();
@@ -98,7 +97,7 @@ impl Endpoint {
             .send();
         match sending.await {
             Ok(response) => read(response).await,
-            Err(error) => Answer::none(http::explain(error)),
+            Err(error) => Answer::none(&http::explain(error)),
         }
     }
 }
@@ -138,7 +137,7 @@ impl Resolve for Checked {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let (mut allowed, mut refused) = (Vec::new(), None);
             for address in found {
-                match networks.check(IpAddr::from(address.ip()), with_tls) {
+                match networks.check(address.ip(), with_tls) {
                     Ok(()) => allowed.push(address),
                     Err(why) => refused = Some(why),
                 }

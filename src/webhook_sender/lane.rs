@@ -31,7 +31,7 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// How often it is written how far the feed was read, when nothing in it was for this webhook.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
 /// When an endpoint accepts something again that has accepted nothing for so long, all that waits is tried again at once.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// The work for one webhook.
 pub(super) struct Lane {
@@ -43,6 +43,8 @@ pub(super) struct Lane {
     backoff: Backoff,
     /// When it was last written how far the feed was read.
     noted_at: Instant,
+    /// That a sale was sent again to its end is to be written too.
+    note_now: bool,
 }
 
 /// What a round is about.
@@ -77,7 +79,15 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>, webhook: Webhook) -> Self {
         let now = Instant::now();
         let backoff = Backoff::endpoint();
-        Self { shared, webhook, reader: None, new_after: now, backoff, noted_at: now }
+        Self {
+            shared,
+            webhook,
+            reader: None,
+            new_after: now,
+            backoff,
+            noted_at: now,
+            note_now: false,
+        }
     }
 
     /// Works until `stop`, and finishes the round that is under way.
@@ -118,10 +128,13 @@ impl Lane {
             if due.is_empty() {
                 tokio::time::sleep(IDLE).await;
             }
-        } else if let Some(replay) = self.webhook.replay.take() {
-            new = self.replayed(replay).await?;
         } else {
-            new = self.new_events(if due.is_empty() { IDLE } else { AT_ONCE }).await?;
+            // New events do not wait for a sale that is sent again.
+            if let Some(replay) = self.webhook.replay.take() {
+                new = self.replayed(replay).await?;
+            }
+            let is_idle = due.is_empty() && new.is_empty();
+            new.extend(self.new_events(if is_idle { IDLE } else { AT_ONCE }).await?);
         }
         let mut seen: HashSet<String> =
             due.iter().map(|delivery| delivery.event_id.clone()).collect();
@@ -144,8 +157,7 @@ impl Lane {
         self.webhook.replay = decisions
             .last()
             .map(|last| Replay { sale_id: replay.sale_id, after: Some(last.order.id.clone()) });
-        // That it is over is written like the end of a part.
-        self.noted_at -= NOTE_EVERY;
+        self.note_now = true;
         Ok(decisions.iter().map(|decision| self.delivery(&Event::of(decision))).collect())
     }
 
@@ -198,7 +210,8 @@ impl Lane {
     async fn round(&mut self, Gathered { due, new }: Gathered) -> Next {
         let were_waiting = due.len() as u64;
         let deliveries: Vec<Delivery> = due.into_iter().chain(new).collect();
-        if deliveries.is_empty() && self.noted_at.elapsed() < NOTE_EVERY {
+        let is_noted = !self.note_now && self.noted_at.elapsed() < NOTE_EVERY;
+        if deliveries.is_empty() && is_noted {
             return Next::GoOn;
         }
         let (shared, webhook) = (&self.shared, &self.webhook);
@@ -289,7 +302,7 @@ impl Lane {
                 }
             }
         }
-        self.noted_at = Instant::now();
+        (self.noted_at, self.note_now) = (Instant::now(), false);
         if self.webhook.status.disabled_at.is_some() { Next::End } else { Next::GoOn }
     }
 }

@@ -28,8 +28,9 @@ pub trait Webhooks: Send + Sync {
     async fn webhooks(&self, id: Option<WebhookId>) -> Result<Vec<Webhook>, WebhookError>;
 
     /// Writes what a request has changed: secrets, whether it is disabled, what is sent again. A sender that is at
-    /// work on it begins anew. False: it was changed meanwhile, so it must be read again, or it is gone.
-    async fn change(&self, webhook: &Webhook) -> Result<bool, WebhookError>;
+    /// work on it begins anew; with `retry_all` it tries all that waits at once. False: it was changed meanwhile, so it
+    /// must be read again, or it is gone.
+    async fn change(&self, webhook: &Webhook, retry_all: bool) -> Result<bool, WebhookError>;
 
     /// Deletes a webhook with its deliveries. Whether it was there.
     async fn delete(&self, id: WebhookId) -> Result<bool, WebhookError>;

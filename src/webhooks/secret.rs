@@ -18,7 +18,7 @@ const BYTES: usize = 32;
 pub struct Secret {
     text: SecretString,
     /// Until when; `None`: for as long as there is no newer one.
-    pub until: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
 }
 
 /// A secret as it is stored.
@@ -44,6 +44,12 @@ impl Secret {
     /// As the receiver needs it: `whsec_` and base64.
     pub fn expose(&self) -> &str {
         self.text.expose_secret()
+    }
+
+    /// The same, for no longer than that.
+    #[must_use]
+    pub fn valid_until(self, until: DateTime<Utc>) -> Self {
+        Self { until: Some(until), ..self }
     }
 
     fn key(&self) -> Key {

@@ -66,7 +66,7 @@ fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let is_in = |net: &&str| net.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&address));
-            !NOT_PUBLIC_V4.iter().any(|net| is_in(&net))
+            !NOT_PUBLIC_V4.iter().any(is_in)
         }
         IpAddr::V6(address) => is_public_v6(address),
     }

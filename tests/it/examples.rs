@@ -27,7 +27,7 @@ fn clients() -> PathBuf {
 }
 
 /// The program that runs an example of `language`, without its arguments.
-fn example(language: &str, name: &str) -> Command {
+pub fn example(language: &str, name: &str) -> Command {
     let file = |folder: &str, extension: &str| {
         root().join(format!("examples/{folder}/{name}.{extension}"))
     };
@@ -92,7 +92,7 @@ fn names(stage: &Stage) -> Topology {
 }
 
 /// A process that is killed with its owner.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -102,7 +102,7 @@ impl Drop for Running {
     }
 }
 
-async fn count(stage: &Stage, what: &str) -> i64 {
+pub async fn count(stage: &Stage, what: &str) -> i64 {
     let query = format!("select {what} from shipments");
     let mut database = database(stage).await;
     // The subscriber makes the table.

@@ -40,4 +40,5 @@ mod undersell;
 mod user_service;
 mod vectors;
 mod verification;
+mod webhooks;
 mod worker;

@@ -36,6 +36,12 @@ problems! { EVERYWHERE;
     BatchProblems: BadJson Unauthorized Forbidden Timeout TooLarge UnsupportedMediaType Invalid;
     OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;
     EventProblems: Unauthorized Forbidden NoFeed NotKept Invalid BrokerUnavailable;
+    WebhookRegisterProblems: BadJson Unauthorized Forbidden UnknownSale NoFeed Timeout TooLarge
+        UnsupportedMediaType Invalid LedgerUnavailable;
+    WebhookListProblems: Unauthorized Forbidden LedgerUnavailable;
+    WebhookProblems: Unauthorized Forbidden UnknownWebhook Invalid LedgerUnavailable;
+    WebhookChangeProblems: BadJson Unauthorized Forbidden UnknownWebhook UnknownSale Timeout TooLarge
+        UnsupportedMediaType Invalid LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;
     StatusStreamProblems: Unauthorized Forbidden;

@@ -13,6 +13,31 @@ pub(in crate::api) struct SaleIdParam(String);
 #[allow(dead_code, reason = "only its schema is used")]
 pub(in crate::api) struct OrderIdParam(String);
 
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^wh-[0-9a-f]{32}$")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(in crate::api) struct WebhookIdParam(String);
+
+/// How a webhook does.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(in crate::api) enum WebhookStateName {
+    Active,
+    Failing,
+    Disabled,
+}
+
+/// What has become of a delivery.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(in crate::api) enum DeliveryStateName {
+    Delivered,
+    Waiting,
+    GivenUp,
+}
+
 /// What a sale is doing.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]

@@ -80,6 +80,9 @@ impl PostgresLedger {
                 ('buyers', 'select'), ('buyers', 'insert'), ('buyers', 'update'),
                 ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update'),
                 ('operator_log', 'select'), ('operator_log', 'insert'),
+                ('webhooks', 'select'), ('webhooks', 'insert'), ('webhooks', 'update'), ('webhooks', 'delete'),
+                ('webhook_deliveries', 'select'), ('webhook_deliveries', 'insert'),
+                ('webhook_deliveries', 'update'), ('webhook_deliveries', 'delete'),
                 ('division', 'select'), ('division', 'update'),
                 ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete')
             ) needed (t, p) where not has_table_privilege(t, p)";

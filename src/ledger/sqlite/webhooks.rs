@@ -21,8 +21,8 @@ impl Webhooks for SqliteLedger {
         reading.map_err(WebhookError::new)
     }
 
-    async fn change(&self, webhook: &Webhook) -> Result<bool, WebhookError> {
-        let changing = async |db: &mut _| statements::change(db, webhook).await;
+    async fn change(&self, webhook: &Webhook, retry_all: bool) -> Result<bool, WebhookError> {
+        let changing = async |db: &mut _| statements::change(db, webhook, retry_all).await;
         self.run(Survives::PowerLoss, changing).await.map_err(WebhookError::new)
     }
 

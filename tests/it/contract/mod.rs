@@ -7,6 +7,7 @@ mod inventory;
 mod ledger;
 mod operator_log;
 mod returned;
+mod webhooks;
 
 /// A durable subscriber that a test may make; removed after it.
 const SUBSCRIBER: &str = "contract";

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use floodgate::app::Records;
 use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue, Topic};
 use floodgate::clock;
 use floodgate::config::Settings;
@@ -32,6 +33,7 @@ pub struct Embedded {
     pub broker: Arc<dyn Broker>,
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
+    pub records: Records,
     pub metrics: Arc<Metrics>,
     folder: Arc<TempDir>,
 }
@@ -47,7 +49,15 @@ impl Embedded {
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system(), &metrics));
         let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, BOUNDS, &metrics));
-        Self { broker, operator_log: ledger.clone(), ledger, metrics, folder }
+        let records = Records {
+            ledger: ledger.clone(),
+            operator_log: ledger.clone(),
+            webhooks: ledger.clone(),
+            webhook_queue: ledger.clone(),
+            books: ledger.clone(),
+            shard_map: None,
+        };
+        Self { broker, operator_log: ledger.clone(), ledger, records, metrics, folder }
     }
 
     /// The same file, as another process has it.

@@ -81,6 +81,7 @@ pub struct Stage {
     pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
+    pub records: Records,
     pub events: Deliveries,
     _cleanup: Cleanup,
 }
@@ -103,9 +104,19 @@ impl Stage {
         let deployment = TempDeployment::create(&settings, &cleanup.name).await.expect("servers");
         let broker = deployment.app.broker().await.expect("broker");
         let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
-        let Records { ledger, operator_log, .. } = deployment.app.records().await.expect("ledger");
+        let records = deployment.app.records().await.expect("ledger");
+        let Records { ledger, operator_log, .. } = records.clone();
         let events = deployment.events(5000).await.expect("events");
-        Self { deployment, broker, inventory, ledger, operator_log, events, _cleanup: cleanup }
+        Self {
+            deployment,
+            broker,
+            inventory,
+            ledger,
+            operator_log,
+            records,
+            events,
+            _cleanup: cleanup,
+        }
     }
 
     pub async fn open(&self, sale: Sale) {

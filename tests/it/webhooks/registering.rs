@@ -1,0 +1,165 @@
+//! What operators may do with webhooks.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::receiver::Receiver;
+use super::{Sender, register, webhook, with_webhooks};
+use crate::api::tokens::{SECRET, Signer, claims};
+use crate::harness::api::{Served, answer, on_free_port, problem};
+use crate::harness::{Stage, orders, sale, until};
+
+#[tokio::test]
+async fn a_webhook_is_registered_once_and_its_secret_shown_once() {
+    let stage = Stage::with("webhooks-api", with_webhooks).await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    let request = json!({ "url": receiver.url() });
+    let (id, secret) = register(&served, &request).await;
+    let (status, again) = answer(served.post("/v1/webhooks", &request)).await;
+    assert_eq!((status, &again["webhook_id"], &again["secret"]), (200, &json!(id), &Value::Null));
+    let (other, _) = register(&served, &json!({ "url": receiver.url(), "sale_id": "s" })).await;
+    assert_ne!(id, other);
+    let (_, list) = answer(served.get("/v1/webhooks")).await;
+    assert_eq!(list["webhooks"].as_array().map(Vec::len), Some(2));
+    assert!(!list.to_string().contains("whsec_"), "{list}");
+
+    // Both secrets sign for a while; of three the oldest is gone.
+    let path = format!("/v1/webhooks/{id}/secret");
+    let (_, second) = answer(served.post(&path, &json!({}))).await;
+    let (_, third) = answer(served.post(&path, &json!({}))).await;
+    let sender = Sender::start(&stage.deployment.app).await;
+    stage.post_orders(&orders("s", 1)).await;
+    until(async || receiver.requests().len() == 2).await;
+    let signed = receiver.requests().into_iter().find(|request| request.signatures() == 2);
+    let signed = signed.expect("a request with two signatures");
+    for (secret, is_valid) in [
+        (secret.as_str(), false),
+        (second["secret"].as_str().expect("a secret"), true),
+        (third["secret"].as_str().expect("a secret"), true),
+    ] {
+        assert_eq!(signed.is_signed_by(secret), is_valid, "{secret}");
+    }
+    let event = signed.event();
+    assert_eq!((&event["specversion"], &event["id"]), (&json!("1.0"), &json!("order:s:o-0")));
+
+    let delete =
+        |id: &str| reqwest::Client::new().delete(format!("{}/v1/webhooks/{id}", served.url()));
+    assert_eq!(delete(&id).send().await.expect("an answer").status(), 204);
+    let (status, body) = answer(delete(&id)).await;
+    assert_eq!((status, problem(&body)), (404, "unknown-webhook"));
+    let (_, list) = answer(served.get("/v1/webhooks")).await;
+    assert_eq!(list["webhooks"].as_array().map(Vec::len), Some(1));
+    sender.stop().await;
+
+    let wanted = floodgate::operator_log::Wanted { limit: 100, before: None, sale_id: None };
+    let entries = stage.operator_log.entries(&wanted).await.expect("entries");
+    let text = serde_json::to_string(&entries).expect("JSON");
+    for action in ["webhook_registered", "webhook_secret_made", "webhook_deleted"] {
+        assert!(text.contains(action), "{text}");
+    }
+    assert!(!text.contains("hush") && !text.contains("whsec_"), "{text}");
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_is_disabled_with_its_reason_and_can_be_enabled() {
+    let stage = Stage::with("webhooks-gone", with_webhooks).await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    receiver.answer(StatusCode::GONE);
+    let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
+    let sender = Sender::start(&stage.deployment.app).await;
+    stage.post_orders(&orders("s", 1)).await;
+    until(async || webhook(&served, &id).await["state"] == "disabled").await;
+    let told = webhook(&served, &id).await;
+    assert_eq!(told["reason"], "it answered 410: as the test wants it", "{told}");
+    let before = receiver.requests().len();
+    receiver.answer(StatusCode::NO_CONTENT);
+    stage.post_orders(&orders("s", 3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(receiver.requests().len(), before, "nothing is sent");
+    let enable = served.post(&format!("/v1/webhooks/{id}/enable"), &json!({}));
+    let (status, body) = answer(enable).await;
+    assert_eq!((status, &body["state"]), (200, &json!("active")), "{body}");
+    until(async || receiver.ids().len() == 3).await;
+    sender.stop().await;
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_addresses_that_are_not_allowed() {
+    let stage = Stage::with("webhooks-private", |settings| {
+        with_webhooks(settings);
+        settings.webhooks.allowed_networks = vec!["10.0.0.0/8".parse().expect("a network")];
+    })
+    .await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    for (request, part) in [
+        (json!({ "url": receiver.url() }), "127.0.0.1, which is not public"),
+        (json!({ "url": "https://[::1]/" }), "not public"),
+        (json!({ "url": "https://169.254.169.254/latest" }), "not public"),
+        (json!({ "url": "file:///etc/passwd" }), "accepted: https:"),
+        (json!({ "url": "https://shop.example", "sale_id": "a.b" }), "sale_id"),
+        (json!({ "uri": "https://shop.example" }), "url"),
+    ] {
+        let (status, body) = answer(served.post("/v1/webhooks", &request)).await;
+        assert_eq!((status, problem(&body)), (422, "invalid-request"), "{body}");
+        assert!(body["detail"].as_str().is_some_and(|detail| detail.contains(part)), "{body}");
+    }
+    let unknown = json!({ "url": "https://shop.example", "sale_id": "none" });
+    let (status, body) = answer(served.post("/v1/webhooks", &unknown)).await;
+    assert_eq!((status, problem(&body)), (404, "unknown-sale"));
+    // A name is looked up when it is sent to.
+    let url = receiver.url().replace("127.0.0.1", "localhost");
+    let (id, _) = register(&served, &json!({ "url": url })).await;
+    let sender = Sender::start(&stage.deployment.app).await;
+    stage.post_orders(&orders("s", 1)).await;
+    until(async || webhook(&served, &id).await["state"] == "failing").await;
+    let told = webhook(&served, &id).await;
+    assert!(
+        told["reason"].as_str().is_some_and(|why| why.contains("webhooks.allowed_networks")),
+        "{told}"
+    );
+    assert!(receiver.requests().is_empty());
+    sender.stop().await;
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn webhooks_are_for_operators_and_need_the_feed() {
+    let stage = Stage::with("webhooks-token", |settings| {
+        with_webhooks(settings);
+        settings.api.jwt_secret = SECRET.into();
+    })
+    .await;
+    let served = Served::without_worker(&stage.deployment.app).await;
+    let with = |scope: &str| {
+        served.get("/v1/webhooks").bearer_auth(Signer::Hs256(SECRET).sign(&claims("ada", scope)))
+    };
+    assert_eq!(answer(served.get("/v1/webhooks")).await.0, 401);
+    assert_eq!(answer(with("floodgate:events")).await.0, 403);
+    assert_eq!(answer(with("floodgate:admin")).await.0, 200);
+    served.stop().await;
+    stage.remove().await;
+
+    let stage = Stage::with("webhooks-no-feed", on_free_port).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
+    let request = json!({ "url": "https://shop.example/events" });
+    let (status, body) = answer(served.post("/v1/webhooks", &request)).await;
+    assert_eq!((status, problem(&body)), (404, "no-feed"));
+    let adapters = stage.deployment.app.adapters().await.expect("adapters");
+    let refused = stage.deployment.app.webhook_sender(&adapters, std::sync::Arc::default());
+    assert!(refused.is_err_and(|error| error.to_string().contains("FLOODGATE_FEED__ENABLED")));
+    served.stop().await;
+    stage.remove().await;
+}
