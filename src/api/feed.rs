@@ -72,7 +72,7 @@ pub(super) struct EventPage {
         ("sale" = Option<String>, Query, description = "Only events of this sale and its orders", pattern = "^[A-Za-z0-9_-]{1,64}$"),
         ("limit" = Option<u16>, Query, description = "About the most events in the answer: 1 to 1000, 100 if left out", minimum = 1, maximum = 1000),
         ("Prefer" = Option<String>, Header, nullable = false, description = "`wait=N`: wait up to N seconds for the first event", example = "wait=20"),
-        ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "The id of the last event that the client got: the place to go on after, if `after` is not given"),
+        ("Last-Event-ID" = Option<String>, Header, nullable = false, pattern = "^[0-9]{1,18}$", description = "The id of the last event that the client got: the place to go on after, if `after` is not given"),
     ),
     responses(
         (status = 200, description = "Events in the order in which they were published", content(
@@ -106,8 +106,13 @@ pub(super) async fn show(
     let room = api.limits.follower(client)?;
     let start = after.map_or(FeedStart::Oldest, FeedStart::After);
     let reader = api.broker.feed(start).await.map_err(unreadable)?;
-    let feed = Feed { reader, sale, source: api.contracts.topology.event_source() };
+    let source = api.contracts.topology.event_source();
+    let mut feed = Feed { reader, sale, source, ahead: None };
     if requests::wants_events(&headers) {
+        // That what follows is not kept is told before the stream begins: a browser would come back for ever.
+        if let Ok(first) = tokio::time::timeout(IDLE, feed.next()).await {
+            feed.ahead = Some(first?);
+        }
         let events = feed.follow().take_until(api.stop.clone().cancelled_owned());
         let events = Sse::new(holding(events.map(Ok::<_, Infallible>), room));
         return Ok(events.keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response());
@@ -127,16 +132,24 @@ fn unreadable(error: BrokerError) -> Problem {
     }
 }
 
+/// A place of the feed, and the events there that are wanted.
+type Placed = (u64, Vec<Event>);
+
 /// The feed as a client wants it.
 struct Feed {
     reader: FeedReader,
+    /// What was read before it was wanted.
+    ahead: Option<Placed>,
     sale: Option<SaleId>,
     source: String,
 }
 
 impl Feed {
     /// What comes next of the wanted: its place, and the events there, of which there may be none.
-    async fn next(&mut self) -> Result<(u64, Vec<Event>), Problem> {
+    async fn next(&mut self) -> Result<Placed, Problem> {
+        if let Some(ahead) = self.ahead.take() {
+            return Ok(ahead);
+        }
         let Fed { offset, body } = self.reader.next().await.map_err(|error| match error {
             FeedError::NotKept => ProblemType::NotKept.because("older events were removed"),
             FeedError::Broker(error) => unreadable(error),

@@ -188,7 +188,6 @@ pub(super) async fn verify(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PauseRequest {
-    /// `refuse`: orders are rejected as paused. `hold`: they wait, and grow no older meanwhile
     #[schema(value_type = super::contracts::schemas::PauseModeName, inline)]
     mode: PauseMode,
 }

@@ -221,6 +221,9 @@ async fn a_stream_that_has_removed_a_place_says_so() {
         status == 410 && problem(&body) == "not-kept"
     })
     .await;
+    let stream = served.get("/v1/events").header("accept", "text/event-stream");
+    let (status, body) = answer(stream.header("last-event-id", "0")).await;
+    assert_eq!((status, problem(&body)), (410, "not-kept"), "before it begins");
     let (status, page) = answer(served.get("/v1/events?limit=1")).await;
     assert_eq!(status, 200, "{page}");
     assert!(page["next"].as_u64().expect("a place") > 1);

@@ -50,7 +50,8 @@ pub(in crate::api) enum PhaseName {
     Closed,
 }
 
-/// How an operator may pause a sale.
+/// How an operator may pause a sale. `refuse`: orders are rejected as paused. `hold`: they wait, and grow no older
+/// meanwhile.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "only its schema is used")]

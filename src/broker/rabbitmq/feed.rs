@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
@@ -122,6 +123,7 @@ async fn is_first(link: &Link, channel: &Channel, offset: u64) -> Result<bool, B
     let looking = async {
         let mut consumer = consume(channel, link.topology.feed(), first()).await?;
         let message = consumer.next().await.transpose()?;
+        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
         Ok(message.and_then(|message| self::offset(message.properties.headers().as_ref())))
     };
     Ok(link.within(looking).await? == Some(offset))

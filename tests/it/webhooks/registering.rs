@@ -94,6 +94,45 @@ async fn an_endpoint_that_is_gone_is_disabled_with_its_reason_and_can_be_enabled
 }
 
 #[tokio::test]
+async fn what_fails_for_too_long_is_given_up_and_its_webhook_disabled() {
+    let stage = Stage::with("webhooks-given-up", |settings| {
+        with_webhooks(settings);
+        settings.webhooks.give_up_after = Duration::from_secs(1);
+        settings.webhooks.disable_after = Duration::from_secs(3);
+    })
+    .await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    receiver.answer(StatusCode::INTERNAL_SERVER_ERROR);
+    let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
+    let sender = Sender::start(&stage.deployment.app).await;
+    stage.post_orders(&orders("s", 1)).await;
+    until(async || webhook(&served, &id).await["state"] == "disabled").await;
+    let told = webhook(&served, &id).await;
+    assert_eq!((&told["waiting"], &told["given_up"]), (&json!(0), &json!(1)), "{told}");
+    let path = format!("/v1/webhooks/{id}/deliveries?state=given_up");
+    let (_, listed) = answer(served.get(&path)).await;
+    let delivery = &listed["deliveries"][0];
+    assert_eq!((&delivery["status"], &delivery["attempts"]), (&json!(500), &json!(2)), "{listed}");
+    assert_eq!(delivery["answer"], "as the test wants it");
+    let text = stage.deployment.app.metrics().text();
+    for line in [
+        "floodgate_webhook_requests_total{result=\"failed\"} 1",
+        "floodgate_webhook_requests_total{result=\"given_up\"} 1",
+    ] {
+        assert!(text.contains(line), "{line}");
+    }
+    until(async || {
+        stage.deployment.app.metrics().text().contains("floodgate_webhooks{state=\"disabled\"} 1")
+    })
+    .await;
+    sender.stop().await;
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
 async fn nothing_is_sent_to_addresses_that_are_not_allowed() {
     let stage = Stage::with("webhooks-private", |settings| {
         with_webhooks(settings);
