@@ -118,8 +118,17 @@ async fn a_receiver_that_fails_gets_everything_and_one_that_hangs_delays_no_othe
     );
     until(async || webhook(&served, &failing_id).await["waiting"] == 0).await;
     assert_eq!(webhook(&served, &failing_id).await["state"], "active");
+    let (_, described) = answer(served.get("/openapi.json")).await;
+    let described = &described["webhooks"]["event"]["post"];
+    let content = &described["requestBody"]["content"]["application/cloudevents+json"];
+    let schema = jsonschema::validator_for(&content["schema"]).expect("a schema");
     for request in failing.requests() {
         assert!(request.is_signed_by(&secret), "{request:?}");
+        assert!(schema.is_valid(&request.event()), "{}", request.event());
+        for header in described["parameters"].as_array().expect("headers") {
+            let name = header["name"].as_str().expect("a name");
+            assert!(request.headers.contains_key(name), "{name}");
+        }
     }
     let waits = webhook(&served, &hanging_id).await;
     assert_eq!(waits["state"], "failing", "{waits}");

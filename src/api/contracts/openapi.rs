@@ -63,6 +63,7 @@ const KEY_AS_ORDER_ID: &str =
 /// asked for, none can tell who buys, and every client chooses order ids.
 pub(in crate::api) fn described(with_key: bool) -> Value {
     let mut document = serde_json::to_value(openapi()).unwrap_or_default();
+    document["webhooks"] = json!({ "event": { "post": sent_event() } });
     if !with_key {
         let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
         for operation in paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
@@ -79,6 +80,43 @@ pub(in crate::api) fn described(with_key: bool) -> Value {
         }
     }
     document
+}
+
+/// What a webhook gets; its receiver serves it.
+fn sent_event() -> Value {
+    let header = |(name, description): (&str, &str)| {
+        json!({ "name": name, "in": "header", "required": true, "description": description,
+                "schema": { "type": "string" } })
+    };
+    let text = json!({ "type": "string" });
+    let attributes = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype"];
+    let mut properties: Map<String, Value> =
+        attributes.iter().map(|name| ((*name).to_owned(), text.clone())).collect();
+    properties.insert("data".to_owned(), json!({ "type": "object" }));
+    let required: Vec<&String> = properties.keys().collect();
+    let schema = json!({ "type": "object", "required": required, "properties": properties });
+    let headers = [
+        ("webhook-id", "Stands for the event's id: the same whenever the event comes"),
+        ("webhook-timestamp", "When it was sent, in seconds since 1970"),
+        (
+            "webhook-signature",
+            "`v1,` and base64, for each valid secret, separated by spaces: HMAC-SHA256 over the other two headers and \
+             the body, joined by dots",
+        ),
+    ];
+    json!({
+        "operationId": "receiveEvent",
+        "summary": "Receive an event",
+        "description": "As the Standard Webhooks specification has it. Events come at least once: leave repeats out \
+            by their id.",
+        "tags": ["Webhooks"],
+        "parameters": headers.map(header),
+        "requestBody": { "required": true, "content": { "application/cloudevents+json": { "schema": schema } } },
+        "responses": {
+            "2XX": { "description": "It is processed. With any other status it comes again" },
+            "410": { "description": "No more events are wanted: the webhook is disabled" },
+        },
+    })
 }
 
 #[cfg(test)]
