@@ -24,7 +24,7 @@ use super::requests;
 use super::stream::{KEEP_ALIVE, RETRY, last_event_id};
 use crate::broker::{BrokerError, Fed, FeedError, FeedReader};
 use crate::domain::event::{Event, FeedStart};
-use crate::domain::event_batch::{data_of, structured_json};
+use crate::domain::event_batch::{events_of, structured_json};
 use crate::domain::order::SaleId;
 
 /// Events in one answer, if nothing else is asked for, and at most.
@@ -107,12 +107,8 @@ pub(super) async fn show(
     let start = after.map_or(FeedStart::Oldest, FeedStart::After);
     let reader = api.broker.feed(start).await.map_err(unreadable)?;
     let source = api.contracts.topology.event_source();
-    let mut feed = Feed { reader, sale, source, ahead: None };
+    let feed = Feed { reader, sale, source };
     if requests::wants_events(&headers) {
-        // That what follows is not kept is told before the stream begins: a browser would come back for ever.
-        if let Ok(first) = tokio::time::timeout(IDLE, feed.next()).await {
-            feed.ahead = Some(first?);
-        }
         let events = feed.follow().take_until(api.stop.clone().cancelled_owned());
         let events = Sse::new(holding(events.map(Ok::<_, Infallible>), room));
         return Ok(events.keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response());
@@ -122,41 +118,33 @@ pub(super) async fn show(
     Ok(axum::Json(page).into_response())
 }
 
-fn unreadable(error: BrokerError) -> Problem {
+pub(super) fn unreadable(error: FeedError) -> Problem {
     match error {
-        BrokerError::NoQueue => ProblemType::NoFeed.because("feed.enabled is false"),
-        error => {
+        FeedError::NotKept => ProblemType::NotKept.because("older events were removed"),
+        FeedError::Broker(BrokerError::NoQueue) => {
+            ProblemType::NoFeed.because("feed.enabled is false")
+        }
+        error @ FeedError::Broker(_) => {
             tracing::debug!(%error, "the feed can't be read");
             ProblemType::BrokerUnavailable.because("the feed can't be read for now")
         }
     }
 }
 
-/// A place of the feed, and the events there that are wanted.
-type Placed = (u64, Vec<Event>);
-
 /// The feed as a client wants it.
 struct Feed {
     reader: FeedReader,
-    /// What was read before it was wanted.
-    ahead: Option<Placed>,
     sale: Option<SaleId>,
     source: String,
 }
 
 impl Feed {
     /// What comes next of the wanted: its place, and the events there, of which there may be none.
-    async fn next(&mut self) -> Result<Placed, Problem> {
-        if let Some(ahead) = self.ahead.take() {
-            return Ok(ahead);
-        }
-        let Fed { offset, body } = self.reader.next().await.map_err(|error| match error {
-            FeedError::NotKept => ProblemType::NotKept.because("older events were removed"),
-            FeedError::Broker(error) => unreadable(error),
-        })?;
-        let data = data_of(&body).unwrap_or_default();
+    async fn next(&mut self) -> Result<(u64, Vec<Event>), Problem> {
+        let Fed { offset, body } = self.reader.next().await.map_err(unreadable)?;
+        let events = events_of(&body).unwrap_or_default();
         let is_wanted = |event: &Event| self.sale.as_ref().is_none_or(|sale| event.is_of(sale));
-        Ok((offset, data.into_iter().filter_map(Event::of_data).filter(is_wanted).collect()))
+        Ok((offset, events.into_iter().filter(is_wanted).collect()))
     }
 
     /// About `limit` events, for the first of which `wait` may pass.

@@ -95,6 +95,8 @@ problem_types! {
         "The ledger has lost what it had committed of the sale, as after a restore from a backup. Nothing was changed; `floodgate sale accept-ledger` goes on.";
     SaleDiffers, "sale-differs", CONFLICT, "The sale is open with another definition",
         "The sale exists and keeps the definition it has. To add units, restock it.";
+    Replaying, "replaying", CONFLICT, "Another sale is being sent again",
+        "A webhook is sent one sale again at a time. Repeat the request when `replaying` of the webhook is null.";
     AdjustmentConflict, "adjustment-conflict", CONFLICT, "The adjustment id was used before",
         "The adjustment id stands for another restock. Give each restock another id.";
     SoldOut, "sold-out", GONE, "The sale is sold out",

@@ -2,6 +2,8 @@
 
 mod views;
 
+use std::time::Duration;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -13,16 +15,18 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::access::AsOperator;
 use super::contracts::problems::{
-    WebhookChangeProblems, WebhookListProblems, WebhookProblems, WebhookRegisterProblems,
+    WebhookListProblems, WebhookProblems, WebhookRegisterProblems, WebhookReplayProblems,
 };
+use super::feed::unreadable;
 use super::problem::{Problem, ProblemType};
 use super::requests::{Id, Json};
 use super::sales::unknown;
+use crate::broker::FeedError;
 use crate::domain::event::{FeedStart, rfc3339};
 use crate::domain::order::SaleId;
 use crate::operator_log::{Action, Entry, Operator};
 use crate::webhooks::{
-    DeliveryState, Replay, Secret, Status, Target, Webhook, WebhookError, WebhookId,
+    DeliveryState, Replay, Secret, Status, Target, Webhook, WebhookChange, WebhookError, WebhookId,
 };
 use views::{DeliveryView, RegisteredView, SecretView, WebhookView};
 
@@ -30,6 +34,10 @@ use views::{DeliveryView, RegisteredView, SecretView, WebhookView};
 const MAX_WEBHOOKS: usize = 100;
 /// How often a change is tried while others change the same webhook.
 const TRIES: usize = 5;
+/// A webhook begins with what was published so long before: RabbitMQ may have another clock.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
+/// How long to wait for the first event since a time.
+const FIRST_EVENT: Duration = Duration::from_secs(1);
 /// Deliveries in one answer, if nothing else is asked for, and at most.
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
@@ -48,7 +56,7 @@ pub(super) struct RegisterRequest {
 
 /// Register a webhook
 ///
-/// Events that are published from now on are sent to it, each at least once, as POST requests that are signed after the
+/// Events that are published from now on, and those of the last 10 s, are sent to it, each at least once, as POST requests that are signed after the
 /// Standard Webhooks specification; a process of `floodgate webhooks` sends them. Registering the same URL for the same
 /// sale again changes nothing, and shows no secret: make another one.
 #[utoipa::path(
@@ -86,13 +94,14 @@ pub(super) async fn register(
         return Err(ProblemType::Invalid.because(detail));
     }
     let (now, secret) = (Utc::now(), Secret::new());
+    let start = FeedStart::Since(now - TimeDelta::from_std(CLOCKS_DIFFER).unwrap_or_default());
     let webhook = Webhook {
         id,
         target,
         sale_id,
         secrets: vec![secret.clone()],
         created_at: now,
-        start: FeedStart::Since(now),
+        start,
         replay: None,
         status: Status::default(),
         revision: 0,
@@ -180,17 +189,19 @@ pub(super) async fn enable(
     AsOperator(by): AsOperator,
     Id(id): Id<WebhookId>,
 ) -> Result<axum::Json<WebhookView>, Problem> {
-    let enabled = change(&api, &by, id, Action::WebhookEnabled, |webhook| {
+    let what = (Action::WebhookEnabled, WebhookChange::Enabled);
+    let enabled = change(&api, &by, id, what, |webhook| {
         let status = &mut webhook.status;
         (status.failing_since, status.disabled_at, status.reason) = (None, None, None);
+        Ok(())
     });
     Ok(axum::Json(WebhookView::of(&enabled.await?)))
 }
 
 /// Make another secret
 ///
-/// Requests are signed with the new one within a second or two, and for `webhooks.old_secret_s` also with the one before, so that
-/// receivers can be switched meanwhile. Older ones are no more used.
+/// Requests are signed with the new one within a second or two, and for `webhooks.old_secret_s` also with the one before,
+/// so that receivers can be switched meanwhile. At most five sign at once.
 #[utoipa::path(
     post, path = "/v1/webhooks/{webhook_id}/secret", tag = "Webhooks", operation_id = "rotateWebhookSecret",
     security(("bearerAuth" = [])),
@@ -203,18 +214,18 @@ pub(super) async fn rotate(
     Id(id): Id<WebhookId>,
 ) -> Result<axum::Json<SecretView>, Problem> {
     let overlap = TimeDelta::from_std(api.webhooks.settings.old_secret).unwrap_or_default();
-    let (secret, until) = (Secret::new(), Utc::now() + overlap);
-    let rotated = change(&api, &by, id, Action::WebhookSecretMade, |webhook| {
-        let old = webhook.secrets.drain(..).next();
-        let old = old.map(|old| old.valid_until(until));
-        webhook.secrets = std::iter::once(secret.clone()).chain(old).collect();
+    let now = Utc::now();
+    let what = (Action::WebhookSecretMade, WebhookChange::Secrets);
+    let rotated = change(&api, &by, id, what, |webhook| {
+        webhook.secrets = Secret::rotated(std::mem::take(&mut webhook.secrets), now, now + overlap);
+        Ok(())
     });
-    rotated.await?;
-    let view = SecretView { secret: secret.expose().to_owned(), old_until: Some(rfc3339(until)) };
-    Ok(axum::Json(view))
+    let webhook = rotated.await?;
+    let secret = webhook.secrets.first().map_or("", Secret::expose).to_owned();
+    Ok(axum::Json(SecretView { secret, old_until: rfc3339(now + overlap) }))
 }
 
-/// What to send again: one of both.
+/// What to send again: exactly one of the two.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplayRequest {
@@ -234,7 +245,7 @@ pub(super) struct ReplayRequest {
     security(("bearerAuth" = [])),
     params(("webhook_id" = inline(super::contracts::schemas::WebhookIdParam), Path, description = "The webhook")),
     request_body = ReplayRequest,
-    responses((status = 202, description = "They will be sent", body = WebhookView), WebhookChangeProblems),
+    responses((status = 202, description = "They will be sent", body = WebhookView), WebhookReplayProblems),
 )]
 pub(super) async fn replay(
     State(api): State<Shared>,
@@ -246,23 +257,75 @@ pub(super) async fn replay(
     if sale_id.is_some() == since.is_some() {
         return Err(ProblemType::Invalid.because("accepted: either sale_id or since"));
     }
-    let webhook = read(&api, id).await?;
-    if let Some(sale) = &sale_id {
-        must_exist(&api, sale).await?;
-        if webhook.sale_id.as_ref().is_some_and(|own| own != sale) {
+    let replayed = match (sale_id, since) {
+        (Some(sale), None) => replay_sale(&api, &by, id, sale).await?,
+        (None, Some(time)) => replay_since(&api, &by, id, time).await?,
+        _ => return Err(ProblemType::Invalid.because("accepted: either sale_id or since")),
+    };
+    Ok((StatusCode::ACCEPTED, axum::Json(WebhookView::of(&replayed))))
+}
+
+async fn replay_sale(
+    api: &Shared,
+    by: &Operator,
+    id: WebhookId,
+    sale: SaleId,
+) -> Result<Webhook, Problem> {
+    must_exist(api, &sale).await?;
+    let what = (Action::WebhookReplayed, WebhookChange::Replay);
+    let replayed = change(api, by, id, what, |webhook| {
+        if webhook.sale_id.as_ref().is_some_and(|own| *own != sale) {
             let detail = format!("the webhook gets no events of sale {sale}");
             return Err(ProblemType::Invalid.because(detail));
         }
-    }
-    let replayed = change(&api, &by, id, Action::WebhookReplayed, |webhook| {
-        if let Some(time) = since {
-            webhook.start = FeedStart::Since(time);
+        if let Some(Replay { sale_id, .. }) =
+            webhook.replay.as_ref().filter(|other| other.sale_id != sale)
+        {
+            let detail = format!("sale {sale_id} is being sent again");
+            return Err(ProblemType::Replaying.because(detail));
         }
-        if let Some(sale_id) = sale_id.clone() {
-            webhook.replay = Some(Replay { sale_id, after: None });
-        }
+        webhook.replay = Some(Replay { sale_id: sale.clone(), after: None });
+        Ok(())
     });
-    Ok((StatusCode::ACCEPTED, axum::Json(WebhookView::of(&replayed.await?))))
+    replayed.await
+}
+
+async fn replay_since(
+    api: &Shared,
+    by: &Operator,
+    id: WebhookId,
+    time: DateTime<Utc>,
+) -> Result<Webhook, Problem> {
+    if time < DateTime::UNIX_EPOCH || time > Utc::now() {
+        return Err(ProblemType::Invalid
+            .because("since is not accepted; accepted: a time from 1970 to now"));
+    }
+    let Some(place) = place_at(api, time).await? else { return read(api, id).await };
+    let what = (Action::WebhookReplayed, WebhookChange::Place);
+    let replayed = change(api, by, id, what, |webhook| {
+        // Never forward: what was not sent yet would be left out.
+        webhook.start = match (webhook.start, place) {
+            (FeedStart::Since(begun), _) => FeedStart::Since(begun.min(time)),
+            (FeedStart::After(now), FeedStart::After(then)) => FeedStart::After(now.min(then)),
+            _ => FeedStart::Oldest,
+        };
+        Ok(())
+    });
+    replayed.await
+}
+
+/// The place before what was published at `time` and later, if there is any.
+async fn place_at(api: &Shared, time: DateTime<Utc>) -> Result<Option<FeedStart>, Problem> {
+    let reader = api.broker.feed(FeedStart::Since(time)).await;
+    let mut reader = reader.map_err(unreadable)?;
+    match tokio::time::timeout(FIRST_EVENT, reader.next()).await {
+        Err(_) => Ok(None),
+        Ok(Ok(fed)) => {
+            Ok(Some(fed.offset.checked_sub(1).map_or(FeedStart::Oldest, FeedStart::After)))
+        }
+        Ok(Err(FeedError::NotKept)) => Ok(Some(FeedStart::Oldest)),
+        Ok(Err(error)) => Err(unreadable(error)),
+    }
 }
 
 /// Which deliveries to show.
@@ -325,13 +388,13 @@ async fn change(
     api: &Shared,
     by: &Operator,
     id: WebhookId,
-    action: Action,
-    how: impl Fn(&mut Webhook),
+    (action, what): (Action, WebhookChange),
+    how: impl Fn(&mut Webhook) -> Result<(), Problem>,
 ) -> Result<Webhook, Problem> {
     for _ in 0..TRIES {
         let mut webhook = read(api, id).await?;
-        how(&mut webhook);
-        if api.webhooks.store.change(&webhook, action == Action::WebhookEnabled).await? {
+        how(&mut webhook)?;
+        if api.webhooks.store.change(&webhook, what).await? {
             note(api, by, action, &webhook).await;
             return Ok(webhook);
         }

@@ -25,8 +25,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, EventBatch, FeedReader, Message,
-    Properties, Published, Queue, Receipt, Reply, Topic,
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, EventBatch, FeedError, FeedReader,
+    Message, Properties, Published, Queue, Receipt, Reply, Topic,
 };
 use crate::domain::event::FeedStart;
 use crate::domain::event_batch::batch_json;
@@ -142,10 +142,10 @@ impl Broker for EmbeddedBroker {
         }
     }
 
-    async fn feed(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
+    async fn feed(&self, start: FeedStart) -> Result<FeedReader, FeedError> {
         match &self.feed {
             Some(feed) => feed.read(start).await,
-            None => Err(BrokerError::NoQueue),
+            None => Err(BrokerError::NoQueue.into()),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{BrokerError, PublishedAs, Topic};
 
 /// Messages read ahead.
-const AHEAD: usize = 64;
+const AHEAD: usize = 16;
 
 /// Section `feed` of the settings, described in `config/floodgate.toml`.
 #[serde_as]
@@ -71,6 +71,13 @@ pub enum FeedError {
     /// The broker can't be read from.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+}
+
+impl FeedError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Broker(error) if error.is_transient())
+    }
 }
 
 /// Reads the feed from some place on. Ends when dropped.

@@ -55,8 +55,8 @@ pub trait Broker: Send + Sync {
     /// be sent soon, or whose queue is gone, full or one of floodgate's own, is dropped and counted.
     fn reply(&self, reply: Reply);
 
-    /// Reads the feed.
-    async fn feed(&self, start: FeedStart) -> Result<FeedReader, BrokerError>;
+    /// Reads the feed. A place that is not kept any more, or that the feed never had, is refused.
+    async fn feed(&self, start: FeedStart) -> Result<FeedReader, FeedError>;
 
     /// What `queue` is called where a reply is wanted.
     fn address(&self, queue: &Queue) -> String;

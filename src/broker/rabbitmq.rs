@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::topology::Topology;
 use super::{
-    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, FeedReader, Message, Published, Queue,
-    Reply, Topic,
+    Bounds, Broker, BrokerError, Delay, Deliveries, Depth, FeedError, FeedReader, Message,
+    Published, Queue, Reply, Topic,
 };
 use crate::broker::BrokerSettings;
 use crate::domain::event::FeedStart;
@@ -298,12 +298,12 @@ impl Broker for RabbitBroker {
         self.replies.hand_in(reply);
     }
 
-    async fn feed(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
+    async fn feed(&self, start: FeedStart) -> Result<FeedReader, FeedError> {
         if self.link.bounds.feed.is_none() {
-            return Err(BrokerError::NoQueue);
+            return Err(BrokerError::NoQueue.into());
         }
         let reading = self.feed.read(start).await;
-        self.link.outage.noted(reading, BrokerError::is_transient)
+        self.link.outage.noted(reading, FeedError::is_transient)
     }
 
     fn address(&self, queue: &Queue) -> String {

@@ -102,6 +102,11 @@ pub fn data_of(body: &[u8]) -> Result<Vec<&[u8]>, serde_json::Error> {
     Ok(events.into_iter().map(|event| event.data.get().as_bytes()).collect())
 }
 
+/// Every event in the body of a message. `None` if there is something else in it.
+pub fn events_of(body: &[u8]) -> Option<Vec<Event>> {
+    data_of(body).ok()?.into_iter().map(Event::of_data).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;

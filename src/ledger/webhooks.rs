@@ -8,19 +8,10 @@ use super::statements::{Sql, json_text};
 use crate::domain::event::FeedStart;
 use crate::domain::order::{OrderId, SaleId};
 use crate::webhooks::{
-    Delivery, DeliveryState, Replay, Round, Secret, Status, Target, Webhook, WebhookId,
+    Delivery, DeliveryState, Replay, Round, Secret, Status, Target, Webhook, WebhookChange,
+    WebhookId,
 };
 
-/// What a request may change of a webhook.
-const CHANGED: [&str; 7] = [
-    "secrets",
-    "after_place",
-    "since",
-    "replay_sale_id",
-    "replay_after",
-    "failing_since",
-    "disabled_at",
-];
 /// What a sender changes.
 const SENT: [&str; 8] = [
     "after_place",
@@ -77,6 +68,12 @@ row! {
         next_ms: Option<i64>,
         status: Option<i32>,
         answer: String,
+    }
+}
+
+row! {
+    struct CountRow {
+        total: u64 as i64,
     }
 }
 
@@ -187,6 +184,17 @@ fn values(webhook: &Webhook) -> Value {
     })
 }
 
+/// The webhook's key and revision with the values of `columns`: no statement is told secrets that it does not store.
+fn only(webhook: &Webhook, columns: &[&str]) -> Value {
+    let mut values = values(webhook);
+    if let Some(values) = values.as_object_mut() {
+        values.retain(|name, _| {
+            ["webhook_id", "revision"].contains(&name.as_str()) || columns.contains(&name.as_str())
+        });
+    }
+    values
+}
+
 /// Whether a statement has changed a webhook: those that do return its id.
 async fn has_changed<C: Sql>(db: &mut C, sql: String, set: &Value) -> Result<bool, sqlx::Error> {
     let rows: Vec<IdRow> = db.read(sql, json_text(&[set])).await?;
@@ -233,35 +241,42 @@ pub(super) async fn webhooks<C: Sql>(
 pub(super) async fn change<C: Sql>(
     db: &mut C,
     webhook: &Webhook,
-    retry_all: bool,
+    change: WebhookChange,
 ) -> Result<bool, sqlx::Error> {
-    let set = C::set("webhooks", WEBHOOK);
+    let columns: &[&str] = match change {
+        WebhookChange::Secrets => &["secrets"],
+        WebhookChange::Enabled => &["failing_since", "disabled_at", "reason"],
+        WebhookChange::Place => &["after_place", "since"],
+        WebhookChange::Replay => &["replay_sale_id", "replay_after"],
+    };
+    let (set, id) = (C::set("webhooks", WEBHOOK), webhook.id);
     let sql = format!(
-        "update webhooks set {}, reason = i.reason, revision = i.revision + 1 from {set} i
+        "update webhooks set {}, revision = i.revision + 1 from {set} i
          where webhooks.webhook_id = i.webhook_id and webhooks.revision = i.revision
          returning webhooks.webhook_id",
-        assignments(&CHANGED)
+        assignments(columns)
     );
-    let has_changed = has_changed(db, sql, &values(webhook)).await?;
-    if has_changed && retry_all {
-        retry(db, webhook.id).await?;
+    let has_changed = has_changed(db, sql, &only(webhook, columns)).await?;
+    if has_changed && change == WebhookChange::Enabled {
+        let now_ms = Utc::now().timestamp_millis();
+        let sql = format!(
+            "update webhook_deliveries set next_ms = 0, first_ms = {now_ms}
+             where $1 = '' and webhook_id = '{id}' and state = 'waiting'"
+        );
+        db.write(sql, String::new()).await?;
     }
     Ok(has_changed)
-}
-
-/// Has all that waits tried again at once.
-async fn retry<C: Sql>(db: &mut C, id: WebhookId) -> Result<(), sqlx::Error> {
-    let which = format!("webhook_id = '{id}' and state = 'waiting'");
-    let sql = format!("update webhook_deliveries set next_ms = 0 where $1 = '' and {which}");
-    db.write(sql, String::new()).await
 }
 
 pub(super) async fn delete<C: Sql>(db: &mut C, id: WebhookId) -> Result<bool, sqlx::Error> {
     let set = C::set("webhooks", "webhook_id");
     let which = format!("webhook_id in (select i.webhook_id from {set} i)");
     let key = json!({ "webhook_id": id });
+    // First, so that a sender that has just written deliveries is waited for.
+    let sql = format!("delete from webhooks where {which} returning webhook_id");
+    let was_there = has_changed(db, sql, &key).await?;
     db.write(format!("delete from webhook_deliveries where {which}"), json_text(&[&key])).await?;
-    has_changed(db, format!("delete from webhooks where {which} returning webhook_id"), &key).await
+    Ok(was_there)
 }
 
 pub(super) async fn deliveries<C: Sql>(
@@ -327,9 +342,9 @@ pub(super) async fn record<C: Sql>(
     db: &mut C,
     sender: &str,
     round: Round<'_>,
-) -> Result<bool, sqlx::Error> {
-    let Round { webhook, deliveries, retry_all } = round;
-    let set = C::set("webhooks", WEBHOOK_CLAIMED);
+) -> Result<Option<u64>, sqlx::Error> {
+    let Round { webhook, deliveries, retry_before_ms } = round;
+    let (set, id) = (C::set("webhooks", &format!("{WEBHOOK}, claimed_by")), webhook.id);
     let sql = format!(
         "update webhooks set {} from {set} i
          where webhooks.webhook_id = i.webhook_id and webhooks.revision = i.revision
@@ -337,22 +352,27 @@ pub(super) async fn record<C: Sql>(
          returning webhooks.webhook_id",
         assignments(&SENT)
     );
-    let mut claimed = values(webhook);
+    let mut claimed = only(webhook, &SENT);
     claimed["claimed_by"] = json!(sender);
     if !has_changed(db, sql, &claimed).await? {
-        return Ok(false);
+        return Ok(None);
     }
-    write(db, webhook.id, deliveries).await?;
-    if retry_all {
-        retry(db, webhook.id).await?;
+    write(db, id, deliveries).await?;
+    if let Some(before_ms) = retry_before_ms {
+        let sql = format!(
+            "update webhook_deliveries set next_ms = 0
+             where $1 = '' and webhook_id = '{id}' and state = 'waiting' and last_ms < {before_ms}
+               and coalesce(status, 500) >= 500"
+        );
+        db.write(sql, String::new()).await?;
     }
-    Ok(true)
+    let sql = format!(
+        "select count(*) as total from webhook_deliveries
+         where $1 = '' and webhook_id = '{id}' and state = 'waiting'"
+    );
+    let rows: Vec<CountRow> = db.read(sql, String::new()).await?;
+    Ok(Some(rows.first().map_or(0, |row| row.total)))
 }
-
-/// The columns of a webhook with who has claimed it.
-const WEBHOOK_CLAIMED: &str =
-    "webhook_id, url, sale_id, secrets, created_at, after_place, since, replay_sale_id,
-    replay_after, failing_since, disabled_at, reason, missed_at, revision, claimed_by";
 
 async fn write<C: Sql>(
     db: &mut C,
@@ -384,10 +404,13 @@ pub(super) async fn forget<C: Sql>(
     id: WebhookId,
     keep: u32,
 ) -> Result<(), sqlx::Error> {
-    let over = format!("webhook_id = '{id}' and state <> 'waiting'");
-    let sql = format!(
-        "delete from webhook_deliveries where $1 = '' and {over} and event_id not in (
-             select event_id from webhook_deliveries where {over} order by last_ms desc limit {keep})"
-    );
-    db.write(sql, String::new()).await
+    for state in [DeliveryState::Delivered, DeliveryState::GivenUp] {
+        let over = format!("webhook_id = '{id}' and state = '{}'", state.name());
+        let sql = format!(
+            "delete from webhook_deliveries where $1 = '' and {over} and event_id not in (
+                 select event_id from webhook_deliveries where {over} order by last_ms desc limit {keep})"
+        );
+        db.write(sql, String::new()).await?;
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@
 mod endpoint;
 mod lane;
 mod schedule;
+mod source;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use lane::Lane;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long a claim holds. A webhook whose sender has died is taken over after so long.
 const CLAIM: Duration = Duration::from_secs(30);
+/// How long recording the last results may take when it ends.
+const RECORDING: Duration = Duration::from_secs(10);
 /// How often deliveries that are over are forgotten.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
@@ -167,19 +170,24 @@ impl Lanes {
     async fn end(self) {
         let Shared { sender, id, .. } = &*self.shared;
         sender.health.set_consuming(false);
-        self.running.values().for_each(|lane| lane.stop.cancel());
+        let mut lanes: Vec<Running> = self.running.into_values().collect();
+        for lane in &lanes {
+            lane.stop.cancel();
+        }
         let ending = async {
-            for mut lane in self.running.into_values() {
+            for lane in &mut lanes {
                 // It ends with its token; one that panicked has nothing left to do.
                 let _ = (&mut lane.task).await;
             }
-            sender.queue.release(id).await
         };
-        // What is not written by then is sent again by the next sender.
-        match tokio::time::timeout(sender.settings.timeout * 2, ending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the claims were not given up; they run out"),
-            Err(_) => tracing::warn!("requests were under way when it ended; they are sent again"),
+        if tokio::time::timeout(sender.settings.timeout + RECORDING, ending).await.is_err() {
+            tracing::warn!("what was sent last could not be recorded; it is sent again");
+        }
+        for lane in &lanes {
+            lane.task.abort();
+        }
+        if let Err(error) = sender.queue.release(id).await {
+            tracing::debug!(%error, "the claims were not given up; they run out");
         }
     }
 }

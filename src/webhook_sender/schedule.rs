@@ -7,11 +7,15 @@ use crate::retry;
 /// How long to wait after the first attempt, the second, and so on; after the last of them for as long as after it.
 const DELAYS_S: [u64; 7] = [5, 30, 120, 300, 900, 1800, 3600];
 
+/// How long an endpoint that asks for so long is left alone: an hour at most.
+pub(super) fn bounded(asked: Duration) -> Duration {
+    asked.min(Duration::from_secs(DELAYS_S[DELAYS_S.len() - 1]))
+}
+
 /// How long to wait after so many attempts, if the endpoint has not asked for more. At most an hour and a bit.
 pub(super) fn delay(attempts: u32, retry_after: Option<Duration>) -> Duration {
     let number = (attempts.max(1) as usize - 1).min(DELAYS_S.len() - 1);
-    let longest = Duration::from_secs(DELAYS_S[DELAYS_S.len() - 1]);
-    let asked = retry_after.unwrap_or_default().min(longest);
+    let asked = bounded(retry_after.unwrap_or_default());
     retry::jittered(Duration::from_secs(DELAYS_S[number]).max(asked))
 }
 

@@ -7,7 +7,7 @@ use crate::domain::digest::digest;
 /// The most characters that are kept of an endpoint's answer.
 pub const MAX_ANSWER_CHARS: usize = 256;
 
-/// An event that goes to a webhook, and what came of it so far.
+/// An event that goes to a webhook, with the result of its attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The event's id.

@@ -27,10 +27,9 @@ pub trait Webhooks: Send + Sync {
     /// The webhook with this id, or all, by id.
     async fn webhooks(&self, id: Option<WebhookId>) -> Result<Vec<Webhook>, WebhookError>;
 
-    /// Writes what a request has changed: secrets, whether it is disabled, what is sent again. A sender that is at
-    /// work on it begins anew; with `retry_all` it tries all that waits at once. False: it was changed meanwhile, so it
-    /// must be read again, or it is gone.
-    async fn change(&self, webhook: &Webhook, retry_all: bool) -> Result<bool, WebhookError>;
+    /// Stores what a request has changed, and nothing else of `webhook`. A sender that is at work on it begins anew.
+    /// False: it was changed meanwhile, so it must be read again, or it is gone.
+    async fn change(&self, webhook: &Webhook, change: WebhookChange) -> Result<bool, WebhookError>;
 
     /// Deletes a webhook with its deliveries. Whether it was there.
     async fn delete(&self, id: WebhookId) -> Result<bool, WebhookError>;
@@ -66,11 +65,11 @@ pub trait WebhookQueue: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Delivery>, WebhookError>;
 
-    /// Writes what became of deliveries, and how far the webhook has come with it, together. False, and nothing is
-    /// written, if `sender` has no claim on it any more, or it was changed.
-    async fn record(&self, sender: &str, round: Round<'_>) -> Result<bool, WebhookError>;
+    /// Stores the results of deliveries and the webhook's place together, and says how many deliveries wait now.
+    /// `None`, and nothing is stored, if `sender` has no claim on it any more, or it was changed.
+    async fn record(&self, sender: &str, round: Round<'_>) -> Result<Option<u64>, WebhookError>;
 
-    /// Forgets deliveries that are over, but for the latest `keep` of each webhook.
+    /// Forgets deliveries that are over, but for the latest `keep` that were delivered and as many that were given up.
     async fn forget(&self, id: WebhookId, keep: u32) -> Result<(), WebhookError>;
 }
 
@@ -79,10 +78,24 @@ pub trait WebhookQueue: Send + Sync {
 pub struct Round<'a> {
     /// The webhook, as it is now.
     pub webhook: &'a Webhook,
-    /// What became of deliveries.
+    /// The results of deliveries.
     pub deliveries: &'a [Delivery],
-    /// Whether all that wait are to be tried again at once.
-    pub retry_all: bool,
+    /// Deliveries that were last tried before this time, in milliseconds since 1970, and failed for want of an answer
+    /// or with a server's error, are tried again at once.
+    pub retry_before_ms: Option<i64>,
+}
+
+/// What a request changes of a webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookChange {
+    /// Its secrets.
+    Secrets,
+    /// Whether it is disabled or fails. All that waits is tried again at once, as if for the first time.
+    Enabled,
+    /// Where in the feed to go on.
+    Place,
+    /// The sale that is sent again.
+    Replay,
 }
 
 /// Webhooks could not be read or written. Whether anything was written is unknown.

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 const PREFIX: &str = "whsec_";
 /// Bytes of a secret. The specification accepts 24 to 64.
 const BYTES: usize = 32;
+/// The most that a webhook has.
+const MAX_SECRETS: usize = 5;
 
 /// What a webhook's requests are signed with.
 #[derive(Debug, Clone)]
@@ -46,10 +48,11 @@ impl Secret {
         self.text.expose_secret()
     }
 
-    /// The same, for no longer than that.
-    #[must_use]
-    pub fn valid_until(self, until: DateTime<Utc>) -> Self {
-        Self { until: Some(until), ..self }
+    /// Those of `secrets` that are valid at `now`, behind a new one; the one before it is valid until `until`.
+    pub fn rotated(secrets: Vec<Self>, now: DateTime<Utc>, until: DateTime<Utc>) -> Vec<Self> {
+        let old = secrets.into_iter().map(|old| Self { until: old.until.or(Some(until)), ..old });
+        let valid = old.filter(|old| old.until.is_some_and(|until| now < until));
+        std::iter::once(Self::new()).chain(valid).take(MAX_SECRETS).collect()
     }
 
     fn key(&self) -> Key {

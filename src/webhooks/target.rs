@@ -53,7 +53,7 @@ impl Networks {
         match (is_public(address), with_tls) {
             (true, true) => Ok(()),
             (true, false) => Err(format!(
-                "leads to {address} without TLS, which webhooks.allowed_networks has not"
+                "leads to {address} over http, and that is not in webhooks.allowed_networks"
             )),
             (false, _) => Err(format!(
                 "leads to {address}, which is not public and not in webhooks.allowed_networks"
@@ -95,7 +95,9 @@ impl Target {
             return refused(format!("is longer than {MAX_URL_BYTES} bytes"));
         }
         let Ok(url) = Url::parse(text) else {
-            return refused("is none; accepted: such as https://shop.example/events".to_owned());
+            return refused(
+                "is not a URL; accepted: such as https://shop.example/events".to_owned(),
+            );
         };
         if !url.username().is_empty() || url.password().is_some() {
             return refused("has a user or a password, which is not accepted".to_owned());
@@ -224,7 +226,9 @@ mod tests {
             let error = Target::parse(bad, &none).unwrap_err().to_string();
             assert!(error.contains(why), "{bad}: {error}");
         }
-        assert!(Target::parse("http://1.1.1.1/", &ours).unwrap_err().to_string().contains("TLS"));
+        assert!(
+            Target::parse("http://1.1.1.1/", &ours).unwrap_err().to_string().contains("over http")
+        );
         let long = format!("https://shop.example/{}", "x".repeat(2048));
         assert!(Target::parse(&long, &none).is_err());
     }

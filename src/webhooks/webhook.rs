@@ -82,11 +82,11 @@ pub struct Webhook {
     pub secrets: Vec<Secret>,
     /// When it was registered.
     pub created_at: DateTime<Utc>,
-    /// How far it has come with the feed.
+    /// Where in the feed to go on.
     pub start: FeedStart,
     /// A sale that is sent again from the ledger, and how far that has come.
     pub replay: Option<Replay>,
-    /// How it does.
+    /// Its health.
     pub status: Status,
     /// Counts the changes that requests have made to it.
     pub revision: i32,
@@ -103,7 +103,7 @@ pub struct Replay {
     pub after: Option<OrderId>,
 }
 
-/// How a webhook does.
+/// The health of a webhook.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Since when no request was accepted, if the last one was not.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use floodgate::app::App;
+use floodgate::broker::topology::Topology;
 use floodgate::broker::{
     Bounds, Broker, EmbeddedBroker, FeedBounds, FeedError, Message, PublishedAs,
 };
@@ -13,12 +14,15 @@ use floodgate::domain::order::Order;
 use floodgate::domain::sale::SoldOut;
 use floodgate::metrics::Metrics;
 use floodgate::sqlite::SqliteFile;
+use lapin::options::QueueDeleteOptions;
 use serde_json::Value;
 
 use crate::api::tokens::{SECRET, Signer, claims};
 use crate::harness::api::{Served, answer, on_free_port, problem};
 use crate::harness::process::WorkerProcess;
-use crate::harness::{PATIENCE, Stage, body, order, orders, post, sale, sale_id, time, until};
+use crate::harness::{
+    PATIENCE, Stage, body, channel, order, orders, post, sale, sale_id, time, until,
+};
 
 /// How many orders there are of the hot sale. FEED_ORDERS says another number.
 fn count() -> usize {
@@ -197,8 +201,7 @@ async fn a_place_that_is_not_kept_any_more_is_told() {
     })
     .await;
     short.publish(&[Message::Event(&event(4))]).await.all().expect("publish");
-    let mut reader = short.feed(FeedStart::After(1)).await.expect("a reader");
-    assert!(matches!(reader.next().await, Err(FeedError::NotKept)));
+    assert!(matches!(short.feed(FeedStart::After(1)).await, Err(FeedError::NotKept)));
     let mut reader = short.feed(FeedStart::After(3)).await.expect("a reader");
     assert_eq!(reader.next().await.expect("an event").body, event(4).data);
 }
@@ -228,6 +231,27 @@ async fn a_stream_that_has_removed_a_place_says_so() {
     assert_eq!(status, 200, "{page}");
     assert!(page["next"].as_u64().expect("a place") > 1);
     served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_place_of_a_stream_that_was_made_again_is_told() {
+    let stage = Stage::with("feed-again", with_feed).await;
+    let events: Vec<Event> = (0..10).map(|n| event(n + 1)).collect();
+    let messages: Vec<_> = events.iter().map(Message::Event).collect();
+    stage.broker.publish(&messages).await.all().expect("publish");
+    let mut reader = stage.broker.feed(FeedStart::After(4)).await.expect("a reader");
+    assert_eq!(reader.next().await.expect("an event").offset, 5);
+    drop(reader);
+    let name = Topology::new(&stage.deployment.app.settings().namespace).feed();
+    let amqp = channel(&stage).await;
+    amqp.queue_delete(name.into(), QueueDeleteOptions::default()).await.expect("deleted");
+    let again = stage.deployment.app.broker().await.expect("a broker");
+    again.publish(&messages[..2]).await.all().expect("publish");
+    let told = again.feed(FeedStart::After(4)).await;
+    assert!(matches!(told, Err(FeedError::NotKept)), "it is beyond the end");
+    let mut reader = again.feed(FeedStart::After(0)).await.expect("a reader");
+    assert_eq!(reader.next().await.expect("an event").offset, 1);
     stage.remove().await;
 }
 

@@ -114,7 +114,7 @@ fn sent_event() -> Value {
         "requestBody": { "required": true, "content": { "application/cloudevents+json": { "schema": schema } } },
         "responses": {
             "2XX": { "description": "It is processed. With any other status it comes again" },
-            "410": { "description": "No more events are wanted: the webhook is disabled" },
+            "410": { "description": "No more events are wanted: unless others are accepted, the webhook is disabled" },
         },
     })
 }

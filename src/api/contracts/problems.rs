@@ -40,8 +40,8 @@ problems! { EVERYWHERE;
         UnsupportedMediaType Invalid LedgerUnavailable;
     WebhookListProblems: Unauthorized Forbidden LedgerUnavailable;
     WebhookProblems: Unauthorized Forbidden UnknownWebhook Invalid LedgerUnavailable;
-    WebhookChangeProblems: BadJson Unauthorized Forbidden UnknownWebhook UnknownSale Timeout TooLarge
-        UnsupportedMediaType Invalid LedgerUnavailable;
+    WebhookReplayProblems: BadJson Unauthorized Forbidden UnknownWebhook UnknownSale NoFeed Timeout Replaying
+        TooLarge UnsupportedMediaType Invalid BrokerUnavailable LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;
     StatusStreamProblems: Unauthorized Forbidden;

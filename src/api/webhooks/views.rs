@@ -73,9 +73,8 @@ pub(in crate::api) struct SecretView {
     #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$")]
     pub(super) secret: String,
     /// Until when requests are signed with the one before too
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(format = DateTime, required = false, value_type = String)]
-    pub(super) old_until: Option<String>,
+    #[schema(format = DateTime)]
+    pub(super) old_until: String,
 }
 
 /// A webhook that was just registered, with its secret, which is shown only now.

@@ -43,7 +43,7 @@ impl Feed {
     }
 
     /// Reads from `start` on.
-    pub(super) async fn read(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
+    pub(super) async fn read(&self, start: FeedStart) -> Result<FeedReader, FeedError> {
         let (queues, queue_id) = (self.queues.clone(), self.queue_id().await?);
         let after = match start {
             FeedStart::Oldest => None,
@@ -54,6 +54,13 @@ impl Feed {
                 before.map_err(classify_error)?
             }
         };
+        if let Some(place) = after {
+            let next = store::after(queues.file.readers(), queue_id, place, 1).await;
+            let next = next.map_err(classify_error)?;
+            if next.first().is_some_and(|next| is_apart(after, next.position)) {
+                return Err(FeedError::NotKept);
+            }
+        }
         Ok(FeedReader::start(move |send| pass_on(queues, queue_id, after, send)))
     }
 
@@ -82,31 +89,35 @@ impl Feed {
     }
 }
 
+/// Whether what was between two places is missing: places follow each other.
+fn is_apart(last: Option<i64>, next: i64) -> bool {
+    last.is_some_and(|last| next > last.saturating_add(1))
+}
+
 async fn pass_on(
     queues: Arc<Queues>,
     queue_id: i64,
-    after: Option<i64>,
+    mut last: Option<i64>,
     send: mpsc::Sender<Result<Fed, FeedError>>,
 ) {
-    let (mut last, mut is_sought) = (after.unwrap_or(0), after.is_some());
     loop {
-        let rows = match store::after(queues.file.readers(), queue_id, last, CHUNK).await {
-            Ok(rows) => rows,
-            Err(error) => {
-                let _ = send.send(Err(classify_error(error).into())).await;
-                return;
-            }
-        };
+        let rows =
+            match store::after(queues.file.readers(), queue_id, last.unwrap_or(0), CHUNK).await {
+                Ok(rows) => rows,
+                Err(error) => {
+                    let _ = send.send(Err(classify_error(error).into())).await;
+                    return;
+                }
+            };
         if rows.is_empty() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         for row in rows {
-            // Places follow each other.
-            if std::mem::take(&mut is_sought) && row.position > last + 1 {
+            if is_apart(last, row.position) {
                 let _ = send.send(Err(FeedError::NotKept)).await;
                 return;
             }
-            last = row.position;
+            last = Some(row.position);
             let fed = Fed { offset: row.position.cast_unsigned(), body: row.body };
             if send.send(Ok(fed)).await.is_err() {
                 return;

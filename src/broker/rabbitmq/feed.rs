@@ -1,8 +1,10 @@
 //! The feed as a stream of RabbitMQ (its page on streams).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions,
     QueueDeclareOptions,
@@ -16,7 +18,11 @@ use crate::broker::{BrokerError, Fed, FeedBounds, FeedError, FeedReader};
 use crate::domain::event::FeedStart;
 
 /// Messages that RabbitMQ sends ahead of their acknowledgements.
-const PREFETCH: u16 = 500;
+const PREFETCH: u16 = 100;
+/// A message that was read before comes within this time, if it is there.
+const SOUGHT_WITHIN: Duration = Duration::from_secs(1);
+/// No message for so long is taken for the end of the stream.
+const QUIET: Duration = Duration::from_millis(250);
 /// Where a stream is read from, and where a message stands in it.
 const OFFSET: &str = "x-stream-offset";
 /// A stream is removed segment by segment, so it has some of them.
@@ -36,22 +42,27 @@ impl Feed {
     }
 
     /// Reads from `start` on.
-    pub(super) async fn read(&self, start: FeedStart) -> Result<FeedReader, BrokerError> {
+    pub(super) async fn read(&self, start: FeedStart) -> Result<FeedReader, FeedError> {
         let (after, from) = match start {
-            FeedStart::Oldest => (None, first()),
+            FeedStart::Oldest => (None, word("first")),
+            // The message there was read before. That it comes shows that the stream has the place.
             FeedStart::After(after) => {
-                let next = i64::try_from(after.saturating_add(1)).unwrap_or(i64::MAX);
-                (Some(after), AMQPValue::LongLongInt(next))
+                let place = i64::try_from(after).unwrap_or(i64::MAX);
+                (Some(after), AMQPValue::LongLongInt(place))
             }
             FeedStart::Since(time) => {
                 let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
                 (None, AMQPValue::Timestamp(seconds))
             }
         };
-        let channel = self.channel().await?;
         let link = self.link.clone();
-        let consumer = link.within(consume(&channel, link.topology.feed(), from)).await?;
-        Ok(FeedReader::start(|send| pass_on(link, channel, consumer, after, send)))
+        let mut reading = Reading { channel: self.channel().await?, last: after, link };
+        let mut consumer = reading.consume(from).await?;
+        let first = match after {
+            Some(place) => reading.sought(&mut consumer, place).await?,
+            None => None,
+        };
+        Ok(FeedReader::start(|send| reading.pass_on(first, consumer, send)))
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
@@ -66,71 +77,125 @@ impl Feed {
     }
 }
 
-fn first() -> AMQPValue {
-    AMQPValue::LongString("first".into())
+fn word(word: &str) -> AMQPValue {
+    AMQPValue::LongString(word.into())
 }
 
-async fn consume(
-    channel: &Channel,
-    queue: String,
-    from: AMQPValue,
-) -> Result<Consumer, lapin::Error> {
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-    let mut arguments = FieldTable::default();
-    arguments.insert(OFFSET.into(), from);
-    channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments).await
-}
-
-/// Hands on what the consumer gets, from `after` on.
-async fn pass_on(
+/// A reader's channel, and how far it has come.
+struct Reading {
     link: Arc<Link>,
     channel: Channel,
-    mut consumer: Consumer,
-    after: Option<u64>,
-    send: mpsc::Sender<Result<Fed, FeedError>>,
-) {
-    let mut expected = after.map(|after| after.saturating_add(1));
-    while let Some(message) = consumer.next().await {
-        let fed = async {
-            let message = message.map_err(classify_error)?;
-            let offset = offset(message.properties.headers().as_ref());
-            let offset = offset.ok_or_else(|| BrokerError::Permanent("no offset".into()))?;
-            // Numbers may be left out; but if it is the first that is kept, there were others before.
-            if expected.take().is_some_and(|expected| offset > expected)
-                && is_first(&link, &channel, offset).await?
-            {
-                return Err(FeedError::NotKept);
-            }
-            message.ack(BasicAckOptions::default()).await.map_err(classify_error)?;
-            Ok(Fed { offset, body: message.data })
+    last: Option<u64>,
+}
+
+impl Reading {
+    async fn consume(&self, from: AMQPValue) -> Result<Consumer, BrokerError> {
+        let consuming = async {
+            let ahead = BasicQosOptions::default();
+            self.channel.basic_qos(PREFETCH, ahead).await?;
+            let mut arguments = FieldTable::default();
+            arguments.insert(OFFSET.into(), from);
+            let (queue, options) = (self.link.topology.feed(), BasicConsumeOptions::default());
+            self.channel.basic_consume(queue.into(), "".into(), options, arguments).await
+        };
+        self.link.within(consuming).await
+    }
+
+    /// Makes sure that the stream has what comes after `place`. The next message of the consumer, if it has come.
+    async fn sought(
+        &mut self,
+        consumer: &mut Consumer,
+        place: u64,
+    ) -> Result<Option<Fed>, FeedError> {
+        let Ok(message) = tokio::time::timeout(SOUGHT_WITHIN, consumer.next()).await else {
+            // RabbitMQ sends nothing before the place. Is it beyond the end of a stream that was made again?
+            let is_beyond = self.end().await?.is_some_and(|end| end < place);
+            return if is_beyond { Err(FeedError::NotKept) } else { Ok(None) };
+        };
+        match message {
+            Some(message) => Ok(self.checked(message).await?.filter(|fed| fed.offset > place)),
+            None => Err(lost().into()),
         }
-        .await;
-        // Should RabbitMQ begin earlier, as it does for other kinds of places.
-        let is_before = |fed: &Fed| after.is_some_and(|after| fed.offset <= after);
-        if fed.as_ref().is_ok_and(is_before) {
-            expected = after.map(|after| after.saturating_add(1));
-            continue;
+    }
+
+    /// What a message says, once it is acknowledged. An error if others between it and the last one were removed; none
+    /// if it was read before.
+    async fn checked(
+        &mut self,
+        message: Result<Delivery, lapin::Error>,
+    ) -> Result<Option<Fed>, FeedError> {
+        let message = message.map_err(classify_error)?;
+        let offset = offset(&message).ok_or_else(|| BrokerError::Permanent("no offset".into()))?;
+        // Numbers may be left out; but if it is the first that is kept, there were others before.
+        if self.last.is_some_and(|last| offset > last.saturating_add(1))
+            && self.first().await? == Some(offset)
+        {
+            return Err(FeedError::NotKept);
         }
-        let is_over = fed.is_err();
-        if send.send(fed).await.is_err() || is_over {
+        message.ack(BasicAckOptions::default()).await.map_err(classify_error)?;
+        if self.last.is_some_and(|last| offset <= last) {
+            return Ok(None);
+        }
+        self.last = Some(offset);
+        Ok(Some(Fed { offset, body: message.data }))
+    }
+
+    /// Hands on `first` and what the consumer gets.
+    async fn pass_on(
+        mut self,
+        first: Option<Fed>,
+        mut consumer: Consumer,
+        send: mpsc::Sender<Result<Fed, FeedError>>,
+    ) {
+        if let Some(first) = first
+            && send.send(Ok(first)).await.is_err()
+        {
             return;
         }
+        while let Some(message) = consumer.next().await {
+            let checked = self.checked(message).await;
+            let Some(fed) = checked.transpose() else { continue };
+            let is_over = fed.is_err();
+            if send.send(fed).await.is_err() || is_over {
+                return;
+            }
+        }
+    }
+
+    /// The place of the first message.
+    async fn first(&self) -> Result<Option<u64>, BrokerError> {
+        let mut consumer = self.consume(word("first")).await?;
+        let message = self.link.within(async { consumer.next().await.transpose() }).await?;
+        self.cancel(&consumer).await?;
+        Ok(message.as_ref().and_then(offset))
+    }
+
+    /// The place of the last message, if there is any.
+    async fn end(&self) -> Result<Option<u64>, BrokerError> {
+        // Begins with the last chunk, which has several messages.
+        let mut consumer = self.consume(word("last")).await?;
+        let mut end = None;
+        while let Ok(Some(message)) = tokio::time::timeout(QUIET, consumer.next()).await {
+            let message = message.map_err(classify_error)?;
+            end = offset(&message);
+            message.ack(BasicAckOptions::default()).await.map_err(classify_error)?;
+        }
+        self.cancel(&consumer).await?;
+        Ok(end)
+    }
+
+    async fn cancel(&self, consumer: &Consumer) -> Result<(), BrokerError> {
+        let cancelling = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        self.link.within(cancelling).await
     }
 }
 
-/// Whether the first message of the stream stands at `offset`.
-async fn is_first(link: &Link, channel: &Channel, offset: u64) -> Result<bool, BrokerError> {
-    let looking = async {
-        let mut consumer = consume(channel, link.topology.feed(), first()).await?;
-        let message = consumer.next().await.transpose()?;
-        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
-        Ok(message.and_then(|message| self::offset(message.properties.headers().as_ref())))
-    };
-    Ok(link.within(looking).await? == Some(offset))
+fn lost() -> BrokerError {
+    BrokerError::Transient("the connection is lost".into())
 }
 
-fn offset(headers: Option<&FieldTable>) -> Option<u64> {
-    match headers?.inner().get(OFFSET)? {
+fn offset(message: &Delivery) -> Option<u64> {
+    match message.properties.headers().as_ref()?.inner().get(OFFSET)? {
         AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
         _ => None,
     }

@@ -6,7 +6,8 @@ use super::SqliteLedger;
 use crate::ledger::webhooks as statements;
 use crate::sqlite::Survives;
 use crate::webhooks::{
-    Delivery, DeliveryState, Round, Webhook, WebhookError, WebhookId, WebhookQueue, Webhooks,
+    Delivery, DeliveryState, Round, Webhook, WebhookChange, WebhookError, WebhookId, WebhookQueue,
+    Webhooks,
 };
 
 #[async_trait]
@@ -21,8 +22,8 @@ impl Webhooks for SqliteLedger {
         reading.map_err(WebhookError::new)
     }
 
-    async fn change(&self, webhook: &Webhook, retry_all: bool) -> Result<bool, WebhookError> {
-        let changing = async |db: &mut _| statements::change(db, webhook, retry_all).await;
+    async fn change(&self, webhook: &Webhook, change: WebhookChange) -> Result<bool, WebhookError> {
+        let changing = async |db: &mut _| statements::change(db, webhook, change).await;
         self.run(Survives::PowerLoss, changing).await.map_err(WebhookError::new)
     }
 
@@ -70,7 +71,7 @@ impl WebhookQueue for SqliteLedger {
         reading.map_err(WebhookError::new)
     }
 
-    async fn record(&self, sender: &str, round: Round<'_>) -> Result<bool, WebhookError> {
+    async fn record(&self, sender: &str, round: Round<'_>) -> Result<Option<u64>, WebhookError> {
         let recording = async |db: &mut _| statements::record(db, sender, round).await;
         self.run(Survives::Kill, recording).await.map_err(WebhookError::new)
     }

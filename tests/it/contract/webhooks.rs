@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use floodgate::app::Records;
 use floodgate::domain::event::FeedStart;
 use floodgate::webhooks::{
-    Delivery, DeliveryState, Networks, Replay, Round, Secret, Status, Target, Webhook, WebhookId,
-    WebhookQueue, Webhooks,
+    Delivery, DeliveryState, Networks, Replay, Round, Secret, Status, Target, Webhook,
+    WebhookChange, WebhookId, WebhookQueue, Webhooks,
 };
 
 use super::on_every_adapter;
@@ -102,12 +102,19 @@ async fn a_change_is_for_those_who_have_read_the_latest(records: Records) {
     let mut changed = read(&webhooks, first.id).await;
     changed.start = FeedStart::Oldest;
     changed.secrets.insert(0, Secret::new());
-    changed.status.disabled_at = Some(first.created_at);
-    assert!(webhooks.change(&changed, false).await.expect("changed"));
-    assert!(!webhooks.change(&changed, false).await.expect("stale"));
+    changed.replay = Some(Replay { sale_id: sale_id("s"), after: None });
+    let change = WebhookChange::Secrets;
+    assert!(webhooks.change(&changed, change).await.expect("changed"));
+    assert!(!webhooks.change(&changed, change).await.expect("stale"));
     let found = read(&webhooks, first.id).await;
-    assert_eq!((found.revision, found.start, found.secrets.len()), (1, FeedStart::Oldest, 2));
-    assert_eq!(found.status.name(), "disabled");
+    assert_eq!((found.revision, found.start, found.secrets.len()), (1, first.start, 2));
+    assert_eq!(found.replay, None, "nothing else is changed");
+    for (revision, change) in [(1, WebhookChange::Place), (2, WebhookChange::Replay)] {
+        changed.revision = revision;
+        assert!(webhooks.change(&changed, change).await.expect("changed"));
+    }
+    let found = read(&webhooks, first.id).await;
+    assert_eq!((found.start, &found.replay), (FeedStart::Oldest, &changed.replay));
 }
 
 async fn one_sender_has_a_webhook_at_a_time(records: Records) {
@@ -130,11 +137,11 @@ async fn one_sender_has_a_webhook_at_a_time(records: Records) {
     assert_eq!(claimed("two", 1250, 1150).await, []);
     assert_eq!(claimed("two", 1261, 1161).await, [first.id], "it has run out");
     let webhook = read(&webhooks, first.id).await;
-    let round = Round { webhook: &webhook, deliveries: &[], retry_all: false };
-    assert!(!queue.record("one", round).await.expect("refused"));
-    assert!(queue.record("two", round).await.expect("recorded"));
-    webhooks.change(&webhook, false).await.expect("changed");
-    assert!(!queue.record("two", round).await.expect("refused: it was changed"));
+    let round = Round { webhook: &webhook, deliveries: &[], retry_before_ms: None };
+    assert_eq!(queue.record("one", round).await.expect("refused"), None);
+    assert_eq!(queue.record("two", round).await.expect("recorded"), Some(0));
+    webhooks.change(&webhook, WebhookChange::Secrets).await.expect("changed");
+    assert_eq!(queue.record("two", round).await.expect("refused: it was changed"), None);
     queue.release("two").await.expect("released");
     assert_eq!(claimed("one", 1300, 1200).await, [first.id]);
 }
@@ -153,11 +160,11 @@ async fn what_became_of_deliveries_is_written_with_the_place(records: Records) {
     );
     let given_up = delivery("given-up", DeliveryState::GivenUp, None);
     let deliveries = [late.clone(), soon.clone(), given_up];
-    let record = async |webhook: &Webhook, deliveries: &[Delivery], retry_all| {
-        let round = Round { webhook, deliveries, retry_all };
-        assert!(queue.record("one", round).await.expect("recorded"));
+    let record = async |webhook: &Webhook, deliveries: &[Delivery], retry_before_ms| {
+        let round = Round { webhook, deliveries, retry_before_ms };
+        queue.record("one", round).await.expect("recorded")
     };
-    record(&now, &deliveries, false).await;
+    assert_eq!(record(&now, &deliveries, None).await, Some(2));
     let found = read(&webhooks, first.id).await;
     assert_eq!(
         (found.start, found.status.waiting, found.status.given_up),
@@ -178,11 +185,18 @@ async fn what_became_of_deliveries_is_written_with_the_place(records: Records) {
         next_ms: None,
         ..soon
     };
-    record(&now, std::slice::from_ref(&delivered), true).await;
+    let refused =
+        Delivery { status: Some(400), ..delivery("refused", DeliveryState::Waiting, Some(9500)) };
+    assert_eq!(record(&now, &[delivered.clone(), refused], Some(8)).await, Some(2));
     assert_eq!(listed(None, 1).await, [delivered]);
-    assert_eq!(due(0).await.len(), 1, "all that waits is due at once");
+    assert_eq!(due(0).await.len(), 1, "what failed without its fault is due at once");
+    assert!(webhooks.change(&now, WebhookChange::Enabled).await.expect("enabled"));
+    let due_now = due(0).await;
+    assert_eq!(due_now.len(), 2, "all that waits is");
+    assert!(due_now.iter().all(|delivery| delivery.first_ms > 7));
     queue.forget(first.id, 1).await.expect("forgotten");
-    assert_eq!(listed(Some(DeliveryState::GivenUp), 10).await, []);
+    assert_eq!(listed(None, 10).await.len(), 4, "one of each is kept");
+    queue.forget(first.id, 0).await.expect("forgotten");
     assert_eq!(listed(None, 10).await.len(), 2);
     webhooks.delete(first.id).await.expect("deleted");
     assert_eq!(listed(None, 10).await, []);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use floodgate::broker::{
-    Broker, BrokerError, Deliveries, Delivery, Depth, FeedReader, Message, Published, Queue,
-    Receipt, Reply, Topic,
+    Broker, BrokerError, Deliveries, Delivery, Depth, FeedError, FeedReader, Message, Published,
+    Queue, Receipt, Reply, Topic,
 };
 use floodgate::domain::event::FeedStart;
 use parking_lot::Mutex;
@@ -169,8 +169,8 @@ impl Broker for Connection {
 
     fn reply(&self, _: Reply) {}
 
-    async fn feed(&self, _: FeedStart) -> Result<FeedReader, BrokerError> {
-        Err(BrokerError::NoQueue)
+    async fn feed(&self, _: FeedStart) -> Result<FeedReader, FeedError> {
+        Err(BrokerError::NoQueue.into())
     }
 
     fn address(&self, queue: &Queue) -> String {
