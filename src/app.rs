@@ -14,7 +14,7 @@ use crate::broker::{Broker, EmbeddedBroker, Queue, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Holdings, Inventory, RedisInventory};
-use crate::ledger::{Books, Ledger, PostgresLedger, SqliteLedger};
+use crate::ledger::{Archive, Books, Ledger, PostgresLedger, SqliteLedger};
 use crate::metrics::Metrics;
 use crate::operator_log::{Journal, OperatorLog};
 use crate::sales::operations::Operations;
@@ -165,6 +165,23 @@ impl App {
         Ok(Audited { books: ledger.clone(), ledger, holdings })
     }
 
+    /// What keeps decisions elsewhere, and replaces users' ids: the ledger, checked to be there, and what else has them.
+    pub async fn retention(&self) -> Result<Retention> {
+        if self.settings.is_embedded() {
+            let ledger = self.embedded().await?.ledger.clone();
+            let journal = Journal::new(Some(ledger.clone()));
+            let (books, archive) = (ledger.clone(), ledger.clone());
+            return Ok(Retention { ledger, books, archive, holdings: None, journal });
+        }
+        let ledger = self.postgres()?;
+        of_server(Server::Database, ledger.check().await)?;
+        let ledger = Arc::new(ledger);
+        let holdings = Some(Arc::new(self.redis(SPARE_REDIS_CONNECTIONS)?) as Arc<dyn Holdings>);
+        let journal = Journal::new(Some(ledger.clone()));
+        let (books, archive) = (ledger.clone(), ledger.clone());
+        Ok(Retention { ledger, books, archive, holdings, journal })
+    }
+
     /// How the intake is divided.
     pub async fn division(&self) -> Result<Division> {
         match self.records().await?.shard_map {
@@ -298,6 +315,21 @@ pub struct Audited {
     pub books: Arc<dyn Books>,
     /// What the inventory holds.
     pub holdings: Option<Arc<dyn Holdings>>,
+}
+
+/// What has decisions and users' ids, and what moves and replaces them.
+#[derive(Clone)]
+pub struct Retention {
+    /// Sales and decisions.
+    pub ledger: Arc<dyn Ledger>,
+    /// The same ledger's books.
+    pub books: Arc<dyn Books>,
+    /// The same ledger's archives.
+    pub archive: Arc<dyn Archive>,
+    /// What the inventory holds.
+    pub holdings: Option<Arc<dyn Holdings>>,
+    /// Where it is written down what was done.
+    pub journal: Journal,
 }
 
 /// What is kept in the database.

@@ -4,6 +4,7 @@
 //! version 1.21 or later in transaction mode with `max_prepared_statements` set; migrations connect
 //! directly.
 
+mod archive;
 mod check;
 mod distributed;
 mod one_sale;

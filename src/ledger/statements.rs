@@ -1,7 +1,7 @@
 //! The statements that are the same in every database. A set of rows goes in as one JSON text, `$1`: an
 //! array of objects with the columns' names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use serde_json::json;
@@ -12,15 +12,20 @@ use sqlx::sqlite::SqliteRow;
 use super::MAX_ANNOUNCEMENTS;
 use super::rows::{self, AnnouncementRow};
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
 /// The columns of [`rows::SaleRow`].
 pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, closes_at,
-    verification, version, sold_out_at, paused, held_from, held_until";
+    verification, version, sold_out_at, paused, held_from, held_until,
+    archived, erasure_key";
 /// The columns of [`rows::DecisionRow`], of a table `d`.
 pub(super) const DECISION: &str = "d.sale_id, d.order_id, d.user_id, d.quantity,
     cast(d.outcome as text) as outcome, d.waited_ms, d.decided_at, d.version, d.sold";
+/// The columns of [`rows::ArchivedRow`], of a table `a`.
+pub(super) const ARCHIVED: &str = "a.sale_id, a.order_id, a.quantity,
+    cast(a.outcome as text) as outcome, a.decided_at, a.buyer";
 pub(super) const ANNOUNCEMENT: &str = "sale_id, version, adjustment_id, units, stock, at";
 
 /// A connection to a database, in or out of a transaction.
@@ -91,6 +96,40 @@ pub(super) async fn decisions<C: Sql>(
     );
     let keys = orders.iter().map(|(sale, order)| json!({ "sale_id": sale, "order_id": order }));
     rows::decisions(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
+}
+
+/// What is kept of those of `orders` that are archived.
+pub(super) async fn archived<C: Sql>(
+    db: &mut C,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+    if orders.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let set = C::set("archived_orders", "sale_id, order_id");
+    let sql = format!(
+        "select {ARCHIVED} from {set} i cross join archived_orders a
+         where a.sale_id = i.sale_id and a.order_id = i.order_id"
+    );
+    let keys = orders.iter().map(|(sale, order)| json!({ "sale_id": sale, "order_id": order }));
+    rows::archived(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
+}
+
+/// Those of `tokens` that replace a user's id in their sale.
+pub(super) async fn erased<C: Sql>(
+    db: &mut C,
+    tokens: &[(&SaleId, &UserId)],
+) -> Result<HashSet<(SaleId, UserId)>, sqlx::Error> {
+    if tokens.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let set = C::set("erased_buyers", "sale_id, token");
+    let sql = format!(
+        "select e.sale_id, e.token from {set} i cross join erased_buyers e
+         where e.sale_id = i.sale_id and e.token = i.token"
+    );
+    let keys = tokens.iter().map(|(sale, token)| json!({ "sale_id": sale, "token": token }));
+    rows::erased(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
 }
 
 /// Writes how many units buyers have, with their limit.

@@ -55,6 +55,12 @@ actions! {
     Purged, "purged";
     /// Hints of a sale did not agree with the ledger, and were deleted.
     HintsDeleted, "hints_deleted";
+    /// Decisions of a sale moved to a file.
+    Archived, "archived";
+    /// Decisions of a sale came back from a file.
+    Restored, "restored";
+    /// A user's id was replaced.
+    UserErased, "user_erased";
     /// The intake was divided into another number of shards.
     Divided, "divided";
     /// A request came with a token that is not accepted.

@@ -81,7 +81,8 @@ impl PostgresLedger {
                 ('announcements', 'select'), ('announcements', 'insert'), ('announcements', 'update'),
                 ('operator_log', 'select'), ('operator_log', 'insert'),
                 ('division', 'select'), ('division', 'update'),
-                ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete')
+                ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete'),
+                ('archived_orders', 'select'), ('archives', 'select'), ('erased_buyers', 'select')
             ) needed (t, p) where not has_table_privilege(t, p)";
         self.run(async |db| sqlx::query_as(missing).fetch_all(db).await).await
     }

@@ -1,6 +1,6 @@
 //! Statements about one sale, which they name: what a distributed database takes to the one node that has the sale.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::postgres::PgConnection;
@@ -8,13 +8,14 @@ use sqlx::{AssertSqlSafe, query, query_as, query_scalar};
 
 use super::rows::{column, int};
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
 use crate::ledger::recipe::{self, Changes, SalesRead};
 use crate::ledger::rows::{
     self, AnnouncementRow, BuyerRow, DecisionRow, SaleRow, letter, waited_ms,
 };
-use crate::ledger::statements::{ANNOUNCEMENT, DECISION, SALE};
+use crate::ledger::statements::{ANNOUNCEMENT, ARCHIVED, DECISION, SALE};
 
 use super::transaction::Transaction;
 
@@ -44,6 +45,25 @@ impl recipe::Transaction for OneSale {
         orders: &[(&SaleId, &OrderId)],
     ) -> Result<HashMap<OrderKey, Decision>, sqlx::Error> {
         decisions(self.0.connection(), orders).await
+    }
+
+    async fn archived(
+        &mut self,
+        orders: &[(&SaleId, &OrderId)],
+    ) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+        archived(self.0.connection(), orders).await
+    }
+
+    async fn erased(
+        &mut self,
+        tokens: &[(&SaleId, &UserId)],
+    ) -> Result<HashSet<(SaleId, UserId)>, sqlx::Error> {
+        let Some((sale, _)) = tokens.first() else { return Ok(HashSet::new()) };
+        let sql =
+            "select sale_id, token from erased_buyers where sale_id = $1 and token = any ($2)";
+        let tokens = column(tokens, |(_, token)| token.as_str());
+        let found = query_as(sql).bind(sale.as_str()).bind(tokens);
+        rows::erased(found.fetch_all(self.0.connection()).await?)
     }
 
     async fn write(&mut self, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {
@@ -143,6 +163,20 @@ pub(super) async fn decisions(
     let found: Vec<DecisionRow> =
         query_as(AssertSqlSafe(sql)).bind(sale.as_str()).bind(ids).fetch_all(db).await?;
     rows::decisions(found)
+}
+
+/// What is kept of those of `orders`, all of one sale, that are archived.
+pub(super) async fn archived(
+    db: &mut PgConnection,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+    let Some((sale, _)) = orders.first() else { return Ok(HashMap::new()) };
+    let sql = format!(
+        "select {ARCHIVED} from archived_orders a where a.sale_id = $1 and a.order_id = any ($2)"
+    );
+    let ids = column(orders, |(_, order)| order.as_str());
+    let found = query_as(AssertSqlSafe(sql)).bind(sale.as_str()).bind(ids);
+    rows::archived(found.fetch_all(db).await?)
 }
 
 /// Stores decisions of one sale. False when one of them is there already.
@@ -309,7 +343,15 @@ pub(super) async fn unpublished(
 /// The ids of all sales that any row belongs to, also of those that are not there, as they are written.
 pub(super) async fn every_id(db: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     let mut ids = Vec::new();
-    for table in ["sales", "decisions", "buyers", "announcements"] {
+    for table in [
+        "sales",
+        "decisions",
+        "buyers",
+        "announcements",
+        "archived_orders",
+        "archives",
+        "erased_buyers",
+    ] {
         let sql = AssertSqlSafe(format!("select distinct sale_id from {table}"));
         ids.extend(query_scalar::<_, String>(sql).fetch_all(&mut *db).await?);
     }

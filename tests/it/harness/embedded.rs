@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use floodgate::app::Retention;
 use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue, Topic};
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
 use floodgate::metrics::Metrics;
-use floodgate::operator_log::OperatorLog;
+use floodgate::operator_log::{Journal, OperatorLog};
 use floodgate::sqlite::SqliteFile;
 use floodgate::traces::Traces;
 use floodgate::worker::Worker;
@@ -32,6 +33,7 @@ pub struct Embedded {
     pub broker: Arc<dyn Broker>,
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
+    pub retention: Retention,
     pub metrics: Arc<Metrics>,
     folder: Arc<TempDir>,
 }
@@ -47,7 +49,14 @@ impl Embedded {
         let metrics = Arc::new(Metrics::new());
         let ledger = Arc::new(SqliteLedger::new(file.clone(), clock::system(), &metrics));
         let broker = Arc::new(EmbeddedBroker::new(file, NAMESPACE, BOUNDS, &metrics));
-        Self { broker, operator_log: ledger.clone(), ledger, metrics, folder }
+        let retention = Retention {
+            ledger: ledger.clone(),
+            books: ledger.clone(),
+            archive: ledger.clone(),
+            holdings: None,
+            journal: Journal::new(Some(ledger.clone())),
+        };
+        Self { broker, operator_log: ledger.clone(), ledger, retention, metrics, folder }
     }
 
     /// The same file, as another process has it.

@@ -21,8 +21,8 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use floodgate::app::Records;
 use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::app::{Records, Retention};
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
@@ -81,6 +81,7 @@ pub struct Stage {
     pub inventory: Arc<dyn Inventory>,
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
+    pub retention: Retention,
     pub events: Deliveries,
     _cleanup: Cleanup,
 }
@@ -104,8 +105,18 @@ impl Stage {
         let broker = deployment.app.broker().await.expect("broker");
         let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
         let Records { ledger, operator_log, .. } = deployment.app.records().await.expect("ledger");
+        let retention = deployment.app.retention().await.expect("ledger");
         let events = deployment.events(5000).await.expect("events");
-        Self { deployment, broker, inventory, ledger, operator_log, events, _cleanup: cleanup }
+        Self {
+            deployment,
+            broker,
+            inventory,
+            ledger,
+            operator_log,
+            retention,
+            events,
+            _cleanup: cleanup,
+        }
     }
 
     pub async fn open(&self, sale: Sale) {
