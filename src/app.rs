@@ -156,13 +156,15 @@ impl App {
     pub async fn audited(&self) -> Result<Audited> {
         if self.settings.is_embedded() {
             let ledger = self.embedded().await?.ledger.clone();
-            return Ok(Audited { books: ledger.clone(), ledger, holdings: None });
+            let (books, archive) = (ledger.clone(), ledger.clone());
+            return Ok(Audited { ledger, books, archive, holdings: None });
         }
         let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         let holdings = Some(Arc::new(self.redis(SPARE_REDIS_CONNECTIONS)?) as Arc<dyn Holdings>);
-        Ok(Audited { books: ledger.clone(), ledger, holdings })
+        let (books, archive) = (ledger.clone(), ledger.clone());
+        Ok(Audited { ledger, books, archive, holdings })
     }
 
     /// What keeps decisions elsewhere, and replaces users' ids: the ledger, checked to be there, and what else has them.
@@ -313,6 +315,8 @@ pub struct Audited {
     pub ledger: Arc<dyn Ledger>,
     /// The same ledger's books.
     pub books: Arc<dyn Books>,
+    /// The same ledger's archives.
+    pub archive: Arc<dyn Archive>,
     /// What the inventory holds.
     pub holdings: Option<Arc<dyn Holdings>>,
 }

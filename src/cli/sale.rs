@@ -257,6 +257,9 @@ fn show_changed(changed: Changed, id: &SaleId, json: bool) -> anyhow::Result<Exi
 /// What a sale does, and how it is paused, if it is.
 fn in_short(state: &SaleState) -> String {
     let phase = state.phase(Utc::now());
+    if state.archived {
+        return "archived".to_owned();
+    }
     match state.paused.filter(|_| phase == Phase::Paused) {
         Some(mode) => format!("{}: {}", phase.name(), mode.name()),
         None => phase.name().to_owned(),

@@ -63,6 +63,11 @@ impl fmt::Debug for ErasureKey {
     }
 }
 
+/// Whether a user's id is one that replaces another.
+pub fn is_token(user: &UserId) -> bool {
+    bytes_of(user).is_some()
+}
+
 /// The first bytes of the code in a token; `None`: it is no token.
 fn bytes_of(user: &UserId) -> Option<[u8; 8]> {
     let digits = user.as_str().strip_prefix(TOKEN)?;

@@ -4,6 +4,7 @@
 mod alerts;
 mod announcements;
 mod api;
+mod archive;
 mod audit;
 mod commands;
 mod compatibility;

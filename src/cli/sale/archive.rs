@@ -62,8 +62,8 @@ struct Report<'a> {
 /// Where decisions are.
 #[derive(Serialize)]
 pub(in crate::cli) struct FileView {
-    file: String,
-    sha256: String,
+    pub(in crate::cli) file: String,
+    pub(in crate::cli) sha256: String,
     decisions: u64,
     stage: &'static str,
     created_at: String,
@@ -83,14 +83,14 @@ impl FileView {
 
 /// Says that decisions of a sale are elsewhere, if they are.
 pub(in crate::cli) async fn must_not_be_archived(
-    retention: &Retention,
+    archive: &dyn crate::ledger::Archive,
     state: &SaleState,
 ) -> anyhow::Result<()> {
     if !state.archived {
         return Ok(());
     }
     let sale = &state.sale.id;
-    let records = retention.archive.archives(Some(sale)).await?;
+    let records = archive.archives(Some(sale)).await?;
     let files: Vec<String> =
         records.iter().map(|record| format!("{} ({})", record.file, record.decisions)).collect();
     bail!(
