@@ -14,7 +14,7 @@ use crate::broker::{Broker, EmbeddedBroker, Queue, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Holdings, Inventory, RedisInventory};
-use crate::ledger::{Archive, Books, Ledger, PostgresLedger, SqliteLedger};
+use crate::ledger::{Archive, Books, Erasure, Ledger, PostgresLedger, SqliteLedger};
 use crate::metrics::Metrics;
 use crate::operator_log::{Journal, OperatorLog};
 use crate::sales::operations::Operations;
@@ -172,16 +172,16 @@ impl App {
         if self.settings.is_embedded() {
             let ledger = self.embedded().await?.ledger.clone();
             let journal = Journal::new(Some(ledger.clone()));
-            let (books, archive) = (ledger.clone(), ledger.clone());
-            return Ok(Retention { ledger, books, archive, holdings: None, journal });
+            let (books, archive, erasure) = (ledger.clone(), ledger.clone(), ledger.clone());
+            return Ok(Retention { ledger, books, archive, erasure, holdings: None, journal });
         }
         let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         let holdings = Some(Arc::new(self.redis(SPARE_REDIS_CONNECTIONS)?) as Arc<dyn Holdings>);
         let journal = Journal::new(Some(ledger.clone()));
-        let (books, archive) = (ledger.clone(), ledger.clone());
-        Ok(Retention { ledger, books, archive, holdings, journal })
+        let (books, archive, erasure) = (ledger.clone(), ledger.clone(), ledger.clone());
+        Ok(Retention { ledger, books, archive, erasure, holdings, journal })
     }
 
     /// How the intake is divided.
@@ -330,6 +330,8 @@ pub struct Retention {
     pub books: Arc<dyn Books>,
     /// The same ledger's archives.
     pub archive: Arc<dyn Archive>,
+    /// What replaces users in the same ledger.
+    pub erasure: Arc<dyn Erasure>,
     /// What the inventory holds.
     pub holdings: Option<Arc<dyn Holdings>>,
     /// Where it is written down what was done.

@@ -86,10 +86,12 @@ impl State {
     /// Decides one order. The orders of a sale are to come in the order of their queue.
     pub fn decide(&mut self, candidate: &Candidate) -> Answer {
         let Candidate { order, submitted_at, eligibility } = candidate;
-        let order = &*self.as_stored(order);
+        let asked = order;
+        let order = &*self.as_stored(asked);
         let key = order.key();
         if let Some(decision) = self.decisions.get(&key) {
-            return if decision.order == *order {
+            // One that is about to be replaced may have the user's own id yet.
+            return if decision.order == *order || decision.order == *asked {
                 Answer::Decided { decision: decision.clone(), is_new: false }
             } else {
                 Answer::Conflict

@@ -233,7 +233,7 @@ async fn both<C: OneSaleSql>(
 }
 
 /// What the database knows of an archive.
-async fn stored<C: Sql>(
+pub(super) async fn stored<C: Sql>(
     db: &mut C,
     archive: &ArchiveRecord,
 ) -> Result<Option<ArchiveRecord>, sqlx::Error> {
@@ -326,7 +326,7 @@ fn differs(order: &OrderKey) -> String {
     format!("the ledger has not the decision of order {order} that the file has")
 }
 
-fn out_of_turn(archive: &ArchiveRecord, is_at: Option<ArchiveStage>) -> String {
+pub(super) fn out_of_turn(archive: &ArchiveRecord, is_at: Option<ArchiveStage>) -> String {
     let ArchiveRecord { sale_id, archive_id, .. } = archive;
     let is_at = is_at.map_or("gone", ArchiveStage::name);
     format!("archive {archive_id} of sale {sale_id} is {is_at}: another command works on it")

@@ -5,7 +5,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::domain::erasure::ErasureKey;
 
 /// A key that nobody can guess.
-pub(super) fn random() -> ErasureKey {
+pub(crate) fn random() -> ErasureKey {
     let mut bytes = [0; 32];
     SystemRandom::new()
         .fill(&mut bytes)

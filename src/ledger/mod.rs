@@ -5,7 +5,9 @@ mod archiving;
 mod batch;
 mod books;
 mod changes;
-mod keys;
+mod erasing;
+mod erasure;
+pub(crate) mod keys;
 mod operator_log;
 mod postgres;
 pub mod recipe;
@@ -30,6 +32,7 @@ use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState, Wat
 pub use archive::{
     Archive, ArchiveRecord, ArchiveStage, ArchivedOrders, NotArchivable, archivable,
 };
+pub use erasure::{Erasure, KeptOfUser};
 pub use postgres::{PostgresLedger, UNLOGGED};
 pub use sqlite::SqliteLedger;
 

@@ -7,6 +7,7 @@
 mod archive;
 mod check;
 mod distributed;
+mod erasure;
 mod one_sale;
 mod operator_log;
 mod rows;

@@ -4,6 +4,7 @@
 //! committed: there is nothing to lock and no hint that could save anything.
 
 mod archive;
+mod erasure;
 mod operator_log;
 mod rows;
 

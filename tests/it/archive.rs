@@ -93,7 +93,8 @@ fn restore(stage: &Stage) -> Command {
 fn done(mut command: Command) -> Value {
     let output = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{printed}");
     serde_json::from_slice(&output.stdout).expect(&said)
 }
 

@@ -14,6 +14,7 @@ mod dead_letters;
 mod deferral;
 mod embedded;
 mod embedded_up;
+mod erase;
 mod event_batches;
 mod examples;
 mod faults;

@@ -4,6 +4,7 @@
 mod archive;
 mod broker;
 mod changes;
+mod erasure;
 mod inventory;
 mod ledger;
 mod operator_log;

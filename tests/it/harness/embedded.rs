@@ -53,6 +53,7 @@ impl Embedded {
             ledger: ledger.clone(),
             books: ledger.clone(),
             archive: ledger.clone(),
+            erasure: ledger.clone(),
             holdings: None,
             journal: Journal::new(Some(ledger.clone())),
         };
