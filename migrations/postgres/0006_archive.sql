@@ -7,18 +7,23 @@ alter table sales
     -- Made when it is first needed: fingerprints and tokens of its users are keyed with it. 64 hex digits.
     add column erasure_key text;
 
--- What is kept of an order whose decision is in a file: enough to give a repeat the same answer.
+-- What is kept of orders whose decisions are in a file: enough to give a repeat the same answer, and no id of a user.
+-- Many orders share a row, see src/ledger/packed.rs.
 create table archived_orders (
-    decided_at timestamptz      not null,
-    -- The first 8 bytes of HMAC-SHA256 over the user's id, keyed with the sale's erasure_key.
-    buyer      bigint           not null,
-    quantity   integer          not null,
-    -- As in decisions.
-    outcome    "char"           not null,
-    sale_id    text collate "C" not null,
-    order_id   text collate "C" not null,
-    primary key (sale_id, order_id) with (fillfactor = 100)
+    -- Units of the created ones.
+    units       bigint           not null,
+    -- How many orders.
+    decisions   integer          not null,
+    sale_id     text collate "C" not null,
+    archive_id  text collate "C" not null,
+    -- No order of the row has a lesser id. The rows of an archive follow each other.
+    first_order text collate "C" not null,
+    orders      bytea            not null,
+    primary key (sale_id, archive_id, first_order)
 );
+
+-- Digests do not get smaller.
+alter table archived_orders alter column orders set storage external;
 
 -- The files that decisions are in.
 create table archives (

@@ -5,14 +5,14 @@ alter table sales add column archived integer not null default 0;
 alter table sales add column erasure_key text;
 
 create table archived_orders (
-    sale_id    text    not null,
-    order_id   text    not null,
-    quantity   integer not null,
-    outcome    text    not null,
-    decided_at text    not null,
-    buyer      integer not null,
-    primary key (sale_id, order_id)
-) strict, without rowid;
+    sale_id     text    not null,
+    archive_id  text    not null,
+    first_order text    not null,
+    decisions   integer not null,
+    units       integer not null,
+    orders      blob    not null,
+    primary key (sale_id, archive_id, first_order)
+) strict;
 
 create table archives (
     sale_id    text    not null,

@@ -21,6 +21,13 @@ pub fn digest<const N: usize>(parts: [&[u8]; N]) -> String {
     hex(&digest.finish().as_ref()[..BYTES])
 }
 
+/// The first 16 bytes of SHA-256 over `bytes`.
+pub fn half_digest(bytes: &[u8]) -> [u8; BYTES] {
+    let mut half = [0; BYTES];
+    half.copy_from_slice(&ring::digest::digest(&SHA256, bytes).as_ref()[..BYTES]);
+    half
+}
+
 /// HMAC-SHA256 of `text` (RFC 2104).
 pub fn keyed(key: &[u8], text: &[u8]) -> [u8; 32] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);

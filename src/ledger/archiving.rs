@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::archive::{ArchiveRecord, ArchiveStage, archivable};
+use super::packed::{Block, IN_A_BLOCK, Taken, find};
 use super::row::row;
 use super::rows::{letter, waited_ms};
 use super::statements::{Sql, json_text};
 use crate::domain::decision::{Decision, Outcome};
+use crate::domain::digest::hex;
 use crate::domain::erasure::{ArchivedOrder, ErasureKey};
 use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::SaleState;
@@ -24,13 +26,13 @@ pub(super) trait OneSaleSql: Sql {
     /// The decisions of orders, all of one sale.
     fn stored(&mut self, orders: &[(&SaleId, &OrderId)]) -> impl Future<Output = Stored> + Send;
 
-    /// What is kept of orders, all of one sale.
-    fn kept(&mut self, orders: &[(&SaleId, &OrderId)]) -> impl Future<Output = Kept> + Send;
+    /// What may have orders, all of one sale, that are archived.
+    fn blocks(&mut self, orders: &[(&SaleId, &OrderId)]) -> impl Future<Output = Blocks> + Send;
 }
 
 pub(super) type Locked = Result<Option<SaleState>, sqlx::Error>;
 pub(super) type Stored = Result<HashMap<OrderKey, Decision>, sqlx::Error>;
-pub(super) type Kept = Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error>;
+pub(super) type Blocks = Result<Vec<Block>, sqlx::Error>;
 
 /// What a transaction came to, or why it was refused before it wrote anything.
 pub(super) type Outcomes<T> = Result<Result<T, String>, sqlx::Error>;
@@ -143,12 +145,12 @@ pub(super) async fn move_out<C: OneSaleSql>(
     archive: &ArchiveRecord,
     decisions: &[Decision],
 ) -> Outcomes<u64> {
-    let (stored, kept, state) = match both(db, archive, ArchiveStage::Moving, decisions).await? {
+    let (stored, blocks, state) = match both(db, archive, ArchiveStage::Moving, decisions).await? {
         Ok(both) => both,
         Err(refusal) => return Ok(Err(refusal)),
     };
     let Some(key) = &state.erasure_key else { return Ok(Err(no_sale(&archive.sale_id))) };
-    let mut moved = Vec::new();
+    let (kept, mut moved) = (find(&blocks, &keys(decisions)), Vec::new());
     for decision in decisions {
         let order = decision.order.key();
         match (stored.get(&order), kept.get(&order)) {
@@ -160,14 +162,12 @@ pub(super) async fn move_out<C: OneSaleSql>(
     if moved.is_empty() {
         return Ok(Ok(0));
     }
-    delete(db, "decisions", &moved).await?;
-    let columns = "sale_id, order_id, quantity, outcome, decided_at, buyer";
-    let rows = moved.iter().map(|decision| {
-        let (order, buyer) = (&decision.order, key.fingerprint(&decision.order.user_id));
-        json!({ "sale_id": order.sale_id, "order_id": order.id, "quantity": order.quantity,
-                "outcome": letter(decision.outcome), "decided_at": decision.decided_at, "buyer": buyer })
-    });
-    insert(db, "archived_orders", columns, rows.collect()).await?;
+    delete(db, &archive.sale_id, &moved).await?;
+    let mut kept: Vec<ArchivedOrder> =
+        moved.iter().map(|decision| ArchivedOrder::of(decision, key)).collect();
+    kept.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    let blocks = kept.chunks(IN_A_BLOCK).filter_map(|some| Block::of(&archive.archive_id, some));
+    insert_blocks(db, &blocks.collect::<Vec<_>>()).await?;
     if state.sale.per_user_limit.is_some() {
         subtract_units(db, &archive.sale_id, units_of(&moved)).await?;
     }
@@ -180,12 +180,13 @@ pub(super) async fn move_back<C: OneSaleSql>(
     archive: &ArchiveRecord,
     decisions: &[Decision],
 ) -> Outcomes<u64> {
-    let (stored, kept, state) = match both(db, archive, ArchiveStage::Restoring, decisions).await? {
-        Ok(both) => both,
-        Err(refusal) => return Ok(Err(refusal)),
-    };
+    let (stored, blocks, state) =
+        match both(db, archive, ArchiveStage::Restoring, decisions).await? {
+            Ok(both) => both,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
     let Some(key) = &state.erasure_key else { return Ok(Err(no_sale(&archive.sale_id))) };
-    let mut moved = Vec::new();
+    let (kept, mut moved) = (find(&blocks, &keys(decisions)), Vec::new());
     for decision in decisions {
         let order = decision.order.key();
         match (stored.get(&order), kept.get(&order)) {
@@ -197,7 +198,7 @@ pub(super) async fn move_back<C: OneSaleSql>(
     if moved.is_empty() {
         return Ok(Ok(0));
     }
-    delete(db, "archived_orders", &moved).await?;
+    take_from_blocks(db, blocks, &moved).await?;
     let columns =
         "sale_id, order_id, user_id, quantity, outcome, waited_ms, decided_at, version, sold";
     let rows = moved.iter().map(|decision| {
@@ -206,11 +207,17 @@ pub(super) async fn move_back<C: OneSaleSql>(
                 "quantity": order.quantity, "outcome": letter(*outcome), "waited_ms": waited_ms(decision),
                 "decided_at": decided_at, "version": version, "sold": sold })
     });
-    insert(db, "decisions", columns, rows.collect()).await?;
+    let set = C::set("decisions", columns);
+    let sql = format!("insert into decisions ({columns}) select {columns} from {set} i");
+    db.write(sql, json_text(&rows.collect::<Vec<_>>())).await?;
     if let Some(limit) = state.sale.per_user_limit {
         add_units(db, &archive.sale_id, units_of(&moved), limit).await?;
     }
     Ok(Ok(moved.len() as u64))
+}
+
+fn keys(decisions: &[Decision]) -> Vec<(&SaleId, &OrderId)> {
+    decisions.iter().map(|decision| (&decision.order.sale_id, &decision.order.id)).collect()
 }
 
 /// What both tables have of the orders of `decisions`, and their sale, locked.
@@ -219,17 +226,17 @@ async fn both<C: OneSaleSql>(
     archive: &ArchiveRecord,
     stage: ArchiveStage,
     decisions: &[Decision],
-) -> Outcomes<(HashMap<OrderKey, Decision>, HashMap<OrderKey, ArchivedOrder>, SaleState)> {
+) -> Outcomes<(HashMap<OrderKey, Decision>, Vec<Block>, SaleState)> {
     let sale = &archive.sale_id;
     let Some(state) = db.lock(sale).await? else { return Ok(Err(no_sale(sale))) };
     let is_at = stored(db, archive).await?.map(|stored| stored.stage);
     if is_at != Some(stage) {
         return Ok(Err(out_of_turn(archive, is_at)));
     }
-    let keys: Vec<_> = decisions.iter().map(|decision| (sale, &decision.order.id)).collect();
+    let keys = keys(decisions);
     let stored = db.stored(&keys).await?;
-    let kept = db.kept(&keys).await?;
-    Ok(Ok((stored, kept, state)))
+    let blocks = db.blocks(&keys).await?;
+    Ok(Ok((stored, blocks, state)))
 }
 
 /// What the database knows of an archive.
@@ -246,29 +253,68 @@ pub(super) async fn stored<C: Sql>(
 
 async fn delete<C: Sql>(
     db: &mut C,
-    table: &str,
+    sale: &SaleId,
     decisions: &[&Decision],
 ) -> Result<(), sqlx::Error> {
-    let Some(sale) = decisions.first().map(|decision| &decision.order.sale_id) else {
-        return Ok(());
-    };
-    let set = C::set(table, "order_id");
+    let set = C::set("decisions", "order_id");
     let sql = format!(
-        "delete from {table} where sale_id = '{sale}' and order_id in (select i.order_id from {set} i)"
+        "delete from decisions where sale_id = '{sale}' and order_id in (select i.order_id from {set} i)"
     );
     let keys = decisions.iter().map(|decision| json!({ "order_id": decision.order.id }));
     db.write(sql, json_text(&keys.collect::<Vec<_>>())).await
 }
 
-async fn insert<C: Sql>(
+/// Stores blocks, in the place of those with the same first order.
+async fn insert_blocks<C: Sql>(db: &mut C, blocks: &[Block]) -> Result<(), sqlx::Error> {
+    let set = C::set("archived_orders", BLOCK);
+    let bytes = C::bytes("orders");
+    let sql = format!(
+        "insert into archived_orders ({BLOCK})
+         select sale_id, archive_id, first_order, decisions, units, {bytes} from {set} i where true
+         on conflict (sale_id, archive_id, first_order)
+         do update set decisions = excluded.decisions, units = excluded.units, orders = excluded.orders"
+    );
+    let rows = blocks.iter().map(|block| {
+        let Block { sale_id, archive_id, first_order, orders } = block;
+        json!({ "sale_id": sale_id, "archive_id": archive_id, "first_order": first_order,
+                "decisions": orders.len(), "units": block.units(),
+                "orders": format!("\\x{}", hex(&block.bytes())) })
+    });
+    db.write(sql, json_text(&rows.collect::<Vec<_>>())).await
+}
+
+const BLOCK: &str = "sale_id, archive_id, first_order, decisions, units, orders";
+
+/// Takes the orders of `decisions` out of `blocks`, which have them.
+async fn take_from_blocks<C: Sql>(
     db: &mut C,
-    table: &str,
-    columns: &str,
-    rows: Vec<Value>,
+    blocks: Vec<Block>,
+    decisions: &[&Decision],
 ) -> Result<(), sqlx::Error> {
-    let set = C::set(table, columns);
-    let sql = format!("insert into {table} ({columns}) select {columns} from {set} i");
-    db.write(sql, json_text(&rows)).await
+    let taken = Taken::of(decisions);
+    let (mut left, mut gone) = (Vec::new(), Vec::new());
+    for mut block in blocks {
+        let before = block.orders.len();
+        block.orders.retain(|order| !taken.has(order));
+        if block.orders.is_empty() {
+            gone.push(block);
+        } else if block.orders.len() < before {
+            left.push(block);
+        }
+    }
+    insert_blocks(db, &left).await?;
+    let set = C::set("archived_orders", "archive_id, first_order");
+    if let Some(sale) = gone.first().map(|block| &block.sale_id) {
+        let sql = format!(
+            "delete from archived_orders where sale_id = '{sale}'
+                 and (archive_id, first_order) in (select i.archive_id, i.first_order from {set} i)"
+        );
+        let keys = gone.iter().map(|Block { archive_id, first_order, .. }| {
+            json!({ "archive_id": archive_id, "first_order": first_order })
+        });
+        db.write(sql, json_text(&keys.collect::<Vec<_>>())).await?;
+    }
+    Ok(())
 }
 
 /// Units of the buyers of created orders.

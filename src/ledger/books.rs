@@ -65,7 +65,7 @@ fn sales(of: &str) -> String {
          from (select sale_id, 'order' as kind, order_id as about from decisions where {of}
                union all select sale_id, 'buyer', user_id from buyers where {of}
                union all select sale_id, 'announcement', adjustment_id from announcements where {of}
-               union all select sale_id, 'archived order', order_id from archived_orders where {of}) x
+               union all select sale_id, 'archived orders from', first_order from archived_orders where {of}) x
          where not exists (select 1 from sales s where s.sale_id = x.sale_id and s.{of})"
     )
 }
@@ -98,7 +98,7 @@ fn sold(of: &str) -> String {
     let created = created(of);
     let all = format!(
         "(select sale_id, quantity from {created} d
-          union all select sale_id, quantity from archived_orders where outcome = 'c' and {of})"
+          union all select sale_id, units from archived_orders where {of})"
     );
     format!(
         "with c as (
@@ -129,7 +129,7 @@ fn sold(of: &str) -> String {
 }
 
 /// Buyers whose units are not those of their created orders, or exceed the limit. An archived order counts for
-/// none: its units left with it, and its buyer is known by the fingerprint.
+/// none: its units left with it.
 fn buyers(of: &str) -> String {
     let created = created(of);
     format!(
@@ -144,14 +144,7 @@ fn buyers(of: &str) -> String {
                           where s.{of} and s.per_user_limit is not null group by d.sale_id, d.user_id) c
                     on c.sale_id = b.sale_id and c.user_id = b.user_id) x
          join sales s on s.sale_id = x.sale_id
-         where s.{of} and (x.units <> x.bought or x.bought > s.per_user_limit)
-         union all
-         select a.sale_id, 'buyer with fingerprint ' || a.buyer,
-                'has ' || a.bought || ' archived units, may have ' || s.per_user_limit
-         from (select sale_id, buyer, sum(quantity) as bought from archived_orders
-               where outcome = 'c' and {of} group by sale_id, buyer) a
-         join sales s on s.sale_id = a.sale_id
-         where s.{of} and a.bought > s.per_user_limit"
+         where s.{of} and (x.units <> x.bought or x.bought > s.per_user_limit)"
     )
 }
 
@@ -270,13 +263,14 @@ pub(super) async fn balance<C: Sql>(
             }),
         );
     }
-    let sales = count(db, "sales", &of).await?;
-    let decisions = count(db, "decisions", &of).await? + count(db, "archived_orders", &of).await?;
+    let sales = total(db, "count(*)", "sales", &of).await?;
+    let archived = total(db, "sum(decisions)", "archived_orders", &of).await?;
+    let decisions = total(db, "count(*)", "decisions", &of).await? + archived;
     Ok(Balance { sales, decisions, discrepancies })
 }
 
-async fn count<C: Sql>(db: &mut C, table: &str, of: &str) -> Result<u64, sqlx::Error> {
-    let sql = format!("select count(*) as total from {table} where {of} and $1 = ''");
+async fn total<C: Sql>(db: &mut C, what: &str, table: &str, of: &str) -> Result<u64, sqlx::Error> {
+    let sql = format!("select coalesce({what}, 0) as total from {table} where {of} and $1 = ''");
     let rows: Vec<Total> = db.read(sql, String::new()).await?;
     Ok(rows.first().map_or(0, |row| row.total.cast_unsigned()))
 }

@@ -8,12 +8,16 @@ use serde_json::json;
 use super::archive::{ArchiveRecord, ArchiveStage};
 use super::archiving::{self, OneSaleSql, Outcomes, out_of_turn};
 use super::erasure::KeptOfUser;
+use super::packed::{Block, BlockRow};
 use super::row::row;
 use super::rows::SaleRow;
-use super::statements::{SALE, Sql, json_text};
-use crate::domain::erasure::ErasureKey;
+use super::statements::{BLOCK, SALE, Sql, json_text};
+use crate::domain::erasure::{ErasureKey, Fingerprint};
 use crate::domain::order::{OrderId, SaleId, UserId};
 use crate::domain::sale::SaleState;
+
+/// Rows of archived orders that are read at once.
+const BLOCKS_AT_ONCE: usize = 500;
 
 row! {
     struct SaleName {
@@ -44,17 +48,35 @@ pub(super) async fn kept_of<C: Sql>(
     let archived: Vec<SaleRow> = db.read(sql, String::new()).await?;
     for row in archived {
         let SaleState { sale, erasure_key: Some(key), .. } = row.try_into()? else { continue };
-        let (id, buyer) = (&sale.id, key.fingerprint(user).0);
-        let sql = format!(
-            "select sale_id from archived_orders
-             where sale_id = '{id}' and buyer = {buyer} and $1 = '' limit 1"
-        );
-        let found: Vec<SaleName> = db.read(sql, String::new()).await?;
-        if !found.is_empty() {
+        if has_archived(db, &sale.id, key.fingerprint(user)).await? {
             kept.entry(sale.id).or_default().in_archive = true;
         }
     }
     Ok(kept)
+}
+
+/// Whether any archived order of a sale is of a buyer.
+async fn has_archived<C: Sql>(
+    db: &mut C,
+    sale: &SaleId,
+    buyer: Fingerprint,
+) -> Result<bool, sqlx::Error> {
+    let (mut archive, mut after) = (String::new(), String::new());
+    loop {
+        let sql = format!(
+            "select {BLOCK} from archived_orders a
+             where a.sale_id = '{sale}' and (a.archive_id, a.first_order) > ('{archive}', $1)
+             order by a.archive_id, a.first_order limit {BLOCKS_AT_ONCE}"
+        );
+        let rows: Vec<BlockRow> = db.read(sql, after).await?;
+        let blocks: Vec<Block> =
+            rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        let Some(last) = blocks.last() else { return Ok(false) };
+        (archive, after) = (last.archive_id.clone(), last.first_order.clone());
+        if blocks.iter().flat_map(|block| &block.orders).any(|order| order.buyer == buyer) {
+            return Ok(true);
+        }
+    }
 }
 
 /// Has a sale take the user's orders as those of its token. `new_key` becomes the sale's if it has none.

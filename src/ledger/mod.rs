@@ -9,6 +9,7 @@ mod erasing;
 mod erasure;
 pub(crate) mod keys;
 mod operator_log;
+mod packed;
 mod postgres;
 pub mod recipe;
 mod row;

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::row::row;
 use crate::domain::decision::{Decision, Outcome, Reason};
-use crate::domain::erasure::{ArchivedOrder, ErasureKey, Fingerprint};
+use crate::domain::erasure::ErasureKey;
 use crate::domain::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState, SoldOut};
 
@@ -43,18 +43,6 @@ row! {
         decided_at: DateTime<Utc>,
         version: u32 as i32,
         sold: u32 as i32,
-    }
-}
-
-row! {
-    /// A row of `archived_orders`.
-    pub(super) struct ArchivedRow {
-        sale_id: SaleId as String,
-        order_id: OrderId as String,
-        quantity: Quantity as i32,
-        outcome: String,
-        decided_at: DateTime<Utc>,
-        buyer: i64,
     }
 }
 
@@ -105,7 +93,7 @@ pub(super) fn letter(outcome: Outcome) -> &'static str {
 }
 
 /// The outcome that a letter stands for.
-fn outcome(letter: &str) -> Result<Outcome, sqlx::Error> {
+pub(super) fn outcome(letter: &str) -> Result<Outcome, sqlx::Error> {
     let found = OUTCOMES.iter().find(|(known, _)| *known == letter);
     found.map(|(_, outcome)| *outcome).ok_or_else(|| unexpected("an outcome"))
 }
@@ -117,7 +105,7 @@ pub(super) fn waited_ms(decision: &Decision) -> i32 {
 }
 
 /// A value in the database that this version cannot have written.
-fn unexpected(what: &'static str) -> sqlx::Error {
+pub(super) fn unexpected(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the ledger holds {what} that is not valid").into())
 }
 
@@ -203,19 +191,6 @@ pub(super) fn decisions(
         Ok((decision.order.key(), decision))
     });
     decisions.collect()
-}
-
-/// What is kept of archived orders, by the key of the order.
-pub(super) fn archived(
-    rows: Vec<ArchivedRow>,
-) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
-    let orders = rows.into_iter().map(|row| {
-        let ArchivedRow { sale_id, order_id, quantity, decided_at, buyer, .. } = row;
-        let key = OrderKey { sale_id, order_id };
-        let (outcome, buyer) = (outcome(&row.outcome)?, Fingerprint(buyer));
-        Ok((key.clone(), ArchivedOrder { key, quantity, outcome, decided_at, buyer }))
-    });
-    orders.collect()
 }
 
 /// The tokens, each with its sale.

@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 
 use super::MAX_ANNOUNCEMENTS;
+use super::packed::{self, Block, BlockRow};
 use super::rows::{self, AnnouncementRow};
 use crate::domain::decision::Decision;
 use crate::domain::erasure::ArchivedOrder;
@@ -23,15 +24,17 @@ pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, c
 /// The columns of [`rows::DecisionRow`], of a table `d`.
 pub(super) const DECISION: &str = "d.sale_id, d.order_id, d.user_id, d.quantity,
     cast(d.outcome as text) as outcome, d.waited_ms, d.decided_at, d.version, d.sold";
-/// The columns of [`rows::ArchivedRow`], of a table `a`.
-pub(super) const ARCHIVED: &str = "a.sale_id, a.order_id, a.quantity,
-    cast(a.outcome as text) as outcome, a.decided_at, a.buyer";
+/// The columns of [`BlockRow`], of a table `a`.
+pub(super) const BLOCK: &str = "a.sale_id, a.archive_id, a.first_order, a.orders";
 pub(super) const ANNOUNCEMENT: &str = "sale_id, version, adjustment_id, units, stock, at";
 
 /// A connection to a database, in or out of a transaction.
 pub(super) trait Sql {
     /// What stands after `from` to read `columns`, those of `table`, from the set.
     fn set(table: &str, columns: &str) -> String;
+
+    /// Bytes in the column `name` of a set, where they are written as `\\x` and hex digits.
+    fn bytes(name: &str) -> String;
 
     /// Runs `sql`, which writes, on a set.
     fn write(&mut self, sql: String, set: String) -> impl Future<Output = Done> + Send;
@@ -103,16 +106,30 @@ pub(super) async fn archived<C: Sql>(
     db: &mut C,
     orders: &[(&SaleId, &OrderId)],
 ) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+    Ok(packed::find(&blocks(db, orders).await?, orders))
+}
+
+/// The blocks that would have `orders`: of each archive of a sale the last one that does not begin after the order.
+pub(super) async fn blocks<C: Sql>(
+    db: &mut C,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<Vec<Block>, sqlx::Error> {
     if orders.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(Vec::new());
     }
-    let set = C::set("archived_orders", "sale_id, order_id");
+    let set = C::set("decisions", "sale_id, order_id");
     let sql = format!(
-        "select {ARCHIVED} from {set} i cross join archived_orders a
-         where a.sale_id = i.sale_id and a.order_id = i.order_id"
+        "select {BLOCK} from (
+             select distinct r.sale_id, r.archive_id,
+                    (select max(b.first_order) from archived_orders b where b.sale_id = r.sale_id
+                         and b.archive_id = r.archive_id and b.first_order <= i.order_id) as first_order
+             from {set} i cross join archives r where r.sale_id = i.sale_id) w
+         cross join archived_orders a
+         where a.sale_id = w.sale_id and a.archive_id = w.archive_id and a.first_order = w.first_order"
     );
     let keys = orders.iter().map(|(sale, order)| json!({ "sale_id": sale, "order_id": order }));
-    rows::archived(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
+    let rows: Vec<BlockRow> = db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
 }
 
 /// Those of `tokens` that replace a user's id in their sale.

@@ -69,6 +69,12 @@ async fn rows(stage: &Stage, table: &str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&mut db).await.expect("a count")
 }
 
+async fn archived_orders(stage: &Stage) -> i64 {
+    let mut db = database(stage).await;
+    let sql = "select coalesce(sum(decisions), 0) from archived_orders";
+    sqlx::query_scalar(sql).fetch_one(&mut db).await.expect("a sum")
+}
+
 /// The order of that number, as [`fill`] has stored it.
 async fn stored(stage: &Stage, n: u32) -> Order {
     let mut db = database(stage).await;
@@ -155,7 +161,7 @@ async fn nothing_is_lost_whenever_archiving_and_restoring_are_killed() {
         assert_eq!(done(archive(&stage, folder.path()))["decisions"], count);
     }
     assert_eq!((rows(&stage, "decisions").await, rows(&stage, "buyers").await), (0, 0));
-    assert_eq!(rows(&stage, "archived_orders").await, i64::from(count));
+    assert_eq!(archived_orders(&stage).await, i64::from(count));
     assert_eq!(files(), 2, "the file and its manifest");
     balances(&stage, count).await;
     assert!(done(floodgate(&stage, &["audit", "--json"]))["balanced"].as_bool().expect("whether"));
@@ -342,7 +348,7 @@ async fn what_is_decided_after_an_archive_can_follow_in_another() {
     let known = stored(&stage, 7).await;
     stage.post_orders(&[known, order("late-1", "s", "u", 1), order("late-3", "s", "u", 1)]).await;
     until(async || count().await == 1).await;
-    assert_eq!(rows(&stage, "archived_orders").await, 22);
+    assert_eq!(archived_orders(&stage).await, 22);
     assert_eq!(done(restore(&stage))["decisions"], 22);
     worker.stop().await;
     balances(&stage, 23).await;

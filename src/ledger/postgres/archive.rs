@@ -11,7 +11,7 @@ use crate::domain::decision::Decision;
 use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 use crate::ledger::archive::{Archive, ArchiveRecord, ArchiveStage, ArchivedOrders};
-use crate::ledger::archiving::{self, Kept, Locked, OneSaleSql, Stored};
+use crate::ledger::archiving::{self, Blocks, Locked, OneSaleSql, Stored};
 use crate::ledger::{LedgerError, keys, statements};
 
 /// The first version of the schema with archived orders, and with tokens of users.
@@ -31,8 +31,8 @@ impl OneSaleSql for PgConnection {
         one_sale::decisions(self, orders).await
     }
 
-    async fn kept(&mut self, orders: &[(&SaleId, &OrderId)]) -> Kept {
-        one_sale::archived(self, orders).await
+    async fn blocks(&mut self, orders: &[(&SaleId, &OrderId)]) -> Blocks {
+        one_sale::blocks(self, orders).await
     }
 }
 

@@ -11,11 +11,12 @@ use crate::domain::decision::Decision;
 use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
+use crate::ledger::packed::{self, Block, BlockRow};
 use crate::ledger::recipe::{self, Changes, SalesRead};
 use crate::ledger::rows::{
     self, AnnouncementRow, BuyerRow, DecisionRow, SaleRow, letter, waited_ms,
 };
-use crate::ledger::statements::{ANNOUNCEMENT, ARCHIVED, DECISION, SALE};
+use crate::ledger::statements::{ANNOUNCEMENT, BLOCK, DECISION, SALE};
 
 use super::transaction::Transaction;
 
@@ -170,13 +171,29 @@ pub(super) async fn archived(
     db: &mut PgConnection,
     orders: &[(&SaleId, &OrderId)],
 ) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
-    let Some((sale, _)) = orders.first() else { return Ok(HashMap::new()) };
+    Ok(packed::find(&blocks(db, orders).await?, orders))
+}
+
+/// The blocks that would have `orders`, all of one sale: of each archive the last one that does not begin after the
+/// order.
+pub(super) async fn blocks(
+    db: &mut PgConnection,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<Vec<Block>, sqlx::Error> {
+    let Some((sale, _)) = orders.first() else { return Ok(Vec::new()) };
     let sql = format!(
-        "select {ARCHIVED} from archived_orders a where a.sale_id = $1 and a.order_id = any ($2)"
+        "select {BLOCK} from (
+             select distinct r.archive_id,
+                    (select max(b.first_order) from archived_orders b where b.sale_id = $1
+                         and b.archive_id = r.archive_id and b.first_order <= i.order_id) as first_order
+             from unnest($2::text[]) as i (order_id) cross join archives r where r.sale_id = $1) w
+         cross join archived_orders a
+         where a.sale_id = $1 and a.archive_id = w.archive_id and a.first_order = w.first_order"
     );
     let ids = column(orders, |(_, order)| order.as_str());
     let found = query_as(AssertSqlSafe(sql)).bind(sale.as_str()).bind(ids);
-    rows::archived(found.fetch_all(db).await?)
+    let rows: Vec<BlockRow> = found.fetch_all(db).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
 }
 
 /// Stores decisions of one sale. False when one of them is there already.

@@ -10,7 +10,7 @@ use crate::domain::decision::Decision;
 use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 use crate::ledger::archive::{Archive, ArchiveRecord, ArchivedOrders};
-use crate::ledger::archiving::{self, Kept, Locked, OneSaleSql, Stored};
+use crate::ledger::archiving::{self, Blocks, Locked, OneSaleSql, Stored};
 use crate::ledger::{LedgerError, keys, statements};
 use crate::sqlite::Survives;
 
@@ -23,8 +23,8 @@ impl OneSaleSql for SqliteConnection {
         statements::decisions(self, orders).await
     }
 
-    async fn kept(&mut self, orders: &[(&SaleId, &OrderId)]) -> Kept {
-        statements::archived(self, orders).await
+    async fn blocks(&mut self, orders: &[(&SaleId, &OrderId)]) -> Blocks {
+        statements::blocks(self, orders).await
     }
 }
 
