@@ -314,8 +314,11 @@ async fn a_file_that_was_changed_or_moved_is_not_restored_from_unless_it_is_give
     assert_eq!((&manifest["decisions"], &manifest["units"]), (&100.into(), &30.into()));
     assert_eq!(manifest["sha256"], archived["files"][0]["sha256"]);
     assert_eq!(manifest["sale"]["per_user_limit"], 2);
-    let again = archive(&stage, folder.path()).output().expect("it runs");
-    assert!(String::from_utf8_lossy(&again.stderr).contains("no decision"), "{again:?}");
+    let nothing = done(archive(&stage, folder.path()));
+    assert_eq!((&nothing["decisions"], &nothing["files"]), (&0.into(), &serde_json::json!([])));
+    let mut other = restore(&stage);
+    other.args(["--from", "Cargo.toml"]);
+    assert_eq!(other.output().expect("it runs").status.code(), Some(1));
 
     let whole = std::fs::read(file).expect("a file");
     let mut changed = whole.clone();

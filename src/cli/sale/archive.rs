@@ -127,7 +127,7 @@ impl Archive {
                 }
                 match writing.write(to).await? {
                     Some(record) => record,
-                    None => bail!("the ledger has no decision of sale {sale_id} to archive"),
+                    None => return nothing(sale_id, "the ledger has no decision of it", *json),
                 }
             }
         };
@@ -161,6 +161,15 @@ impl Archive {
         eprintln!("{decisions} decisions of sale {sale_id} are in {file} now. SHA-256: {sha256}");
         Ok(())
     }
+}
+
+/// Says that there was nothing to do.
+fn nothing(sale_id: &SaleId, why: &str, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(&Report { sale_id, decisions: 0, files: Vec::new() });
+    }
+    eprintln!("Nothing is done for sale {sale_id}: {why}.");
+    Ok(())
 }
 
 /// The writing of a file, with which nothing leaves the ledger.
@@ -249,8 +258,10 @@ impl Restore {
                 Some(_) => {}
             }
         }
-        if chosen.is_empty() {
-            bail!("no archive of sale {sale_id} is there to restore");
+        match (chosen.is_empty(), from) {
+            (true, Some(from)) => bail!("{} is no archive of sale {sale_id}", from.display()),
+            (true, None) => return nothing(sale_id, "it is not archived", *json),
+            (false, _) => {}
         }
         let (mut restored, mut files) = (0, Vec::new());
         for (mut record, path) in chosen {
