@@ -46,7 +46,7 @@ impl OrderArgs {
         let key = OrderKey { sale_id, order_id };
         let decisions = app.ledger().await?.decisions(std::slice::from_ref(&key)).await?;
         let Some(decision) = decisions.into_iter().flatten().next() else {
-            if let Some(archived) = Archived::find(app, &key).await? {
+            if let Some(archived) = KeptOfOrder::find(app, &key).await? {
                 archived.print(json)?;
                 return Ok(ExitCode::SUCCESS);
             }
@@ -129,7 +129,7 @@ impl History {
 
 /// What is kept of an order whose decision is in a file.
 #[derive(Serialize)]
-struct Archived {
+struct KeptOfOrder {
     order_id: String,
     sale_id: String,
     quantity: u32,
@@ -142,7 +142,7 @@ struct Archived {
     archives: Vec<FileView>,
 }
 
-impl Archived {
+impl KeptOfOrder {
     async fn find(app: &App, key: &OrderKey) -> anyhow::Result<Option<Self>> {
         let audited = app.audited().await?;
         let found = audited.ledger.archived(std::slice::from_ref(key)).await?.pop().flatten();

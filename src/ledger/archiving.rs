@@ -224,13 +224,13 @@ fn keys(decisions: &[Decision]) -> Vec<(&SaleId, &OrderId)> {
 async fn both<C: OneSaleSql>(
     db: &mut C,
     archive: &ArchiveRecord,
-    stage: ArchiveStage,
+    expected: ArchiveStage,
     decisions: &[Decision],
 ) -> Outcomes<(HashMap<OrderKey, Decision>, Vec<Block>, SaleState)> {
     let sale = &archive.sale_id;
     let Some(state) = db.lock(sale).await? else { return Ok(Err(no_sale(sale))) };
     let is_at = stored(db, archive).await?.map(|stored| stored.stage);
-    if is_at != Some(stage) {
+    if is_at != Some(expected) {
         return Ok(Err(out_of_turn(archive, is_at)));
     }
     let keys = keys(decisions);

@@ -194,8 +194,8 @@ pub(super) fn decisions(
 }
 
 /// The tokens, each with its sale.
-pub(super) fn erased(rows: Vec<ErasedRow>) -> Result<HashSet<(SaleId, UserId)>, sqlx::Error> {
-    Ok(rows.into_iter().map(|row| (row.sale_id, row.token)).collect())
+pub(super) fn erased(rows: Vec<ErasedRow>) -> HashSet<(SaleId, UserId)> {
+    rows.into_iter().map(|row| (row.sale_id, row.token)).collect()
 }
 
 /// Units by buyer.

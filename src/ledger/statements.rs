@@ -146,7 +146,7 @@ pub(super) async fn erased<C: Sql>(
          where e.sale_id = i.sale_id and e.token = i.token"
     );
     let keys = tokens.iter().map(|(sale, token)| json!({ "sale_id": sale, "token": token }));
-    rows::erased(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
+    Ok(rows::erased(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?))
 }
 
 /// Writes how many units buyers have, with their limit.

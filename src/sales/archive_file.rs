@@ -1,5 +1,8 @@
 //! Files with the decisions of a sale: a line of JSON each, compressed, with a manifest beside it.
 
+mod folder;
+mod line;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,21 +12,18 @@ use chrono::{DateTime, Utc};
 use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::decision::{Decision, Outcome};
 use crate::domain::digest::Sha256;
 use crate::domain::event::rfc3339;
-use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
 use crate::domain::sale::SaleState;
 use crate::ledger::ArchiveRecord;
+use folder::{PART, at, beside, sync_folder};
+use line::{decision, line};
 
-/// What every file's name ends with, and its manifest's.
-const ENDING: &str = ".jsonl.gz";
-const MANIFEST: &str = ".manifest.json";
-/// What follows the name of a file that is not whole yet.
-const PART: &str = ".part";
+pub use folder::{FolderLock, manifest_of, name, remove, remove_others, revision};
+
 /// Of a line, generously.
 const MAX_LINE_BYTES: u64 = 4096;
 
@@ -76,68 +76,6 @@ pub struct Contents {
     pub decided: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// Of the file's bytes, in hex.
     pub sha256: String,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(flatten)]
-    order: &'a Order,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    submitted_at: String,
-    decided_at: String,
-    version: u32,
-    sold: u32,
-}
-
-#[derive(Deserialize)]
-struct LineRead {
-    order_id: String,
-    sale_id: String,
-    user_id: String,
-    quantity: i64,
-    outcome: String,
-    reason: Option<String>,
-    submitted_at: DateTime<Utc>,
-    decided_at: DateTime<Utc>,
-    version: u32,
-    sold: u32,
-}
-
-fn line(decision: &Decision) -> Vec<u8> {
-    let Decision { order, outcome, submitted_at, decided_at, version, sold } = decision;
-    let line = Line {
-        order,
-        outcome: outcome.name(),
-        reason: outcome.reason().map(Reason::name),
-        submitted_at: rfc3339(*submitted_at),
-        decided_at: rfc3339(*decided_at),
-        version: *version,
-        sold: *sold,
-    };
-    let mut line = serde_json::to_vec(&line)
-        .unwrap_or_else(|error| unreachable!("strings and numbers: {error}"));
-    line.push(b'\n');
-    line
-}
-
-/// The decision in a line.
-fn decision(line: &[u8]) -> Option<Decision> {
-    let read: LineRead = serde_json::from_slice(line).ok()?;
-    Some(Decision {
-        order: Order {
-            id: OrderId::parse(read.order_id).ok()?,
-            sale_id: SaleId::parse(read.sale_id).ok()?,
-            user_id: UserId::parse(read.user_id).ok()?,
-            quantity: Quantity::new(read.quantity)?,
-        },
-        outcome: Outcome::parse(&read.outcome, read.reason.as_deref())?,
-        submitted_at: read.submitted_at,
-        decided_at: read.decided_at,
-        version: read.version,
-        sold: read.sold,
-    })
 }
 
 /// A file that is being written, beside where it is put when it is whole. Nobody but its owner can read it.
@@ -293,69 +231,6 @@ pub fn write_manifest(
     sync_folder(&path)
 }
 
-/// Removes a file, its manifest, and what was left of either, as far as they are there.
-pub fn remove(path: &Path) -> Result<(), ArchiveFileError> {
-    let manifest = manifest_of(path);
-    for path in [path, &manifest, &beside(path, PART), &beside(&manifest, PART)] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path)(error)),
-            _ => {}
-        }
-    }
-    sync_folder(path)
-}
-
-/// The name of a file.
-pub fn name(sale: &SaleId, archive_id: &str) -> String {
-    format!("{sale}-{archive_id}{ENDING}")
-}
-
-/// Where a file goes that takes the place of the one at `path`, `now`.
-pub fn revision(path: &Path, sale: &SaleId, archive_id: &str, now: DateTime<Utc>) -> PathBuf {
-    // A sale's id has no dot, so that no other archive's names begin in the same way.
-    let now = now.format("%Y%m%dT%H%M%S%6fZ");
-    path.with_file_name(format!("{sale}-{archive_id}.{now}{ENDING}"))
-}
-
-/// Removes what is beside the file at `path` of the same archive, but for its manifest.
-pub fn remove_others(path: &Path, sale: &SaleId, archive_id: &str) -> Result<(), ArchiveFileError> {
-    let (folder, begins) = (folder_of(path), format!("{sale}-{archive_id}."));
-    let kept = [path.to_owned(), manifest_of(path)];
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let other = folder.join(entry.map_err(at(folder))?.file_name());
-        let name = other.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(&begins)
-            && !kept.iter().any(|kept| kept.file_name() == other.file_name())
-        {
-            fs::remove_file(&other).map_err(at(&other))?;
-        }
-    }
-    sync_folder(path)
-}
-
-/// Keeps other commands from rewriting files in a folder, until it is dropped.
-pub struct FolderLock {
-    _file: File,
-}
-
-impl FolderLock {
-    /// Waits for the lock of the folder of `path`.
-    pub fn take(path: &Path) -> Result<Self, ArchiveFileError> {
-        let lock = folder_of(path).join(".floodgate.lock");
-        let mut private = OpenOptions::new();
-        private.write(true).create(true).truncate(false).mode(0o600);
-        let file = private.open(&lock).map_err(at(&lock))?;
-        file.lock().map_err(at(&lock))?;
-        Ok(Self { _file: file })
-    }
-}
-
-/// Where the manifest of a file is.
-pub fn manifest_of(path: &Path) -> PathBuf {
-    let name = path.to_string_lossy();
-    PathBuf::from(format!("{}{MANIFEST}", name.strip_suffix(ENDING).unwrap_or(&name)))
-}
-
 /// Counts the bytes that are read into a digest.
 struct Hashed {
     file: File,
@@ -368,26 +243,6 @@ impl Read for Hashed {
         self.hash.update(&buffer[..read]);
         Ok(read)
     }
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
-}
-
-/// Has the names in the folder of `path` on the disk.
-fn sync_folder(path: &Path) -> Result<(), ArchiveFileError> {
-    let folder = folder_of(path);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> ArchiveFileError {
-    move |source| ArchiveFileError::Io { path: path.to_owned(), source }
 }
 
 fn differs(path: &Path, found: &Contents, decisions: u64, sha256: &str) -> ArchiveFileError {
@@ -407,6 +262,8 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
+    use crate::domain::decision::Reason;
+    use crate::domain::order::{Order, OrderId, Quantity, SaleId, UserId};
 
     fn some(count: u32) -> Vec<Decision> {
         let outcomes = [Outcome::Created, Outcome::SoldOut, Outcome::Rejected(Reason::Paused)];

@@ -210,8 +210,8 @@ impl Writing<'_> {
         let contents: Contents = writer.finish(written)?;
         write_manifest(&path, self.state, &contents, record.created_at)?;
         crash_point("archive_verified");
-        let (decisions, sha256) = (contents.decisions, contents.sha256);
-        Ok(Some(ArchiveRecord { decisions, sha256, ..record }))
+        let (sha256, decisions) = (contents.sha256, contents.decisions);
+        Ok(Some(ArchiveRecord { sha256, decisions, ..record }))
     }
 
     async fn write_decisions(&self, writer: &mut ArchiveWriter) -> anyhow::Result<u64> {

@@ -64,7 +64,7 @@ impl recipe::Transaction for OneSale {
             "select sale_id, token from erased_buyers where sale_id = $1 and token = any ($2)";
         let tokens = column(tokens, |(_, token)| token.as_str());
         let found = query_as(sql).bind(sale.as_str()).bind(tokens);
-        rows::erased(found.fetch_all(self.0.connection()).await?)
+        Ok(rows::erased(found.fetch_all(self.0.connection()).await?))
     }
 
     async fn write(&mut self, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {

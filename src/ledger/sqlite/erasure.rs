@@ -26,9 +26,9 @@ impl Erasure for SqliteLedger {
         let mut tokens = BTreeMap::new();
         for sale in sales {
             let key = keys::random();
-            let begin = async |db: &mut _| erasing::begin(db, user, sale, &key).await;
-            let begun = self.run(Survives::PowerLoss, begin).await?;
-            tokens.extend(begun.map(|token| (sale.clone(), token)));
+            let work = async |db: &mut _| erasing::begin(db, user, sale, &key).await;
+            let token = self.run(Survives::PowerLoss, work).await?;
+            tokens.extend(token.map(|token| (sale.clone(), token)));
         }
         Ok(tokens)
     }

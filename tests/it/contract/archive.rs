@@ -120,20 +120,7 @@ async fn archived_orders_keep_their_answers_and_come_back(retention: Retention) 
             same_events(&answers, &by_order);
         }
     }
-    for hint in HINTS {
-        let others = [
-            early(order("o-0000", "s", "u-0", 2)),
-            early(order("o-0000", "s", "other", 1)),
-            early(order(&format!("new-{hint:?}").replace(['(', ')'], ""), "s", "u-9", 1)),
-            candidate(order(&format!("t-{hint:?}").replace(['(', ')'], ""), "t", "u-9", 1)),
-            early(order("o-0000", "s", "u-0", 1)),
-        ];
-        let answers = decide(&retention, &others, hint).await.answers;
-        assert_eq!(answers[..2], [Answer::Conflict, Answer::Conflict]);
-        assert_ne!(outcome(&answers[2]), Outcome::Created, "none is left, and its time is over");
-        assert_eq!(outcome(&answers[3]), Outcome::Created);
-        same_events(&answers[4..], &by_order[..1]);
-    }
+    others_get_their_own_answers(&retention, &by_order).await;
     let keys = [before[0].order.key(), OrderKey { sale_id: sale_id("t"), ..before[0].order.key() }];
     let kept = retention.ledger.archived(&keys).await.expect("ledger");
     let key = state(&retention.ledger, "s").await.erasure_key;
@@ -162,6 +149,24 @@ async fn archived_orders_keep_their_answers_and_come_back(retention: Retention) 
     assert_eq!(SaleState { erasure_key: None, ..now }, sold);
     same_events(&decide(&retention, &orders, None).await.answers, &by_order);
     assert_eq!(unbalanced(&retention).await, "[]");
+}
+
+/// Conflicts, and orders that come for the first time, of an archived sale and of another.
+async fn others_get_their_own_answers(retention: &Retention, by_order: &[Decision]) {
+    for hint in HINTS {
+        let others = [
+            early(order("o-0000", "s", "u-0", 2)),
+            early(order("o-0000", "s", "other", 1)),
+            early(order(&format!("new-{hint:?}").replace(['(', ')'], ""), "s", "u-9", 1)),
+            candidate(order(&format!("t-{hint:?}").replace(['(', ')'], ""), "t", "u-9", 1)),
+            early(order("o-0000", "s", "u-0", 1)),
+        ];
+        let answers = decide(retention, &others, hint).await.answers;
+        assert_eq!(answers[..2], [Answer::Conflict, Answer::Conflict]);
+        assert_ne!(outcome(&answers[2]), Outcome::Created, "none is left, and its time is over");
+        assert_eq!(outcome(&answers[3]), Outcome::Created);
+        same_events(&answers[4..], &by_order[..1]);
+    }
 }
 
 async fn only_what_the_file_has_is_moved(retention: Retention) {
