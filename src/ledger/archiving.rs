@@ -1,7 +1,7 @@
 //! The transactions of an [`Archive`](super::Archive), the same in every database. Each is about one sale, which it
 //! names and locks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -49,6 +49,12 @@ row! {
     }
 }
 
+row! {
+    struct Token {
+        token: UserId as String,
+    }
+}
+
 impl TryFrom<ArchiveRow> for ArchiveRecord {
     type Error = sqlx::Error;
 
@@ -74,6 +80,19 @@ pub(super) async fn archives<C: Sql>(
     );
     let rows: Vec<ArchiveRow> = db.read(sql, String::new()).await?;
     rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// Why nothing may be replaced in a sale: decisions of it are on their way.
+pub(super) async fn on_their_way<C: Sql>(
+    db: &mut C,
+    sale: &SaleId,
+) -> Result<Option<String>, sqlx::Error> {
+    let all = archives(db, Some(sale)).await?;
+    let unfinished = all.iter().find(|archive| archive.stage != ArchiveStage::Done);
+    Ok(unfinished.map(|archive| {
+        let what = if archive.stage == ArchiveStage::Restoring { "restore" } else { "archive" };
+        format!("sale {sale} is between ledger and archive; first: floodgate sale {what} {sale}")
+    }))
 }
 
 /// Stores how far an archive is. `new_key` becomes the sale's if it needs one and has none.
@@ -169,7 +188,7 @@ pub(super) async fn move_out<C: OneSaleSql>(
     let blocks = kept.chunks(IN_A_BLOCK).filter_map(|some| Block::of(&archive.archive_id, some));
     insert_blocks(db, &blocks.collect::<Vec<_>>()).await?;
     if state.sale.per_user_limit.is_some() {
-        subtract_units(db, &archive.sale_id, units_of(&moved)).await?;
+        subtract_units(db, &archive.sale_id, &moved, key).await?;
     }
     Ok(Ok(moved.len() as u64))
 }
@@ -326,13 +345,30 @@ fn units_of<'a>(decisions: &[&'a Decision]) -> BTreeMap<&'a UserId, u32> {
     units
 }
 
+/// Takes units of created orders from their buyers.
 async fn subtract_units<C: Sql>(
     db: &mut C,
     sale: &SaleId,
-    units: BTreeMap<&UserId, u32>,
+    decisions: &[&Decision],
+    key: &ErasureKey,
 ) -> Result<(), sqlx::Error> {
+    let units = units_of(decisions);
+    // Of a user whose id is being replaced they are the token's already.
+    let set = C::set("erased_buyers", "token");
+    let sql = format!(
+        "select e.token from erased_buyers e
+         where e.sale_id = '{sale}' and e.token in (select i.token from {set} i)"
+    );
+    let tokens = units.keys().map(|user| json!({ "token": key.token(user) }));
+    let erased: Vec<Token> = db.read(sql, json_text(&tokens.collect::<Vec<_>>())).await?;
+    let erased: HashSet<UserId> = erased.into_iter().map(|Token { token }| token).collect();
+    let mut by_buyer: BTreeMap<UserId, u32> = BTreeMap::new();
+    for (user, units) in units {
+        let token = Some(key.token(user)).filter(|token| erased.contains(token));
+        *by_buyer.entry(token.unwrap_or_else(|| user.clone())).or_default() += units;
+    }
     let set = C::set("buyers", "user_id, units");
-    let rows = units.into_iter().map(|(user, units)| json!({ "user_id": user, "units": units }));
+    let rows = by_buyer.iter().map(|(user, units)| json!({ "user_id": user, "units": units }));
     let rows = json_text(&rows.collect::<Vec<_>>());
     let update = format!(
         "update buyers set units = buyers.units - i.units from {set} i

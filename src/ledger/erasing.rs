@@ -85,12 +85,15 @@ pub(super) async fn begin<C: OneSaleSql>(
     user: &UserId,
     sale: &SaleId,
     new_key: &ErasureKey,
-) -> Result<Option<UserId>, sqlx::Error> {
-    let Some(state) = db.lock(sale).await? else { return Ok(None) };
+) -> Outcomes<Option<UserId>> {
+    let Some(state) = db.lock(sale).await? else { return Ok(Ok(None)) };
+    if let Some(refusal) = archiving::on_their_way(db, sale).await? {
+        return Ok(Err(refusal));
+    }
     let key = state.erasure_key.as_ref().unwrap_or(new_key);
     let token = key.token(user);
     if token == *user {
-        return Ok(None);
+        return Ok(Ok(None));
     }
     let sql = format!(
         "update sales set erasure_key = coalesce(erasure_key, cast($1 as text)) where sale_id = '{sale}'"
@@ -110,7 +113,7 @@ pub(super) async fn begin<C: OneSaleSql>(
     db.write(units, user.as_str().to_owned()).await?;
     let gone = format!("delete from buyers where sale_id = '{sale}' and user_id = $1");
     db.write(gone, user.as_str().to_owned()).await?;
-    Ok(Some(token))
+    Ok(Ok(Some(token)))
 }
 
 /// The orders of a user in a sale.
@@ -130,15 +133,19 @@ pub(super) async fn replace<C: OneSaleSql>(
     (user, token): (&UserId, &UserId),
     sale: &SaleId,
     orders: &[OrderId],
-) -> Result<(), sqlx::Error> {
+) -> Outcomes<()> {
     db.lock(sale).await?;
+    if let Some(refusal) = archiving::on_their_way(db, sale).await? {
+        return Ok(Err(refusal));
+    }
     let set = C::set("decisions", "order_id");
     let sql = format!(
         "update decisions set user_id = '{token}' where sale_id = '{sale}' and user_id = '{user}'
              and order_id in (select i.order_id from {set} i)"
     );
     let keys: Vec<_> = orders.iter().map(|order| json!({ "order_id": order })).collect();
-    db.write(sql, json_text(&keys)).await
+    db.write(sql, json_text(&keys)).await?;
+    Ok(Ok(()))
 }
 
 /// Puts another file in the place of an archive's.

@@ -15,7 +15,7 @@ pub trait Erasure: Send + Sync {
     async fn kept_of(&self, user: &UserId) -> Result<BTreeMap<SaleId, KeptOfUser>, LedgerError>;
 
     /// Has the user's orders in these sales, those that exist, be taken as orders of its token from now on, and
-    /// returns the tokens. Units that the user has there are the token's. Returns once no transaction runs that does
+    /// returns the tokens. Refused for a sale whose decisions are moving. Units that the user has there are the token's. Returns once no transaction runs that does
     /// not know.
     async fn begin(
         &self,
@@ -23,7 +23,8 @@ pub trait Erasure: Send + Sync {
         sales: &[SaleId],
     ) -> Result<BTreeMap<SaleId, UserId>, LedgerError>;
 
-    /// Replaces the user in the decisions of a sale by its token there, and returns in how many.
+    /// Replaces the user in the decisions of a sale by its token there, and returns in how many. Refused while they
+    /// are moving.
     async fn replace(
         &self,
         user: &UserId,

@@ -30,7 +30,8 @@ impl Erasure for PostgresLedger {
         for sale in sales {
             let key = keys::random();
             let begun = self.run(async |db| erasing::begin(db, user, sale, &key).await);
-            tokens.extend(begun.await?.map(|token| (sale.clone(), token)));
+            let token = begun.await?.map_err(permanent)?;
+            tokens.extend(token.map(|token| (sale.clone(), token)));
         }
         self.wait_for_older().await?;
         Ok(tokens)
@@ -44,7 +45,9 @@ impl Erasure for PostgresLedger {
     ) -> Result<u64, LedgerError> {
         let orders = self.auditing(async |db| erasing::orders_of(db, user, sale).await).await?;
         for chunk in orders.chunks(CHUNK) {
-            self.run(async |db| erasing::replace(db, (user, token), sale, chunk).await).await?;
+            let replaced =
+                self.run(async |db| erasing::replace(db, (user, token), sale, chunk).await);
+            replaced.await?.map_err(permanent)?;
         }
         Ok(orders.len() as u64)
     }

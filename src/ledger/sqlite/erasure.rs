@@ -27,7 +27,7 @@ impl Erasure for SqliteLedger {
         for sale in sales {
             let key = keys::random();
             let work = async |db: &mut _| erasing::begin(db, user, sale, &key).await;
-            let token = self.run(Survives::PowerLoss, work).await?;
+            let token = self.run(Survives::PowerLoss, work).await?.map_err(refused)?;
             tokens.extend(token.map(|token| (sale.clone(), token)));
         }
         Ok(tokens)
@@ -39,12 +39,14 @@ impl Erasure for SqliteLedger {
         sale: &SaleId,
         token: &UserId,
     ) -> Result<u64, LedgerError> {
-        self.run(Survives::PowerLoss, async |db| {
-            let orders = erasing::orders_of(db, user, sale).await?;
-            erasing::replace(db, (user, token), sale, &orders).await?;
-            Ok(orders.len() as u64)
-        })
-        .await
+        let replaced = self
+            .run(Survives::PowerLoss, async |db| {
+                let orders = erasing::orders_of(db, user, sale).await?;
+                let replaced = erasing::replace(db, (user, token), sale, &orders).await?;
+                Ok(replaced.map(|()| orders.len() as u64))
+            })
+            .await?;
+        replaced.map_err(refused)
     }
 
     async fn replace_file(
