@@ -10,6 +10,7 @@ use floodgate::domain::sale::Sale;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
+use crate::harness::api::{Served, answer, on_free_port};
 use crate::harness::check::settled;
 use crate::harness::embedded::{Embedded, NAMESPACE};
 use crate::harness::process::{bare_floodgate, floodgate};
@@ -205,7 +206,7 @@ async fn restored_too(stage: &Stage) {
 
 #[tokio::test]
 async fn a_redriven_letter_of_a_replaced_user_is_the_same_order() {
-    let mut stage = Stage::new("erase-redrive").await;
+    let mut stage = Stage::with("erase-redrive", on_free_port).await;
     stage.open(limited("new")).await;
     let first = order("a", "new", USER, 1);
     stage.post_orders(std::slice::from_ref(&first)).await;
@@ -216,6 +217,12 @@ async fn a_redriven_letter_of_a_replaced_user_is_the_same_order() {
     let letters = async || stage.broker.depth(Queue::DeadLetters).await.expect("depth").messages;
     until(async || letters().await == 1).await;
     assert_eq!(done(floodgate(&stage, &["user", "erase", USER, "--json"]))["dead_letters"], 1);
+    let served = Served::without_worker(&stage.deployment.app).await;
+    let repeat = serde_json::json!({ "order_id": "a", "user_id": USER, "quantity": 1 });
+    let asked = served.post("/v1/sales/new/orders", &repeat).header("prefer", "wait=30");
+    let (status, body) = answer(asked).await;
+    assert_eq!((status, &body["user_id"]), (200, &USER.into()), "{body}");
+    served.stop().await;
     assert_eq!(done(floodgate(&stage, &["dead-letters", "redrive", "--json"]))["redriven"], 1);
     let dead = stage.dead_letters(1).await;
     assert_eq!(dead[0].0, "order_id_conflict");

@@ -18,6 +18,7 @@ on_every_archive!(
     repeats_and_limits_hold_for_a_user_whose_id_was_replaced,
     decisions_that_are_made_meanwhile_are_the_tokens,
     archived_orders_of_a_replaced_user_keep_their_answers,
+    an_archive_that_begins_before_the_id_is_replaced_balances,
 );
 
 const HINTS: [Option<Hint>; 3] = [None, Some(Hint::Granted), Some(Hint::Refused)];
@@ -198,6 +199,10 @@ async fn archived_orders_of_a_replaced_user_keep_their_answers(retention: Retent
     }
     retention.archive.move_out(&record, &file).await.expect("moved");
     let other = ArchiveRecord { file: "/g".into(), sha256: "def".into(), ..record.clone() };
+    let (s, bob) = (sale_id("s"), user("bob"));
+    let refused =
+        retention.erasure.begin(&bob, std::slice::from_ref(&s)).await.expect_err("moving");
+    assert!(refused.to_string().contains("floodgate sale archive s"), "{refused}");
     assert!(retention.erasure.replace_file(&record, &other).await.is_err(), "it is not done");
     record.stage = ArchiveStage::Done;
     retention.archive.record(&record, Duration::ZERO).await.expect("recorded");
@@ -236,4 +241,55 @@ async fn archived_orders_of_a_replaced_user_keep_their_answers(retention: Retent
     assert_eq!(users, [token.clone(), bob.clone(), bob.clone()]);
     assert_eq!(decisions(&decide(&retention, &orders, None).await), first);
     balances(&retention).await;
+}
+
+async fn an_archive_that_begins_before_the_id_is_replaced_balances(retention: Retention) {
+    let closes_at = Utc::now().trunc_subsecs(3) - TimeDelta::hours(1);
+    retention
+        .ledger
+        .open(&[Sale { closes_at: Some(closes_at), ..limited("s") }])
+        .await
+        .expect("open");
+    let early = |id: &str| {
+        let submitted_at = Some(closes_at - TimeDelta::hours(1));
+        Candidate { submitted_at, ..candidate(order(id, "s", "ada", 1)) }
+    };
+    let orders = [early("a"), early("b"), early("c")];
+    let first = decisions(&decide(&retention, &orders, None).await);
+    let (ada, s) = (user("ada"), sale_id("s"));
+    let tokens = retention.erasure.begin(&ada, std::slice::from_ref(&s)).await.expect("begun");
+    let mut record = ArchiveRecord {
+        sale_id: s.clone(),
+        archive_id: "1".into(),
+        stage: ArchiveStage::Writing,
+        file: "/f".into(),
+        sha256: "abc".into(),
+        decisions: 3,
+        created_at: Utc::now().trunc_subsecs(3),
+    };
+    let file = stored(&retention, "s").await;
+    for stage in [ArchiveStage::Writing, ArchiveStage::Moving] {
+        record.stage = stage;
+        retention.archive.record(&record, Duration::from_mins(1)).await.expect("recorded");
+        assert!(retention.erasure.replace(&ada, &s, &tokens[&s]).await.is_err(), "{stage:?}");
+    }
+    assert_eq!(stored(&retention, "s").await, file, "what the file has");
+    assert_eq!(retention.archive.move_out(&record, &file).await.expect("moved"), 3);
+    balances(&retention).await;
+    for hint in HINTS {
+        let again = decisions(&decide(&retention, &orders, hint).await);
+        assert!(again.iter().zip(&first).all(|(again, first)| again.outcome == first.outcome));
+    }
+    record.stage = ArchiveStage::Done;
+    retention.archive.record(&record, Duration::ZERO).await.expect("recorded");
+    let kept = retention.erasure.kept_of(&ada).await.expect("found");
+    assert_eq!(kept[&s], KeptOfUser { in_ledger: false, in_archive: true });
+    record.stage = ArchiveStage::Restoring;
+    retention.archive.record(&record, Duration::ZERO).await.expect("recorded");
+    assert_eq!(retention.archive.move_back(&record, &file).await.expect("moved"), 3);
+    retention.archive.forget(&record).await.expect("forgotten");
+    balances(&retention).await;
+    assert_eq!(erase(&retention, "ada").await, [("s".to_owned(), tokens[&s].clone(), 3)]);
+    balances(&retention).await;
+    assert_eq!(decisions(&decide(&retention, &orders, None).await), first);
 }
