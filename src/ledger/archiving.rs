@@ -147,6 +147,15 @@ pub(super) async fn forget<C: OneSaleSql>(db: &mut C, archive: &ArchiveRecord) -
         Some(ArchiveStage::Writing | ArchiveStage::Restoring) | None => {}
         other => return Ok(Err(out_of_turn(archive, other))),
     }
+    // Without it its blocks would not be found.
+    let sql = format!(
+        "select {ARCHIVE} from archives a where sale_id = '{sale}' and archive_id = $1 and exists (
+             select 1 from archived_orders o where o.sale_id = '{sale}' and o.archive_id = a.archive_id)"
+    );
+    let needed: Vec<ArchiveRow> = db.read(sql, archive.archive_id.clone()).await?;
+    if !needed.is_empty() {
+        return Ok(Err(format!("decisions of sale {sale} are archived yet")));
+    }
     let sql = format!("delete from archives where sale_id = '{sale}' and archive_id = $1");
     db.write(sql, archive.archive_id.clone()).await?;
     let sql = format!(

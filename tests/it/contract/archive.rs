@@ -219,6 +219,7 @@ async fn moving_again_changes_nothing(retention: Retention) {
     // A restore may take over where the archiving was stopped.
     record(&retention, "1", &[ArchiveStage::Moving, ArchiveStage::Restoring]).await;
     let restoring = archive("1", ArchiveStage::Restoring);
+    assert!(retention.archive.forget(&restoring).await.is_err(), "some are archived");
     for (chunk, moved) in [(&before[..4], 4), (&before[2..7], 3), (&before[..], 2), (&before, 0)] {
         assert_eq!(retention.archive.move_back(&restoring, chunk).await.expect("moved"), moved);
         assert_eq!(unbalanced(&retention).await, "[]");
