@@ -14,7 +14,7 @@ use crate::broker::{Broker, EmbeddedBroker, Queue, RabbitBroker};
 use crate::clock;
 use crate::config::{Server, Settings};
 use crate::inventory::{Holdings, Inventory, RedisInventory};
-use crate::ledger::{Books, Ledger, PostgresLedger, SqliteLedger};
+use crate::ledger::{Archive, Books, Erasure, Ledger, PostgresLedger, SqliteLedger};
 use crate::metrics::Metrics;
 use crate::operator_log::{Journal, OperatorLog};
 use crate::sales::operations::Operations;
@@ -171,13 +171,32 @@ impl App {
     pub async fn audited(&self) -> Result<Audited> {
         if self.settings.is_embedded() {
             let ledger = self.embedded().await?.ledger.clone();
-            return Ok(Audited { books: ledger.clone(), ledger, holdings: None });
+            let (books, archive) = (ledger.clone(), ledger.clone());
+            return Ok(Audited { ledger, books, archive, holdings: None });
         }
         let ledger = self.postgres()?;
         of_server(Server::Database, ledger.check().await)?;
         let ledger = Arc::new(ledger);
         let holdings = Some(Arc::new(self.redis(SPARE_REDIS_CONNECTIONS)?) as Arc<dyn Holdings>);
-        Ok(Audited { books: ledger.clone(), ledger, holdings })
+        let (books, archive) = (ledger.clone(), ledger.clone());
+        Ok(Audited { ledger, books, archive, holdings })
+    }
+
+    /// What keeps decisions elsewhere, and replaces users' ids: the ledger, checked to be there, and what else has them.
+    pub async fn retention(&self) -> Result<Retention> {
+        if self.settings.is_embedded() {
+            let ledger = self.embedded().await?.ledger.clone();
+            let journal = Journal::new(Some(ledger.clone()));
+            let (books, archive, erasure) = (ledger.clone(), ledger.clone(), ledger.clone());
+            return Ok(Retention { ledger, books, archive, erasure, holdings: None, journal });
+        }
+        let ledger = self.postgres()?;
+        of_server(Server::Database, ledger.check().await)?;
+        let ledger = Arc::new(ledger);
+        let holdings = Some(Arc::new(self.redis(SPARE_REDIS_CONNECTIONS)?) as Arc<dyn Holdings>);
+        let journal = Journal::new(Some(ledger.clone()));
+        let (books, archive, erasure) = (ledger.clone(), ledger.clone(), ledger.clone());
+        Ok(Retention { ledger, books, archive, erasure, holdings, journal })
     }
 
     /// How the intake is divided.
@@ -311,8 +330,27 @@ pub struct Audited {
     pub ledger: Arc<dyn Ledger>,
     /// The same ledger's books.
     pub books: Arc<dyn Books>,
+    /// The same ledger's archives.
+    pub archive: Arc<dyn Archive>,
     /// What the inventory holds.
     pub holdings: Option<Arc<dyn Holdings>>,
+}
+
+/// What has decisions and users' ids, and what moves and replaces them.
+#[derive(Clone)]
+pub struct Retention {
+    /// Sales and decisions.
+    pub ledger: Arc<dyn Ledger>,
+    /// The same ledger's books.
+    pub books: Arc<dyn Books>,
+    /// The same ledger's archives.
+    pub archive: Arc<dyn Archive>,
+    /// What replaces users in the same ledger.
+    pub erasure: Arc<dyn Erasure>,
+    /// What the inventory holds.
+    pub holdings: Option<Arc<dyn Holdings>>,
+    /// Where it is written down what was done.
+    pub journal: Journal,
 }
 
 /// What is kept in the database.

@@ -11,8 +11,8 @@ macro_rules! files {
     };
 }
 
-const POSTGRES: &[(&str, &str)] = files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards", "0004_pause", "0005_restored", "0006_webhooks");
-const SQLITE: &[(&str, &str)] = files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches", "0005_pause", "0006_webhooks");
+const POSTGRES: &[(&str, &str)] = files!("postgres": "0001_ledger", "0002_operator_log", "0003_shards", "0004_pause", "0005_restored", "0006_archive", "0007_webhooks");
+const SQLITE: &[(&str, &str)] = files!("sqlite": "0001_ledger", "0002_queue", "0003_operator_log", "0004_event_batches", "0005_pause", "0006_archive", "0007_webhooks");
 
 /// The version of the ledger's schema on PostgreSQL: how many files there are.
 pub(crate) fn postgres_version() -> i32 {

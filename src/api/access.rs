@@ -172,10 +172,10 @@ impl Access {
         })
     }
 
-    /// Whether what is about `user` may be shown.
-    pub(super) fn may_see(&self, user: &UserId) -> bool {
+    /// Whether what is about a buyer may be shown, whom `is_buyer` knows.
+    pub(super) fn may_see(&self, is_buyer: impl Fn(&UserId) -> bool) -> bool {
         self.principal.as_ref().is_none_or(|principal| {
-            principal.admin || principal.submit || principal.subject.as_ref() == Some(user)
+            principal.admin || principal.submit || principal.subject.as_ref().is_some_and(is_buyer)
         })
     }
 }

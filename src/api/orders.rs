@@ -21,7 +21,8 @@ use super::etag;
 use super::problem::{Place, Problem, ProblemType};
 use super::requests::{self, Id, Json, OrderPath};
 use crate::domain::decision::Decision;
-use crate::domain::event::decision_json;
+use crate::domain::erasure::{self, ArchivedOrder};
+use crate::domain::event::{decision_json, rfc3339};
 use crate::domain::intent;
 use crate::domain::order::{Order, OrderId, OrderKey, SaleId};
 use crate::domain::sale::{PauseMode, Phase, SaleState};
@@ -141,7 +142,10 @@ pub(super) async fn answer(
                 if decision.order == order {
                     return Ok(json(StatusCode::OK, decision_json(&decision)));
                 }
-                return Err(used_before(&order, origin));
+                // A worker knows which token is whose.
+                if !erasure::is_token(&decision.order.user_id) {
+                    return Err(used_before(&order, origin));
+                }
             }
         }
     }
@@ -269,7 +273,7 @@ fn admit(api: &Shared) -> Result<(), Problem> {
 /// sells nothing.
 fn refuse_early(state: &SaleState) -> Result<(), Problem> {
     let id = &state.sale.id;
-    let time = |time: Option<_>| time.map(crate::domain::event::rfc3339).unwrap_or_default();
+    let time = |time: Option<_>| time.map(rfc3339).unwrap_or_default();
     Err(match state.phase(Utc::now()) {
         Phase::Open => return Ok(()),
         Phase::Paused if state.paused.is_some_and(PauseMode::holds) => return Ok(()),
@@ -328,13 +332,33 @@ pub(super) async fn show(
         .map_err(|error| Problem::from(error.as_ref()))?;
     // Another buyer's order is answered like none, so that no client can find out which ids are in use.
     if let Some(decision) = decision {
-        if access.may_see(&decision.order.user_id) {
+        let user = &decision.order.user_id;
+        if access.may_see(|subject| subject == user) {
             return Ok(etag::json(decision_json(&decision), &headers));
         }
     } else if access.may_see_taken(&api.recent, &order) {
         let detail = format!("order {order} is queued, or a dead letter");
         let place = api.recent.place_of(&order).map(|place| place_now(&api.status.now(), place));
         return Err(ProblemType::NotDecided.because(detail).place(place));
+    } else if let Some(archived) = archived(&api, &access, &order).await? {
+        return Err(archived);
     }
     Err(ProblemType::UnknownOrder.because(format!("order {order} is not known here")))
+}
+
+/// The answer for an archived order, to those who may see it.
+async fn archived(
+    api: &Shared,
+    access: &Access,
+    order: &OrderKey,
+) -> Result<Option<Problem>, Problem> {
+    let state = api.sale_cache.sale(&order.sale_id).await?;
+    let Some(state) = state.filter(|state| state.archived) else { return Ok(None) };
+    let found = api.ledger.archived(std::slice::from_ref(order)).await?.pop().flatten();
+    let key = state.erasure_key.as_ref();
+    let seen = found.filter(|found| access.may_see(|subject| found.is_of(subject, key)));
+    Ok(seen.map(|ArchivedOrder { outcome, decided_at, .. }| {
+        let (outcome, at) = (outcome.code(), rfc3339(decided_at));
+        ProblemType::Archived.because(format!("order {order} was decided at {at}: {outcome}"))
+    }))
 }

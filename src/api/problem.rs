@@ -81,6 +81,8 @@ problem_types! {
         "The setting feed.enabled is false.";
     NotKept, "not-kept", GONE, "What follows is not kept any more",
         "The feed keeps events for feed.max_age_s and up to feed.max_bytes. Read again without `after`, and have an operator run `floodgate events replay` for the sales of the time between.";
+    Archived, "archived", GONE, "The decision is archived",
+        "The order was decided long ago, as the detail says, and the rest of its decision is in a file. An operator brings it back with `floodgate sale restore`.";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
         "The header Allow names the methods that the path has.";
     Timeout, "timeout", REQUEST_TIMEOUT, "The request took too long to arrive",

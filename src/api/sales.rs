@@ -51,6 +51,8 @@ pub struct SaleView {
     /// While it is paused: whether orders are refused or held, or held because the ledger was restored from a backup
     #[schema(value_type = Option<super::contracts::schemas::PausedName>, inline, required)]
     paused: Option<&'static str>,
+    /// Whether decisions of it are in an archive
+    archived: bool,
     /// Counts restocks, switchings of verification, pauses, their ends and the closing; begins with 1
     #[schema(format = Int64, minimum = 1)]
     version: u32,
@@ -72,6 +74,7 @@ impl SaleView {
             verification: sale.verification,
             sold_out_at: state.sold_out_at.map(rfc3339),
             paused: state.paused.map(PauseMode::name),
+            archived: state.archived,
             version: state.version,
         }
     }

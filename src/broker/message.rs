@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BrokerError, Delay, EventBatch};
 use crate::domain::digest::digest;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, rfc3339};
 use crate::domain::trace::TraceContext;
 
 /// Something to publish.
@@ -139,6 +139,13 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// When it died, RFC 3339: now, unless it is the copy of one that died earlier.
+    pub(super) fn died_at(&self) -> String {
+        let before = self.properties.dead.as_ref();
+        let before = before.filter(|dead| !dead.id.is_empty() && dead.id == self.id);
+        before.map_or_else(|| rfc3339(Utc::now()), |dead| dead.at.clone())
+    }
+
     /// The id of what stands in a message with `properties` from byte `start` on.
     pub fn id_of(properties: &Properties, start: usize, body: &[u8]) -> String {
         let message_id = properties.message_id.as_deref().unwrap_or("").as_bytes();

@@ -18,7 +18,7 @@ use crate::operator_log::{Action, Entry, Journal};
 use crate::worker::dead_letter_reasons;
 
 /// Dead letters sent back in one publish.
-const CHUNK: usize = 500;
+pub(super) const CHUNK: usize = 500;
 /// Characters of a body shown in a table.
 const SHOWN_CHARS: usize = 60;
 
@@ -156,7 +156,7 @@ impl Filter {
     }
 }
 
-fn death_info(letter: &Delivery) -> DeathInfo {
+pub(super) fn death_info(letter: &Delivery) -> DeathInfo {
     letter
         .properties
         .dead

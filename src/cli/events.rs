@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::output;
 use super::publish::publish;
+use super::sale::archive::must_not_be_archived;
 use crate::app::App;
 use crate::broker::{Broker, Message, Receipt};
 use crate::domain::decision::Decision;
@@ -61,9 +62,11 @@ impl Replay {
             bail!("--to: an embedded deployment has no other exchanges");
         }
         let audited = app.audited().await?;
-        if audited.ledger.sales(Some(std::slice::from_ref(sale_id))).await?.is_empty() {
+        let sales = audited.ledger.sales(Some(std::slice::from_ref(sale_id))).await?;
+        let Some(state) = sales.first() else {
             bail!("there is no sale {sale_id}; floodgate sale list has all");
-        }
+        };
+        must_not_be_archived(audited.archive.as_ref(), state).await?;
         let broker = app.broker().await?;
         let stop = shutdown::on_signal()?;
         let (mut replayed, mut unheard, mut after) = (0, 0, None);

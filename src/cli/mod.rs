@@ -24,6 +24,7 @@ pub mod server;
 mod shards;
 mod token;
 mod top;
+mod user;
 pub mod user_service;
 mod webhooks;
 mod worker;
@@ -73,6 +74,8 @@ enum Command {
     Sale(sale::SaleArgs),
     /// Look at orders
     Order(order::OrderArgs),
+    /// Replace a user in all that is kept
+    User(user::UserArgs),
     /// Publish decisions again
     Events(events::EventsArgs),
     /// Send the orders of a file to the queue
@@ -137,6 +140,7 @@ impl Cli {
             Command::Webhooks(command) => command.run(app).await?,
             Command::Sale(command) => return command.run(app).await,
             Command::Order(command) => return command.run(app).await,
+            Command::User(command) => command.run(app).await?,
             Command::Events(command) => command.run(app).await?,
             Command::Replay(command) => command.run(app).await?,
             Command::DeadLetters(command) => command.run(app).await?,

@@ -7,8 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::output;
+use super::sale::archive::FileView;
 use crate::app::App;
 use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::event::{Event, decision_json, rfc3339};
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 use crate::traces::TraceSettings;
@@ -44,6 +46,10 @@ impl OrderArgs {
         let key = OrderKey { sale_id, order_id };
         let decisions = app.ledger().await?.decisions(std::slice::from_ref(&key)).await?;
         let Some(decision) = decisions.into_iter().flatten().next() else {
+            if let Some(archived) = KeptOfOrder::find(app, &key).await? {
+                archived.print(json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             eprintln!("Order {key} is not decided: it is unknown, still queued, or a dead letter.");
             return Ok(ExitCode::FAILURE);
         };
@@ -118,6 +124,61 @@ impl History {
         ]
         .map(|(name, value)| [name.to_owned(), value]);
         rows.into_iter().chain(trace).collect()
+    }
+}
+
+/// What is kept of an order whose decision is in a file.
+#[derive(Serialize)]
+struct KeptOfOrder {
+    order_id: String,
+    sale_id: String,
+    quantity: u32,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    decided_at: String,
+    archived: bool,
+    /// The files of the sale, one of which has the rest.
+    archives: Vec<FileView>,
+}
+
+impl KeptOfOrder {
+    async fn find(app: &App, key: &OrderKey) -> anyhow::Result<Option<Self>> {
+        let audited = app.audited().await?;
+        let found = audited.ledger.archived(std::slice::from_ref(key)).await?.pop().flatten();
+        let Some(ArchivedOrder { key, quantity, outcome, decided_at, .. }) = found else {
+            return Ok(None);
+        };
+        let records = audited.archive.archives(Some(&key.sale_id)).await?;
+        Ok(Some(Self {
+            order_id: key.order_id.to_string(),
+            sale_id: key.sale_id.to_string(),
+            quantity: quantity.get(),
+            outcome: outcome.name(),
+            reason: outcome.reason().map(Reason::name),
+            decided_at: rfc3339(decided_at),
+            archived: true,
+            archives: records.iter().map(FileView::of).collect(),
+        }))
+    }
+
+    fn print(self, json: bool) -> anyhow::Result<()> {
+        if json {
+            return output::json(&self);
+        }
+        let rows = [
+            ("sale", self.sale_id),
+            ("order", self.order_id),
+            ("quantity", self.quantity.to_string()),
+            ("outcome", self.outcome.to_owned()),
+            ("reason", self.reason.unwrap_or("-").to_owned()),
+            ("decided", self.decided_at),
+        ];
+        let files = self.archives.into_iter().flat_map(|FileView { file, sha256, .. }| {
+            [("the rest is in", file), ("its SHA-256", sha256)]
+        });
+        let rows = rows.into_iter().chain(files).map(|(name, value)| [name.to_owned(), value]);
+        output::table(["order", ""], rows)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `floodgate sale`.
 
+pub(in crate::cli) mod archive;
 mod export;
 mod open;
 
@@ -9,6 +10,7 @@ use anyhow::bail;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 
+use self::archive::{Archive, Restore};
 use self::export::Export;
 use self::open::{Open, warn_of_checks};
 use super::operator::operator;
@@ -121,6 +123,16 @@ enum SaleCommand {
     /// Print who bought what, as CSV
     #[command(after_help = "Example:\n  floodgate sale export bottles > bottles.csv")]
     Export(Export),
+    /// Move the decisions of a sale that closed long ago into a file. Repeats of its orders still get their answers
+    #[command(after_help = "Example:\n  floodgate sale archive bottles --to /srv/archive\n\n\
+        Writes SALE-TIME.jsonl.gz and its manifest, reads the file back, and only then moves the decisions. Killed or\n\
+        stopped, it goes on when it is run again. Keep the file: the ledger has only its checksum.")]
+    Archive(Archive),
+    /// Bring the decisions of an archived sale back into the ledger
+    #[command(after_help = "Examples:\n  floodgate sale restore bottles\n  \
+        floodgate sale restore bottles --from /mnt/bottles-20261129T172508123Z.jsonl.gz\n\n\
+        Killed or stopped, it goes on when it is run again.")]
+    Restore(Restore),
     /// List all sales
     #[command(after_help = "Example:\n  floodgate sale list --json")]
     List {
@@ -170,6 +182,8 @@ impl SaleArgs {
             SaleCommand::Resume { sale_id, json } => pause(app, &sale_id, None, json).await,
             SaleCommand::AcceptLedger { sale_id, json } => accept_ledger(app, &sale_id, json).await,
             SaleCommand::Export(export) => export.run(app).await,
+            SaleCommand::Archive(archive) => archive.run(app).await.map(|()| ExitCode::SUCCESS),
+            SaleCommand::Restore(restore) => restore.run(app).await.map(|()| ExitCode::SUCCESS),
             SaleCommand::List { json } => {
                 let states = app.ledger().await?.sales(None).await?;
                 if json {
@@ -243,6 +257,9 @@ fn show_changed(changed: Changed, id: &SaleId, json: bool) -> anyhow::Result<Exi
 /// What a sale does, and how it is paused, if it is.
 fn in_short(state: &SaleState) -> String {
     let phase = state.phase(Utc::now());
+    if state.archived {
+        return "archived".to_owned();
+    }
     match state.paused.filter(|_| phase == Phase::Paused) {
         Some(mode) => format!("{}: {}", phase.name(), mode.name()),
         None => phase.name().to_owned(),

@@ -74,6 +74,13 @@ impl Outcome {
         }
     }
 
+    /// The outcome that [`Outcome::name`] and [`Outcome::reason`] are written as.
+    pub fn parse(name: &str, reason: Option<&str>) -> Option<Self> {
+        let rejected = Reason::ALL.into_iter().map(Self::Rejected);
+        let mut all = [Self::Created, Self::SoldOut].into_iter().chain(rejected);
+        all.find(|all| all.name() == name && all.reason().map(Reason::name) == reason)
+    }
+
     /// One word for each outcome: the reason of a rejection, else [`Outcome::name`].
     pub fn code(self) -> &'static str {
         self.reason().map_or(self.name(), Reason::name)

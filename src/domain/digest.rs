@@ -1,8 +1,9 @@
-//! Ids derived from what they stand for.
+//! Digests, and ids derived from what they stand for.
 
 use std::fmt::Write;
 
 use ring::digest::{Context, SHA256};
+use ring::hmac;
 
 /// Bytes of the digest that an id holds.
 const BYTES: usize = 16;
@@ -17,8 +18,49 @@ pub fn digest<const N: usize>(parts: [&[u8]; N]) -> String {
         digest.update(&length.to_be_bytes());
         digest.update(part);
     }
-    digest.finish().as_ref()[..BYTES].iter().fold(String::new(), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
+    hex(&digest.finish().as_ref()[..BYTES])
+}
+
+/// The first 16 bytes of SHA-256 over `bytes`.
+pub fn half_digest(bytes: &[u8]) -> [u8; BYTES] {
+    let mut half = [0; BYTES];
+    half.copy_from_slice(&ring::digest::digest(&SHA256, bytes).as_ref()[..BYTES]);
+    half
+}
+
+/// HMAC-SHA256 of `text` (RFC 2104).
+pub fn keyed(key: &[u8], text: &[u8]) -> [u8; 32] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(tag.as_ref());
+    bytes
+}
+
+/// SHA-256 over what is put in bit by bit.
+pub struct Sha256(Context);
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl Sha256 {
+    /// Puts `bytes` in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest, in hex.
+    pub fn finish(self) -> String {
+        hex(self.0.finish().as_ref())
+    }
+}
+
+/// Bytes as hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
     })
 }

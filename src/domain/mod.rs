@@ -2,6 +2,7 @@
 
 pub mod decision;
 pub mod digest;
+pub mod erasure;
 pub mod event;
 pub mod event_batch;
 pub mod intent;

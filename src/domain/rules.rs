@@ -4,18 +4,20 @@
 //! it read is still true when the decision is stored. It is written nowhere else; Redis has a hint
 //! (`inventory/lua/deduct.lua`), which may be wrong.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{Candidate, Eligibility, Order, OrderKey, SaleId, UserId};
 use crate::domain::sale::{PauseMode, SaleState};
 
 /// What a ledger holds of the orders of a batch. Deciding an order changes it as storing the
 /// decision would.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct State {
     /// The ledger's time, in whole milliseconds.
     pub now: DateTime<Utc>,
@@ -27,6 +29,10 @@ pub struct State {
     pub units: HashMap<(SaleId, UserId), u32>,
     /// The stored decisions, of those orders that were looked up.
     pub decisions: HashMap<OrderKey, Decision>,
+    /// What is kept of archived orders, likewise.
+    pub archived: HashMap<OrderKey, ArchivedOrder>,
+    /// The tokens of those users of the orders whose id was replaced: their orders are the token's.
+    pub erased: HashMap<(SaleId, UserId), UserId>,
 }
 
 /// What becomes of an order.
@@ -80,15 +86,23 @@ impl State {
     /// Decides one order. The orders of a sale are to come in the order of their queue.
     pub fn decide(&mut self, candidate: &Candidate) -> Answer {
         let Candidate { order, submitted_at, eligibility } = candidate;
+        let asked = order;
+        let order = &*self.as_stored(asked);
         let key = order.key();
         if let Some(decision) = self.decisions.get(&key) {
-            return if decision.order == *order {
+            // One that is about to be replaced may have the user's own id yet.
+            return if decision.order == *order || decision.order == *asked {
                 Answer::Decided { decision: decision.clone(), is_new: false }
             } else {
                 Answer::Conflict
             };
         }
         let Some(state) = self.sales.get(&order.sale_id) else { return Answer::UnknownSale };
+        if let Some(archived) = self.archived.get(&key) {
+            let repeated = archived.repeated_by(order, state);
+            return repeated
+                .map_or(Answer::Conflict, |decision| Answer::Decided { decision, is_new: false });
+        }
         let submitted_at = submitted_at.unwrap_or(self.now).min(self.now).trunc_subsecs(3);
         let outcome = match self.outcome(order, state, submitted_at, *eligibility) {
             Ok(outcome) => outcome,
@@ -107,6 +121,17 @@ impl State {
         }
         self.decisions.insert(key, decision.clone());
         Answer::Decided { decision, is_new: true }
+    }
+
+    /// The order as it is stored: with its user's token if the user's id was replaced.
+    fn as_stored<'a>(&self, order: &'a Order) -> Cow<'a, Order> {
+        if self.erased.is_empty() {
+            return Cow::Borrowed(order);
+        }
+        let token = self.erased.get(&(order.sale_id.clone(), order.user_id.clone()));
+        token.map_or(Cow::Borrowed(order), |token| {
+            Cow::Owned(Order { user_id: token.clone(), ..order.clone() })
+        })
     }
 
     /// The outcome of an order that has none yet, or what it is to wait for.
@@ -190,8 +215,7 @@ mod tests {
             now,
             max_age,
             sales: [(id.clone(), SaleState::opened(sale))].into(),
-            units: HashMap::new(),
-            decisions: HashMap::new(),
+            ..State::default()
         };
         let order = Order {
             id: OrderId::parse("o").unwrap(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::erasure::ErasureKey;
 use crate::domain::order::{AdjustmentId, Quantity, SaleId};
 
 pub use crate::domain::watermark::Watermark;
@@ -140,6 +141,10 @@ pub struct SaleState {
     pub held_from: Option<DateTime<Utc>>,
     /// When they were last held.
     pub held_until: Option<DateTime<Utc>>,
+    /// Its orders may be archived, so each has to be looked up there too.
+    pub archived: bool,
+    /// What fingerprints and tokens of its users are keyed with, once there are any.
+    pub erasure_key: Option<ErasureKey>,
 }
 
 impl SaleState {
@@ -153,6 +158,8 @@ impl SaleState {
             paused: None,
             held_from: None,
             held_until: None,
+            archived: false,
+            erasure_key: None,
         }
     }
 

@@ -15,7 +15,12 @@ pub(super) struct Batch<'a> {
     /// The indexes of each sale's orders, in queue order.
     indexes: BTreeMap<&'a SaleId, Vec<usize>>,
     decided: Decided,
+    /// The tokens of users whose id was replaced, under which their orders are stored.
+    erased: Erased,
 }
+
+/// Tokens by the users they replace.
+pub(super) type Erased = HashMap<(SaleId, UserId), UserId>;
 
 /// What a transaction has to write.
 pub struct Changes<'a> {
@@ -36,7 +41,7 @@ impl<'a> Batch<'a> {
             indexes.entry(&proposed.candidate.order.sale_id).or_default().push(index);
         }
         let answers = vec![None; orders.len()];
-        Self { orders, answers, indexes, decided: Decided::default() }
+        Self { orders, answers, indexes, decided: Decided::default(), erased: Erased::new() }
     }
 
     /// All its sales, by id.
@@ -92,6 +97,7 @@ impl<'a> Batch<'a> {
                 });
             }
         }
+        self.erased.extend(state.erased);
         self.decided.sales.extend(state.sales);
         self.decided.units.extend(state.units);
     }
@@ -137,10 +143,25 @@ impl<'a> Batch<'a> {
         Changes { decisions, sales, buyers: buyers.collect(), announcements }
     }
 
+    /// What became of the batch. Its answers name the users that its orders name.
     pub(super) fn finish(self) -> Decided {
+        let Self { orders, answers, mut decided, erased, .. } = self;
         // Every order belongs to a sale, and every sale was decided.
-        let answers = self.answers.into_iter().flatten().collect();
-        Decided { answers, ..self.decided }
+        decided.answers = answers.into_iter().flatten().collect();
+        if erased.is_empty() {
+            return decided;
+        }
+        for (answer, proposed) in decided.answers.iter_mut().zip(orders) {
+            if let Answer::Decided { decision, .. } = answer {
+                decision.order.user_id.clone_from(&proposed.candidate.order.user_id);
+            }
+        }
+        for ((sale, user), token) in erased {
+            if let Some(units) = decided.units.get(&(sale.clone(), token)).copied() {
+                decided.units.insert((sale, user), units);
+            }
+        }
+        decided
     }
 }
 
@@ -153,18 +174,48 @@ fn sold_out(state: &SaleState) -> Option<Announcement> {
     }))
 }
 
-/// The buyers among `orders` whose units count, because their sale has a limit. Sorted, each once.
+/// The tokens that the users of `orders` would have, in sales in which a user's id may be replaced.
+pub(super) fn tokens<'a>(
+    sales: &HashMap<SaleId, SaleState>,
+    orders: impl Iterator<Item = &'a Candidate>,
+) -> Erased {
+    let mut tokens = Erased::new();
+    for Candidate { order, .. } in orders {
+        let key = sales.get(&order.sale_id).and_then(|state| state.erasure_key.as_ref());
+        if let Some(key) = key {
+            let buyer = (order.sale_id.clone(), order.user_id.clone());
+            tokens.entry(buyer).or_insert_with(|| key.token(&order.user_id));
+        }
+    }
+    tokens
+}
+
+/// The buyers among `orders`, as they are stored, whose units count, because their sale has a limit. Sorted, each
+/// once.
 pub(super) fn limited<'a>(
     sales: &HashMap<SaleId, SaleState>,
     orders: impl Iterator<Item = &'a Candidate>,
+    erased: &'a Erased,
 ) -> Vec<(&'a SaleId, &'a UserId)> {
     let is_limited =
         |id: &SaleId| sales.get(id).is_some_and(|state| state.sale.per_user_limit.is_some());
-    let buyers = orders.map(|candidate| (&candidate.order.sale_id, &candidate.order.user_id));
+    let as_stored = |Candidate { order, .. }: &'a Candidate| {
+        if erased.is_empty() {
+            return (&order.sale_id, &order.user_id);
+        }
+        let token = erased.get(&(order.sale_id.clone(), order.user_id.clone()));
+        (&order.sale_id, token.unwrap_or(&order.user_id))
+    };
+    let buyers = orders.map(as_stored);
     let mut buyers: Vec<_> = buyers.filter(|(sale, _)| is_limited(sale)).collect();
     buyers.sort_unstable();
     buyers.dedup();
     buyers
+}
+
+/// Whether the orders of a sale may be archived.
+pub(super) fn is_archived(sales: &HashMap<SaleId, SaleState>, sale: &SaleId) -> bool {
+    sales.get(sale).is_some_and(|state| state.archived)
 }
 
 /// Whether an order of one of `sales` may stay undecided, as far as the sale is concerned. Only one that has

@@ -64,7 +64,8 @@ fn sales(of: &str) -> String {
         "select sale_id, kind || ' ' || about as about, 'belongs to a sale that is not there' as detail
          from (select sale_id, 'order' as kind, order_id as about from decisions where {of}
                union all select sale_id, 'buyer', user_id from buyers where {of}
-               union all select sale_id, 'announcement', adjustment_id from announcements where {of}) x
+               union all select sale_id, 'announcement', adjustment_id from announcements where {of}
+               union all select sale_id, 'archived orders from', first_order from archived_orders where {of}) x
          where not exists (select 1 from sales s where s.sale_id = x.sale_id and s.{of})"
     )
 }
@@ -91,10 +92,14 @@ fn stock(of: &str) -> String {
     )
 }
 
-/// Sales whose created orders do not come to what they have sold, and decisions that saw counters which can not
-/// have been.
+/// Sales whose created orders, archived ones too, do not come to what they have sold, and decisions that saw
+/// counters which can not have been. What one order saw after the others is not known of an archived sale.
 fn sold(of: &str) -> String {
     let created = created(of);
+    let all = format!(
+        "(select sale_id, quantity from {created} d
+          union all select sale_id, units from archived_orders where {of})"
+    );
     format!(
         "with c as (
             select sale_id, order_id, sold, version, coalesce(sum(quantity) over before, 0) as expected,
@@ -104,13 +109,13 @@ fn sold(of: &str) -> String {
                               rows between unbounded preceding and 1 preceding))
          select s.sale_id, 'sale' as about, 'has sold ' || s.sold || ' units, its created orders have '
                 || coalesce(t.units, 0) as detail
-         from sales s left join (select sale_id, sum(quantity) as units from {created} d group by sale_id) t
+         from sales s left join (select sale_id, sum(quantity) as units from {all} d group by sale_id) t
               on t.sale_id = s.sale_id
          where s.{of} and s.sold <> coalesce(t.units, 0)
          union all
          select sale_id, 'order ' || order_id,
                 'was created after ' || sold || ' units, the orders before it have ' || expected
-         from c where sold <> expected
+         from c where sold <> expected and sale_id in (select s.sale_id from sales s where not s.archived)
          union all
          select sale_id, 'order ' || order_id,
                 'was created at version ' || version || ', after one at version ' || earlier
@@ -123,7 +128,8 @@ fn sold(of: &str) -> String {
     )
 }
 
-/// Buyers whose units are not those of their created orders, or exceed the limit.
+/// Buyers whose units are not those of their created orders, or exceed the limit. An archived order counts for
+/// none: its units left with it.
 fn buyers(of: &str) -> String {
     let created = created(of);
     format!(
@@ -156,7 +162,8 @@ fn sold_out(of: &str) -> String {
     )
 }
 
-/// Refusals by a limit that was not reached, and creations beyond it.
+/// Refusals by a limit that was not reached, and creations beyond it. Of an archived sale not all orders of a buyer
+/// are there to tell.
 fn purchase_limit(of: &str) -> String {
     format!(
         "select d.sale_id, 'order ' || d.order_id as about,
@@ -169,7 +176,7 @@ fn purchase_limit(of: &str) -> String {
                           range between unbounded preceding and 1 preceding), 0) as held
                from decisions where outcome in ('c', 'l') and {of}) d
          join sales s on s.sale_id = d.sale_id
-         where s.{of} and case d.outcome when 'c' then d.held + d.quantity > s.per_user_limit
+         where s.{of} and not s.archived and case d.outcome when 'c' then d.held + d.quantity > s.per_user_limit
                else s.per_user_limit is null or d.held + d.quantity <= s.per_user_limit end"
     )
 }
@@ -256,13 +263,14 @@ pub(super) async fn balance<C: Sql>(
             }),
         );
     }
-    let sales = count(db, "sales", &of).await?;
-    let decisions = count(db, "decisions", &of).await?;
+    let sales = total(db, "count(*)", "sales", &of).await?;
+    let archived = total(db, "sum(decisions)", "archived_orders", &of).await?;
+    let decisions = total(db, "count(*)", "decisions", &of).await? + archived;
     Ok(Balance { sales, decisions, discrepancies })
 }
 
-async fn count<C: Sql>(db: &mut C, table: &str, of: &str) -> Result<u64, sqlx::Error> {
-    let sql = format!("select count(*) as total from {table} where {of} and $1 = ''");
+async fn total<C: Sql>(db: &mut C, what: &str, table: &str, of: &str) -> Result<u64, sqlx::Error> {
+    let sql = format!("select coalesce({what}, 0) as total from {table} where {of} and $1 = ''");
     let rows: Vec<Total> = db.read(sql, String::new()).await?;
     Ok(rows.first().map_or(0, |row| row.total.cast_unsigned()))
 }

@@ -1,9 +1,15 @@
 //! The ledger's port: where decisions become final.
 
+mod archive;
+mod archiving;
 mod batch;
 mod books;
 mod changes;
+mod erasing;
+mod erasure;
+pub(crate) mod keys;
 mod operator_log;
+mod packed;
 mod postgres;
 pub mod recipe;
 mod row;
@@ -25,12 +31,16 @@ use crate::domain::order::{AdjustmentId, Candidate, OrderId, OrderKey, Quantity,
 use crate::domain::rules::Answer;
 use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState, Watermark};
 
+pub use archive::{
+    Archive, ArchiveRecord, ArchiveStage, ArchivedOrders, NotArchivable, archivable,
+};
+pub use erasure::{Erasure, KeptOfUser};
 pub use postgres::{PostgresLedger, UNLOGGED};
 pub use sqlite::SqliteLedger;
 
 /// The store that makes every decision final.
 #[async_trait]
-pub trait Ledger: Outbox {
+pub trait Ledger: Outbox + ArchivedOrders {
     /// Opens sales. A sale that is open already keeps its stock and what it has sold, whatever the
     /// definition says. Gives one answer for each sale, in order.
     async fn open(&self, sales: &[Sale]) -> Result<Vec<Opening>, LedgerError>;

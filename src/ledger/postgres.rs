@@ -4,8 +4,10 @@
 //! version 1.21 or later in transaction mode with `max_prepared_statements` set; migrations connect
 //! directly.
 
+mod archive;
 mod check;
 mod distributed;
+mod erasure;
 mod one_sale;
 mod operator_log;
 mod rows;

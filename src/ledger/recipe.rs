@@ -5,15 +5,16 @@
 //! one statement in the order of their ids, and only then decisions by an insert in the order of
 //! their keys. No sale is locked after that.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::batch::{Batch, limited, may_wait};
+use super::batch::{Batch, is_archived, limited, may_wait, tokens};
 use super::{Decided, Proposed};
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{Candidate, OrderId, OrderKey, SaleId, UserId};
 use crate::domain::rules::State;
 use crate::domain::sale::SaleState;
@@ -53,6 +54,18 @@ pub trait Transaction: Sized + Send {
         &mut self,
         orders: &[(&SaleId, &OrderId)],
     ) -> impl Future<Output = Result<HashMap<OrderKey, Decision>, Self::Error>> + Send;
+
+    /// What is kept of those of `orders` that are archived.
+    fn archived(
+        &mut self,
+        orders: &[(&SaleId, &OrderId)],
+    ) -> impl Future<Output = Result<HashMap<OrderKey, ArchivedOrder>, Self::Error>> + Send;
+
+    /// Those of `tokens` that replace a user's id in their sale.
+    fn erased(
+        &mut self,
+        tokens: &[(&SaleId, &UserId)],
+    ) -> impl Future<Output = Result<HashSet<(SaleId, UserId)>, Self::Error>> + Send;
 
     /// Writes what a batch came to. False when one of its decisions is there already, also by another
     /// transaction, whose end it waits for: then this one can only be rolled back.
@@ -117,11 +130,13 @@ async fn attempt<'a, T: Transaction>(
     look_up: LookUp,
 ) -> Result<Option<Batch<'a>>, T::Error> {
     let mut batch = Batch::new(orders);
-    let (mut selling, refused) = batch.sales_by_hint();
+    let (mut selling, mut refused) = batch.sales_by_hint();
     if !refused.is_empty() {
         // A refusal that is right by a read without a lock stays right: within a version of a sale
         // units are only ever sold.
         let mut read_at = transaction.sales(&refused).await?;
+        // Decisions that move to an archive, or back, do so under the lock.
+        selling.extend(refused.extract_if(.., |sale| is_archived(&read_at.1, sale)));
         batch.hold_restored(&mut read_at.1);
         let orders: Vec<_> = batch.orders_of(&refused).collect();
         let mut state = read(&mut transaction, read_at, &orders, max_age, look_up).await?;
@@ -154,22 +169,34 @@ async fn attempt<'a, T: Transaction>(
 
 /// Reads what the rule needs to know of `orders`, whose `sales` were read before, and locked if units
 /// are to be sold: these statements see what the transaction before the lock has left.
-async fn read<T: Transaction>(
+async fn read<'b, T: Transaction>(
     transaction: &mut T,
     (now, sales): SalesRead,
-    orders: &[&Candidate],
+    orders: &[&'b Candidate],
     max_age: Duration,
     look_up: LookUp,
 ) -> Result<State, T::Error> {
-    let buyers = limited(&sales, orders.iter().copied());
+    let mut erased = tokens(&sales, orders.iter().copied());
+    if !erased.is_empty() {
+        let keys: Vec<_> = erased.iter().map(|((sale, _), token)| (sale, token)).collect();
+        let known = transaction.erased(&keys).await?;
+        erased.retain(|(sale, _), token| known.contains(&(sale.clone(), token.clone())));
+    }
+    let buyers = limited(&sales, orders.iter().copied(), &erased);
     let units = transaction.units(&buyers).await?;
-    let wanted = orders
-        .iter()
-        .filter(|candidate| look_up == LookUp::All || may_wait(&sales, candidate))
-        .map(|candidate| &candidate.order);
-    let wanted: Vec<_> = wanted.map(|order| (&order.sale_id, &order.id)).collect();
+    let key = |candidate: &&'b Candidate| (&candidate.order.sale_id, &candidate.order.id);
+    let keys: Vec<_> = orders.iter().map(key).collect();
+    let archived: Vec<_> =
+        keys.iter().copied().filter(|(sale, _)| is_archived(&sales, sale)).collect();
+    let wanted = |candidate: &&&Candidate| {
+        let sale = &candidate.order.sale_id;
+        look_up == LookUp::All || may_wait(&sales, candidate) || is_archived(&sales, sale)
+    };
+    let wanted: Vec<_> = orders.iter().filter(wanted).map(key).collect();
     let decisions = transaction.decisions(&wanted).await?;
-    Ok(State { now, max_age, sales, units, decisions })
+    let archived =
+        if archived.is_empty() { HashMap::new() } else { transaction.archived(&archived).await? };
+    Ok(State { now, max_age, sales, units, decisions, archived, erased })
 }
 
 #[cfg(test)]
@@ -222,6 +249,20 @@ mod tests {
             _: &[(&SaleId, &OrderId)],
         ) -> Result<HashMap<OrderKey, Decision>, ()> {
             Ok(HashMap::new())
+        }
+
+        async fn archived(
+            &mut self,
+            _: &[(&SaleId, &OrderId)],
+        ) -> Result<HashMap<OrderKey, ArchivedOrder>, ()> {
+            Ok(HashMap::new())
+        }
+
+        async fn erased(
+            &mut self,
+            _: &[(&SaleId, &UserId)],
+        ) -> Result<HashSet<(SaleId, UserId)>, ()> {
+            Ok(HashSet::new())
         }
 
         async fn write(&mut self, _: &Changes<'_>) -> Result<bool, ()> {

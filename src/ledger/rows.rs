@@ -1,12 +1,13 @@
 //! Between the rows of the ledger's tables and the domain, the same for every database. Each adapter's
 //! statements name their columns as these structs do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::row::row;
 use crate::domain::decision::{Decision, Outcome, Reason};
+use crate::domain::erasure::ErasureKey;
 use crate::domain::order::{AdjustmentId, Order, OrderId, OrderKey, Quantity, SaleId, UserId};
 use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState, SoldOut};
 
@@ -25,6 +26,8 @@ row! {
         paused: Option<String>,
         held_from: Option<DateTime<Utc>>,
         held_until: Option<DateTime<Utc>>,
+        archived: bool,
+        erasure_key: Option<String>,
     }
 }
 
@@ -40,6 +43,14 @@ row! {
         decided_at: DateTime<Utc>,
         version: u32 as i32,
         sold: u32 as i32,
+    }
+}
+
+row! {
+    /// A row of `erased_buyers`.
+    pub(super) struct ErasedRow {
+        sale_id: SaleId as String,
+        token: UserId as String,
     }
 }
 
@@ -81,6 +92,12 @@ pub(super) fn letter(outcome: Outcome) -> &'static str {
     OUTCOMES.iter().find(|(_, known)| *known == outcome).map_or("?", |(letter, _)| letter)
 }
 
+/// The outcome that a letter stands for.
+pub(super) fn outcome(letter: &str) -> Result<Outcome, sqlx::Error> {
+    let found = OUTCOMES.iter().find(|(known, _)| *known == letter);
+    found.map(|(_, outcome)| *outcome).ok_or_else(|| unexpected("an outcome"))
+}
+
 /// How long an order waited for its decision. Four bytes hold 24 days.
 pub(super) fn waited_ms(decision: &Decision) -> i32 {
     let waited = decision.decided_at - decision.submitted_at;
@@ -88,7 +105,7 @@ pub(super) fn waited_ms(decision: &Decision) -> i32 {
 }
 
 /// A value in the database that this version cannot have written.
-fn unexpected(what: &'static str) -> sqlx::Error {
+pub(super) fn unexpected(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the ledger holds {what} that is not valid").into())
 }
 
@@ -111,8 +128,19 @@ impl TryFrom<SaleRow> for SaleState {
             mode.ok_or_else(|| unexpected("a pause"))
         };
         let paused = row.paused.map(known).transpose()?;
-        let SaleRow { sold, version, sold_out_at, held_from, held_until, .. } = row;
-        Ok(Self { sale, sold, version, sold_out_at, paused, held_from, held_until })
+        let SaleRow { sold, version, sold_out_at, held_from, held_until, archived, .. } = row;
+        let erasure_key = row.erasure_key.map(ErasureKey::stored);
+        Ok(Self {
+            sale,
+            sold,
+            version,
+            sold_out_at,
+            paused,
+            held_from,
+            held_until,
+            archived,
+            erasure_key,
+        })
     }
 }
 
@@ -122,10 +150,9 @@ impl TryFrom<DecisionRow> for Decision {
     fn try_from(row: DecisionRow) -> Result<Self, sqlx::Error> {
         let DecisionRow { sale_id, order_id, user_id, quantity, decided_at, version, sold, .. } =
             row;
-        let outcome = OUTCOMES.iter().find(|(letter, _)| *letter == row.outcome);
         Ok(Self {
             order: Order { id: order_id, sale_id, user_id, quantity },
-            outcome: outcome.ok_or_else(|| unexpected("an outcome"))?.1,
+            outcome: outcome(&row.outcome)?,
             submitted_at: decided_at - TimeDelta::milliseconds(row.waited_ms.into()),
             decided_at,
             version,
@@ -164,6 +191,11 @@ pub(super) fn decisions(
         Ok((decision.order.key(), decision))
     });
     decisions.collect()
+}
+
+/// The tokens, each with its sale.
+pub(super) fn erased(rows: Vec<ErasedRow>) -> HashSet<(SaleId, UserId)> {
+    rows.into_iter().map(|row| (row.sale_id, row.token)).collect()
 }
 
 /// Units by buyer.

@@ -3,6 +3,8 @@
 //! A batch is one transaction. Only one writes at a time, so what it reads stays true until it is
 //! committed: there is nothing to lock and no hint that could save anything.
 
+mod archive;
+mod erasure;
 mod operator_log;
 mod rows;
 mod webhooks;
@@ -16,7 +18,7 @@ use chrono::SubsecRound;
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::batch::{Batch, Changes, limited};
+use super::batch::{Batch, Changes, is_archived, limited, tokens};
 use super::changes::sorted;
 use super::{
     Balance, Books, Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed,
@@ -90,13 +92,19 @@ impl SqliteLedger {
     ) -> Result<State, sqlx::Error> {
         let ids = batch.sales();
         let sales = rows::sales(db, Some(&ids)).await?;
-        let buyers = limited(&sales, batch.orders_of(&ids));
+        let mut erased = tokens(&sales, batch.orders_of(&ids));
+        let keys: Vec<_> = erased.iter().map(|((sale, _), token)| (sale, token)).collect();
+        let known = statements::erased(db, &keys).await?;
+        erased.retain(|(sale, _), token| known.contains(&(sale.clone(), token.clone())));
+        let buyers = limited(&sales, batch.orders_of(&ids), &erased);
         let units = statements::units(db, &buyers).await?;
         let orders = batch.orders_of(&ids).map(|candidate| &candidate.order);
         let keys: Vec<_> = orders.map(|order| (&order.sale_id, &order.id)).collect();
         let decisions = statements::decisions(db, &keys).await?;
+        let archived = keys.into_iter().filter(|(sale, _)| is_archived(&sales, sale));
+        let archived = statements::archived(db, &archived.collect::<Vec<_>>()).await?;
         let now = (self.clock)().trunc_subsecs(3);
-        Ok(State { now, max_age, sales, units, decisions })
+        Ok(State { now, max_age, sales, units, decisions, archived, erased })
     }
 }
 

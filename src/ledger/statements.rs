@@ -1,7 +1,7 @@
 //! The statements that are the same in every database. A set of rows goes in as one JSON text, `$1`: an
 //! array of objects with the columns' names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use serde_json::json;
@@ -10,23 +10,31 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 
 use super::MAX_ANNOUNCEMENTS;
+use super::packed::{self, Block, BlockRow};
 use super::rows::{self, AnnouncementRow};
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Restock, Sale, SaleState};
 
 /// The columns of [`rows::SaleRow`].
 pub(super) const SALE: &str = "sale_id, stock, sold, per_user_limit, opens_at, closes_at,
-    verification, version, sold_out_at, paused, held_from, held_until";
+    verification, version, sold_out_at, paused, held_from, held_until,
+    archived, erasure_key";
 /// The columns of [`rows::DecisionRow`], of a table `d`.
 pub(super) const DECISION: &str = "d.sale_id, d.order_id, d.user_id, d.quantity,
     cast(d.outcome as text) as outcome, d.waited_ms, d.decided_at, d.version, d.sold";
+/// The columns of [`BlockRow`], of a table `a`.
+pub(super) const BLOCK: &str = "a.sale_id, a.archive_id, a.first_order, a.orders";
 pub(super) const ANNOUNCEMENT: &str = "sale_id, version, adjustment_id, units, stock, at";
 
 /// A connection to a database, in or out of a transaction.
 pub(super) trait Sql {
     /// What stands after `from` to read `columns`, those of `table`, from the set.
     fn set(table: &str, columns: &str) -> String;
+
+    /// Bytes in the column `name` of a set, where they are written as `\\x` and hex digits.
+    fn bytes(name: &str) -> String;
 
     /// Runs `sql`, which writes, on a set.
     fn write(&mut self, sql: String, set: String) -> impl Future<Output = Done> + Send;
@@ -91,6 +99,54 @@ pub(super) async fn decisions<C: Sql>(
     );
     let keys = orders.iter().map(|(sale, order)| json!({ "sale_id": sale, "order_id": order }));
     rows::decisions(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?)
+}
+
+/// What is kept of those of `orders` that are archived.
+pub(super) async fn archived<C: Sql>(
+    db: &mut C,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+    Ok(packed::find(&blocks(db, orders).await?, orders))
+}
+
+/// The blocks that would have `orders`: of each archive of a sale the last one that does not begin after the order.
+pub(super) async fn blocks<C: Sql>(
+    db: &mut C,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<Vec<Block>, sqlx::Error> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let set = C::set("decisions", "sale_id, order_id");
+    let sql = format!(
+        "select {BLOCK} from (
+             select distinct r.sale_id, r.archive_id,
+                    (select max(b.first_order) from archived_orders b where b.sale_id = r.sale_id
+                         and b.archive_id = r.archive_id and b.first_order <= i.order_id) as first_order
+             from {set} i cross join archives r where r.sale_id = i.sale_id) w
+         cross join archived_orders a
+         where a.sale_id = w.sale_id and a.archive_id = w.archive_id and a.first_order = w.first_order"
+    );
+    let keys = orders.iter().map(|(sale, order)| json!({ "sale_id": sale, "order_id": order }));
+    let rows: Vec<BlockRow> = db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// Those of `tokens` that replace a user's id in their sale.
+pub(super) async fn erased<C: Sql>(
+    db: &mut C,
+    tokens: &[(&SaleId, &UserId)],
+) -> Result<HashSet<(SaleId, UserId)>, sqlx::Error> {
+    if tokens.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let set = C::set("erased_buyers", "sale_id, token");
+    let sql = format!(
+        "select e.sale_id, e.token from {set} i cross join erased_buyers e
+         where e.sale_id = i.sale_id and e.token = i.token"
+    );
+    let keys = tokens.iter().map(|(sale, token)| json!({ "sale_id": sale, "token": token }));
+    Ok(rows::erased(db.read(sql, json_text(&keys.collect::<Vec<_>>())).await?))
 }
 
 /// Writes how many units buyers have, with their limit.

@@ -65,6 +65,12 @@ actions! {
     WebhookSecretMade, "webhook_secret_made";
     /// Events are sent to a webhook again.
     WebhookReplayed, "webhook_replayed";
+    /// Decisions of a sale moved to a file.
+    Archived, "archived";
+    /// Decisions of a sale came back from a file.
+    Restored, "restored";
+    /// A user's id was replaced.
+    UserErased, "user_erased";
     /// The intake was divided into another number of shards.
     Divided, "divided";
     /// A request came with a token that is not accepted.

@@ -2,5 +2,6 @@
 //! are told of them.
 
 pub mod announce;
+pub mod archive_file;
 pub mod cache;
 pub mod operations;

@@ -138,8 +138,7 @@ impl ReferenceStateMachine for Model {
                     now: begun,
                     max_age: MAX_AGE,
                     sales: HashMap::from(sales),
-                    units: HashMap::new(),
-                    decisions: HashMap::new(),
+                    ..State::default()
                 };
                 Self { begun, state, adjustments: 0, answers: Vec::new() }
             })

@@ -4,6 +4,7 @@
 mod alerts;
 mod announcements;
 mod api;
+mod archive;
 mod audit;
 mod commands;
 mod compatibility;
@@ -13,6 +14,7 @@ mod dead_letters;
 mod deferral;
 mod embedded;
 mod embedded_up;
+mod erase;
 mod event_batches;
 mod examples;
 mod faults;

@@ -84,6 +84,7 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
     settings.amqp_url = as_user(&settings.amqp_url, &name, "change-me-rabbitmq", None);
     let (redis_url, app) = (settings.redis_url.clone(), App::new(settings));
     Box::pin(orders_are_decided(&app)).await;
+    decisions_are_archived_and_a_user_erased(&app, &database("operator"));
     rabbitmq_refuses_the_rest(&app.settings().amqp_url, &name).await;
     nothing_else_is_allowed(&database("worker"), &redis_url).await;
 
@@ -104,7 +105,8 @@ async fn worker_and_api_run_with_what_the_page_gives_them() {
     forget.arg("DELUSER").arg(&name);
     forget.query_async::<()>(&mut superuser_of_redis).await.expect("DELUSER");
     let drop = format!(
-        "drop database {name} with (force); drop role {name}_owner; drop role {name}_worker"
+        "drop database {name} with (force); drop role {name}_owner; drop role {name}_operator; \
+         drop role {name}_worker"
     );
     sql(&superuser, &drop).await.expect("dropped");
     stage.remove().await;
@@ -157,15 +159,33 @@ async fn orders_are_decided(app: &App) {
     run(app, &["audit"]);
 }
 
-/// Runs a command as that user.
+/// What the third role is for.
+fn decisions_are_archived_and_a_user_erased(app: &App, database: &SecretString) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let to = folder.path().to_str().expect("UTF-8");
+    for arguments in [
+        &["user", "erase", "ada"][..],
+        &["sale", "archive", "s", "--to", to],
+        &["user", "erase", "bob"],
+        &["sale", "restore", "s"],
+    ] {
+        run_as(app, database, arguments);
+    }
+}
+
+/// Runs a command as worker and API are run.
 fn run(app: &App, arguments: &[&str]) {
+    run_as(app, &app.settings().database_url, arguments);
+}
+
+fn run_as(app: &App, database: &SecretString, arguments: &[&str]) {
     let settings = app.settings();
     let mut command = bare_floodgate(arguments);
-    command.env("FLOODGATE_NAMESPACE", &settings.namespace);
+    command.env("FLOODGATE_NAMESPACE", &settings.namespace).env("FLOODGATE_INTENT__MAX_AGE_S", "1");
     for (variable, url) in [
         ("FLOODGATE_AMQP_URL", &settings.amqp_url),
         ("FLOODGATE_REDIS_URL", &settings.redis_url),
-        ("FLOODGATE_DATABASE_URL", &settings.database_url),
+        ("FLOODGATE_DATABASE_URL", database),
     ] {
         command.env(variable, url.expose_secret());
     }

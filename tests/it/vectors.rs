@@ -1,7 +1,6 @@
 //! The table of `vectors.json` against the rule, both ledgers, and the script on a real Redis; and
 //! random orders, batches and hints against the rule.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
@@ -127,13 +126,7 @@ fn check(case: &Case, rows: &[Row], answers: &[Answer], how: &str) {
 
 fn rule(sales: &[Sale], now: DateTime<Utc>) -> State {
     let states = sales.iter().map(|sale| (sale.id.clone(), SaleState::opened(sale.clone())));
-    State {
-        now,
-        max_age: MAX_AGE,
-        sales: states.collect(),
-        units: HashMap::new(),
-        decisions: HashMap::new(),
-    }
+    State { now, max_age: MAX_AGE, sales: states.collect(), ..State::default() }
 }
 
 #[test]

@@ -34,7 +34,7 @@ problems! { EVERYWHERE;
         TooLarge UnsupportedMediaType Invalid IdempotencyMismatch RateLimited QueueOverloaded
         BrokerUnavailable LedgerUnavailable;
     BatchProblems: BadJson Unauthorized Forbidden Timeout TooLarge UnsupportedMediaType Invalid;
-    OrderShowProblems: Unauthorized NotDecided UnknownOrder Invalid LedgerUnavailable;
+    OrderShowProblems: Unauthorized NotDecided UnknownOrder Archived Invalid LedgerUnavailable;
     EventProblems: Unauthorized Forbidden NoFeed NotKept Invalid BrokerUnavailable;
     WebhookRegisterProblems: BadJson Unauthorized Forbidden UnknownSale NoFeed Timeout TooLarge
         UnsupportedMediaType Invalid LedgerUnavailable;

@@ -1,9 +1,7 @@
 //! Messages as the tables hold them.
 
-use chrono::Utc;
-
 use crate::broker::{DeadLetter, DeathInfo, Properties};
-use crate::domain::event::{Event, rfc3339};
+use crate::domain::event::Event;
 
 /// The longest detail of a dead letter that is kept, in bytes; as on RabbitMQ.
 const MAX_DETAIL_BYTES: usize = 500;
@@ -37,7 +35,7 @@ pub(super) fn of_dead_letter(letter: &DeadLetter) -> Properties {
     let dead = DeathInfo {
         reason: letter.reason.to_string(),
         detail: letter.detail[..end].to_owned(),
-        at: rfc3339(Utc::now()),
+        at: letter.died_at(),
         id: letter.id.clone(),
     };
     Properties { dead: Some(dead), ..letter.properties.clone() }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -263,7 +263,7 @@ fn dead_letter_properties(letter: &DeadLetter, names: &Topology) -> BasicPropert
     set(header::REASON, &letter.reason, MAX_DETAIL_BYTES);
     set(header::DETAIL, &letter.detail, MAX_DETAIL_BYTES);
     set(header::QUEUE, &queue, MAX_DETAIL_BYTES);
-    set(header::AT, &rfc3339(Utc::now()), MAX_DETAIL_BYTES);
+    set(header::AT, &letter.died_at(), MAX_DETAIL_BYTES);
     set(header::ID, &letter.id, MAX_DETAIL_BYTES);
     if let Some(expiration) = came.expiration() {
         set(header::EXPIRATION, expiration.as_str(), MAX_DETAIL_BYTES);

@@ -10,7 +10,9 @@ use super::{Finding, PAGE};
 use crate::app::Audited;
 use crate::broker::{Broker, Queue};
 use crate::cli::dead_letters::walk::{Step, Walk};
-use crate::domain::event::{decision_json, order_key_of};
+use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
+use crate::domain::event::{decision_json, order_key_of, order_of};
 use crate::domain::event_batch::data_of;
 use crate::domain::order::{OrderId, OrderKey, SaleId};
 use crate::domain::sale::SaleState;
@@ -28,6 +30,7 @@ pub(super) struct Events {
 /// What is known of the events read so far.
 struct Comparison<'a> {
     audited: &'a Audited,
+    sales: &'a [SaleState],
     scope: Option<&'a SaleId>,
     /// Orders with an event, as [`hash`] has them: all of a large sale take little memory.
     orders: HashSet<u64>,
@@ -47,7 +50,7 @@ pub(super) async fn compare(
 ) -> anyhow::Result<Events> {
     let settled_before = Utc::now() - RECENT;
     let (orders, page, findings) = (HashSet::new(), Vec::new(), Vec::new());
-    let mut comparison = Comparison { audited, scope, orders, repeats: 0, page, findings };
+    let mut comparison = Comparison { audited, sales, scope, orders, repeats: 0, page, findings };
     let mut walk = Walk::begin(broker, queue).await?;
     loop {
         match walk.next().await? {
@@ -91,21 +94,48 @@ impl Comparison<'_> {
     async fn compare_page(&mut self) -> anyhow::Result<()> {
         let (keys, bodies): (Vec<OrderKey>, Vec<Vec<u8>>) = self.page.drain(..).unzip();
         let decisions = self.audited.ledger.decisions(&keys).await?;
-        for ((key, body), decision) in keys.into_iter().zip(bodies).zip(decisions) {
+        let archived = self.audited.ledger.archived(&keys).await?;
+        let stored = decisions.into_iter().zip(archived);
+        for ((key, body), (decision, archived)) in keys.into_iter().zip(bodies).zip(stored) {
             if !self.orders.insert(hash(&key)) {
                 self.repeats += 1;
             }
             match decision {
-                Some(decision) if decision_json(&decision) == body => {}
+                Some(decision) if self.is_told_by(&body, decision.clone()) => {}
                 Some(_) => self.found(
                     &key.sale_id,
                     &key.order_id,
                     "has an event that tells of another decision",
                 ),
+                None if archived.is_some_and(|archived| self.is_of(&body, &archived)) => {}
                 None => self.found(&key.sale_id, &key.order_id, "has an event and no decision"),
             }
         }
         Ok(())
+    }
+
+    /// Whether an event tells of a decision; it may name a user whose id was replaced since.
+    fn is_told_by(&self, body: &[u8], mut decision: Decision) -> bool {
+        if decision_json(&decision) == body {
+            return true;
+        }
+        let state = self.sales.iter().find(|state| state.sale.id == decision.order.sale_id);
+        let key = state.and_then(|state| state.erasure_key.as_ref());
+        let user = order_of(body).map(|order| order.user_id);
+        key.zip(user).is_some_and(|(key, user)| {
+            let is_token = key.token(&user) == decision.order.user_id;
+            decision.order.user_id = user;
+            is_token && decision_json(&decision) == body
+        })
+    }
+
+    /// Whether an event tells what is kept of an archived order.
+    fn is_of(&self, body: &[u8], archived: &ArchivedOrder) -> bool {
+        let state = self.sales.iter().find(|state| state.sale.id == archived.key.sale_id);
+        order_of(body).zip(state).is_some_and(|(order, state)| {
+            let decision = archived.repeated_by(&order, state);
+            decision.is_some_and(|decision| decision_json(&decision) == body)
+        })
     }
 
     async fn find_missing(

@@ -105,7 +105,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Acknowledges a letter.
-    pub(super) fn done(&mut self, letter: Delivery) {
+    pub(in crate::cli) fn done(&mut self, letter: Delivery) {
         self.gone += 1;
         letter.ack();
     }

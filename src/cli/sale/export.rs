@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::archive::must_not_be_archived;
 use crate::app::App;
 use crate::cli::output;
 use crate::domain::decision::{Decision, Outcome, Reason};
@@ -30,9 +31,11 @@ impl Export {
     pub(super) async fn run(self, app: &App) -> anyhow::Result<ExitCode> {
         let Self { sale_id, all } = &self;
         let audited = app.audited().await?;
-        if audited.ledger.sales(Some(std::slice::from_ref(sale_id))).await?.is_empty() {
+        let sales = audited.ledger.sales(Some(std::slice::from_ref(sale_id))).await?;
+        let Some(state) = sales.first() else {
             bail!("there is no sale {sale_id}; floodgate sale list has all");
-        }
+        };
+        must_not_be_archived(audited.archive.as_ref(), state).await?;
         output::text(&csv([HEADING.map(str::to_owned)])?)?;
         let mut after = None;
         loop {

@@ -84,7 +84,8 @@ impl PostgresLedger {
                 ('webhook_deliveries', 'select'), ('webhook_deliveries', 'insert'),
                 ('webhook_deliveries', 'update'), ('webhook_deliveries', 'delete'),
                 ('division', 'select'), ('division', 'update'),
-                ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete')
+                ('workers', 'select'), ('workers', 'insert'), ('workers', 'update'), ('workers', 'delete'),
+                ('archived_orders', 'select'), ('archives', 'select'), ('erased_buyers', 'select')
             ) needed (t, p) where not has_table_privilege(t, p)";
         self.run(async |db| sqlx::query_as(missing).fetch_all(db).await).await
     }

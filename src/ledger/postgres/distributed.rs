@@ -13,6 +13,7 @@ use super::one_sale::{self, OneSale};
 use super::transaction::{Begin, Transaction};
 use super::{PostgresLedger, classify, connect, permanent};
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, Sale, SaleState};
 use crate::ledger::recipe::{self, Transaction as _};
@@ -22,7 +23,15 @@ use crate::ledger::{
 };
 
 /// The tables that are distributed, all by the sale, so that the rows of a sale are on the same node.
-const TABLES: [&str; 4] = ["sales", "decisions", "buyers", "announcements"];
+const TABLES: [&str; 7] = [
+    "sales",
+    "decisions",
+    "buyers",
+    "announcements",
+    "archived_orders",
+    "archives",
+    "erased_buyers",
+];
 
 /// Distributes the tables of the database at `url`. Running it again changes nothing.
 pub(super) async fn distribute(url: &SecretString) -> Result<(), LedgerError> {
@@ -172,6 +181,21 @@ impl PostgresLedger {
                 let keys: Vec<_> =
                     part.iter().map(|(_, key)| (&key.sale_id, &key.order_id)).collect();
                 one_sale::decisions(db, &keys).await
+            })));
+        }
+        Ok(self.each(reading).await?.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn archived_each(
+        &self,
+        orders: &[OrderKey],
+    ) -> Result<HashMap<OrderKey, ArchivedOrder>, LedgerError> {
+        let mut reading: Vec<Part<'_, _>> = Vec::new();
+        for part in by_sale(orders, |order| &order.sale_id).into_values() {
+            reading.push(Box::pin(self.run(async move |db| {
+                let keys: Vec<_> =
+                    part.iter().map(|(_, key)| (&key.sale_id, &key.order_id)).collect();
+                one_sale::archived(db, &keys).await
             })));
         }
         Ok(self.each(reading).await?.into_iter().flatten().collect())

@@ -1,6 +1,6 @@
 //! Statements about one sale, which they name: what a distributed database takes to the one node that has the sale.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::postgres::PgConnection;
@@ -8,13 +8,15 @@ use sqlx::{AssertSqlSafe, query, query_as, query_scalar};
 
 use super::rows::{column, int};
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{AdjustmentId, OrderId, OrderKey, SaleId, UserId};
 use crate::domain::sale::{Announcement, PauseMode, Restock, Sale, SaleState};
+use crate::ledger::packed::{self, Block, BlockRow};
 use crate::ledger::recipe::{self, Changes, SalesRead};
 use crate::ledger::rows::{
     self, AnnouncementRow, BuyerRow, DecisionRow, SaleRow, letter, waited_ms,
 };
-use crate::ledger::statements::{ANNOUNCEMENT, DECISION, SALE};
+use crate::ledger::statements::{ANNOUNCEMENT, BLOCK, DECISION, SALE};
 
 use super::transaction::Transaction;
 
@@ -44,6 +46,25 @@ impl recipe::Transaction for OneSale {
         orders: &[(&SaleId, &OrderId)],
     ) -> Result<HashMap<OrderKey, Decision>, sqlx::Error> {
         decisions(self.0.connection(), orders).await
+    }
+
+    async fn archived(
+        &mut self,
+        orders: &[(&SaleId, &OrderId)],
+    ) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+        archived(self.0.connection(), orders).await
+    }
+
+    async fn erased(
+        &mut self,
+        tokens: &[(&SaleId, &UserId)],
+    ) -> Result<HashSet<(SaleId, UserId)>, sqlx::Error> {
+        let Some((sale, _)) = tokens.first() else { return Ok(HashSet::new()) };
+        let sql =
+            "select sale_id, token from erased_buyers where sale_id = $1 and token = any ($2)";
+        let tokens = column(tokens, |(_, token)| token.as_str());
+        let found = query_as(sql).bind(sale.as_str()).bind(tokens);
+        Ok(rows::erased(found.fetch_all(self.0.connection()).await?))
     }
 
     async fn write(&mut self, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {
@@ -143,6 +164,36 @@ pub(super) async fn decisions(
     let found: Vec<DecisionRow> =
         query_as(AssertSqlSafe(sql)).bind(sale.as_str()).bind(ids).fetch_all(db).await?;
     rows::decisions(found)
+}
+
+/// What is kept of those of `orders`, all of one sale, that are archived.
+pub(super) async fn archived(
+    db: &mut PgConnection,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+    Ok(packed::find(&blocks(db, orders).await?, orders))
+}
+
+/// The blocks that would have `orders`, all of one sale: of each archive the last one that does not begin after the
+/// order.
+pub(super) async fn blocks(
+    db: &mut PgConnection,
+    orders: &[(&SaleId, &OrderId)],
+) -> Result<Vec<Block>, sqlx::Error> {
+    let Some((sale, _)) = orders.first() else { return Ok(Vec::new()) };
+    let sql = format!(
+        "select {BLOCK} from (
+             select distinct r.archive_id,
+                    (select max(b.first_order) from archived_orders b where b.sale_id = $1
+                         and b.archive_id = r.archive_id and b.first_order <= i.order_id) as first_order
+             from unnest($2::text[]) as i (order_id) cross join archives r where r.sale_id = $1) w
+         cross join archived_orders a
+         where a.sale_id = $1 and a.archive_id = w.archive_id and a.first_order = w.first_order"
+    );
+    let ids = column(orders, |(_, order)| order.as_str());
+    let found = query_as(AssertSqlSafe(sql)).bind(sale.as_str()).bind(ids);
+    let rows: Vec<BlockRow> = found.fetch_all(db).await?;
+    rows.into_iter().map(TryInto::try_into).collect()
 }
 
 /// Stores decisions of one sale. False when one of them is there already.
@@ -309,7 +360,15 @@ pub(super) async fn unpublished(
 /// The ids of all sales that any row belongs to, also of those that are not there, as they are written.
 pub(super) async fn every_id(db: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     let mut ids = Vec::new();
-    for table in ["sales", "decisions", "buyers", "announcements"] {
+    for table in [
+        "sales",
+        "decisions",
+        "buyers",
+        "announcements",
+        "archived_orders",
+        "archives",
+        "erased_buyers",
+    ] {
         let sql = AssertSqlSafe(format!("select distinct sale_id from {table}"));
         ids.extend(query_scalar::<_, String>(sql).fetch_all(&mut *db).await?);
     }

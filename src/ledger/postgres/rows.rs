@@ -17,6 +17,10 @@ impl Sql for PgConnection {
         format!("json_populate_recordset(null::{table}, $1::json)")
     }
 
+    fn bytes(name: &str) -> String {
+        name.to_owned()
+    }
+
     async fn write(&mut self, sql: String, set: String) -> Result<(), sqlx::Error> {
         query(AssertSqlSafe(sql)).bind(set).execute(self).await.map(drop)
     }

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::PostgresLedger;
 use crate::ledger::LedgerError;
 use crate::ledger::row::row;
+use crate::migrations;
 use crate::shards::{Division, Roster, ShardMap, ShardMapError, WorkerId};
 
 /// A worker that has not shown itself for so long does not run. It does every second.
@@ -47,10 +48,11 @@ impl ShardMap for PostgresLedger {
     async fn beat(&self, worker: WorkerId) -> Result<Roster, ShardMapError> {
         let beating = self.run(async |db| {
             sqlx::query(
-                "insert into workers (worker_id, seen_at) values ($1, clock_timestamp())
+                "insert into workers (worker_id, seen_at, knows) values ($1, clock_timestamp(), $2)
                  on conflict (worker_id) do update set seen_at = excluded.seen_at",
             )
             .bind(worker.to_string())
+            .bind(migrations::postgres_version())
             .execute(&mut *db)
             .await?;
             let forget = format!("delete from workers where seen_at < clock_timestamp() - {KEPT}");

@@ -1,6 +1,6 @@
 //! A transaction that blocks others for a short time only, whatever becomes of the worker that began it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
 
 use super::rows;
 use crate::domain::decision::Decision;
+use crate::domain::erasure::ArchivedOrder;
 use crate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use crate::ledger::recipe::{self, Changes, SalesRead};
 use crate::ledger::statements;
@@ -101,6 +102,20 @@ impl recipe::Transaction for Transaction {
         orders: &[(&SaleId, &OrderId)],
     ) -> Result<HashMap<OrderKey, Decision>, sqlx::Error> {
         statements::decisions(self.connection(), orders).await
+    }
+
+    async fn archived(
+        &mut self,
+        orders: &[(&SaleId, &OrderId)],
+    ) -> Result<HashMap<OrderKey, ArchivedOrder>, sqlx::Error> {
+        statements::archived(self.connection(), orders).await
+    }
+
+    async fn erased(
+        &mut self,
+        tokens: &[(&SaleId, &UserId)],
+    ) -> Result<HashSet<(SaleId, UserId)>, sqlx::Error> {
+        statements::erased(self.connection(), tokens).await
     }
 
     async fn write(&mut self, changes: &Changes<'_>) -> Result<bool, sqlx::Error> {

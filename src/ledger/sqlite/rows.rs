@@ -19,6 +19,10 @@ impl Sql for SqliteConnection {
         format!("(select {} from json_each($1))", columns.join(", "))
     }
 
+    fn bytes(name: &str) -> String {
+        format!("unhex(substr({name}, 3))")
+    }
+
     async fn write(&mut self, sql: String, set: String) -> Result<(), sqlx::Error> {
         query(AssertSqlSafe(sql)).bind(set).execute(self).await.map(drop)
     }

@@ -1,8 +1,10 @@
 //! What every adapter of a port must do. Each suite is written against the port alone, and runs on
 //! each adapter.
 
+mod archive;
 mod broker;
 mod changes;
+mod erasure;
 mod inventory;
 mod ledger;
 mod operator_log;
@@ -33,14 +35,14 @@ use on_real_servers;
 
 /// Runs the tests of a suite on the ledger as it is on a distributed PostgreSQL, each transaction about one sale.
 macro_rules! on_a_distributed_ledger {
-    ($($test:ident),* $(,)?) => {
+    ($port:expr; $($test:ident),* $(,)?) => {
         mod on_a_distributed_ledger {
             $(
                 #[tokio::test]
                 async fn $test() {
                     let distributed = |settings: &mut floodgate::config::Settings| settings.ledger.distributed = true;
                     let stage = crate::harness::Stage::with("contract", distributed).await;
-                    super::$test(stage.ledger.clone()).await;
+                    super::$test($port(&stage)).await;
                     stage.remove().await;
                 }
             )*
@@ -74,10 +76,23 @@ macro_rules! on_every_ledger {
             embedded: |embedded: &crate::harness::embedded::Embedded| embedded.ledger.clone();
             $($test),*
         );
-        super::on_a_distributed_ledger!($($test),*);
+        super::on_a_distributed_ledger!(|stage: &crate::harness::Stage| stage.ledger.clone(); $($test),*);
     };
 }
 use on_every_ledger;
+
+/// Runs the tests of a suite on every ledger with what moves decisions out of it.
+macro_rules! on_every_archive {
+    ($($test:ident),* $(,)?) => {
+        super::on_every_adapter!(
+            real: |stage: &crate::harness::Stage| stage.retention.clone();
+            embedded: |embedded: &crate::harness::embedded::Embedded| embedded.retention.clone();
+            $($test),*
+        );
+        super::on_a_distributed_ledger!(|stage: &crate::harness::Stage| stage.retention.clone(); $($test),*);
+    };
+}
+use on_every_archive;
 
 /// Runs the tests of a suite on every adapter of a port.
 macro_rules! on_every_adapter {

@@ -20,7 +20,7 @@ const MAX_BATCH: usize = 4;
 /// On servers, or embedded.
 pub enum Deployment {
     Servers(Box<Stage>),
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
 }
 
 impl Deployment {
@@ -34,7 +34,7 @@ impl Deployment {
         let events = embedded.events().await;
         events.stop();
         events.finished().await;
-        Self::Embedded(embedded)
+        Self::Embedded(Box::new(embedded))
     }
 
     /// One of each kind.
@@ -88,7 +88,7 @@ impl Deployment {
         worker.abort().await;
         match self {
             Self::Servers(_) => self,
-            Self::Embedded(embedded) => Self::Embedded(embedded.crash().await),
+            Self::Embedded(embedded) => Self::Embedded(Box::new(embedded.crash().await)),
         }
     }
 

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use floodgate::app::Records;
+use floodgate::app::{Records, Retention};
 use floodgate::broker::{Bounds, Broker, Deliveries, EmbeddedBroker, Queue, Topic};
 use floodgate::clock;
 use floodgate::config::Settings;
 use floodgate::ledger::{Ledger, SqliteLedger};
 use floodgate::metrics::Metrics;
-use floodgate::operator_log::OperatorLog;
+use floodgate::operator_log::{Journal, OperatorLog};
 use floodgate::sqlite::SqliteFile;
 use floodgate::traces::Traces;
 use floodgate::worker::Worker;
@@ -34,6 +34,7 @@ pub struct Embedded {
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
     pub records: Records,
+    pub retention: Retention,
     pub metrics: Arc<Metrics>,
     folder: Arc<TempDir>,
 }
@@ -57,7 +58,15 @@ impl Embedded {
             books: ledger.clone(),
             shard_map: None,
         };
-        Self { broker, operator_log: ledger.clone(), ledger, records, metrics, folder }
+        let retention = Retention {
+            ledger: ledger.clone(),
+            books: ledger.clone(),
+            archive: ledger.clone(),
+            erasure: ledger.clone(),
+            holdings: None,
+            journal: Journal::new(Some(ledger.clone())),
+        };
+        Self { broker, operator_log: ledger.clone(), ledger, records, retention, metrics, folder }
     }
 
     /// The same file, as another process has it.

@@ -21,8 +21,8 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use floodgate::app::Records;
 use floodgate::app::temp_deployment::TempDeployment;
+use floodgate::app::{Records, Retention};
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{Broker, Deliveries, Message, Queue};
 use floodgate::config::Settings;
@@ -82,6 +82,7 @@ pub struct Stage {
     pub ledger: Arc<dyn Ledger>,
     pub operator_log: Arc<dyn OperatorLog>,
     pub records: Records,
+    pub retention: Retention,
     pub events: Deliveries,
     _cleanup: Cleanup,
 }
@@ -106,6 +107,7 @@ impl Stage {
         let inventory = deployment.app.inventory().expect("inventory").expect("Redis");
         let records = deployment.app.records().await.expect("ledger");
         let Records { ledger, operator_log, .. } = records.clone();
+        let retention = deployment.app.retention().await.expect("ledger");
         let events = deployment.events(5000).await.expect("events");
         Self {
             deployment,
@@ -114,6 +116,7 @@ impl Stage {
             ledger,
             operator_log,
             records,
+            retention,
             events,
             _cleanup: cleanup,
         }

@@ -1,16 +1,19 @@
 //! The ledger as a worker sees it: transactions of the database.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use floodgate::domain::decision::Decision;
+use floodgate::domain::erasure::ArchivedOrder;
 use floodgate::domain::order::{OrderId, OrderKey, SaleId, UserId};
 use floodgate::domain::sale::{Announcement, Sale, SaleState};
 use floodgate::ledger::recipe::{self, Changes, SalesRead, Transaction};
-use floodgate::ledger::{Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed};
+use floodgate::ledger::{
+    ArchivedOrders, Change, Changed, Decided, Ledger, LedgerError, Opening, Outbox, Proposed,
+};
 
 use super::{Committed, Database, Failure, IDLE_LIMIT, Row};
 use crate::simulate::broker::Frozen;
@@ -146,6 +149,20 @@ impl Transaction for Open<'_> {
             .collect())
     }
 
+    async fn archived(
+        &mut self,
+        _: &[(&SaleId, &OrderId)],
+    ) -> Result<HashMap<OrderKey, ArchivedOrder>, Failure> {
+        Ok(HashMap::new())
+    }
+
+    async fn erased(
+        &mut self,
+        _: &[(&SaleId, &UserId)],
+    ) -> Result<HashSet<(SaleId, UserId)>, Failure> {
+        Ok(HashSet::new())
+    }
+
     async fn write(&mut self, changes: &Changes<'_>) -> Result<bool, Failure> {
         self.statement().await?;
         for decision in &changes.decisions {
@@ -218,6 +235,16 @@ impl Ledger for Connection {
     async fn decisions(&self, orders: &[OrderKey]) -> Result<Vec<Option<Decision>>, LedgerError> {
         self.answer().await?;
         Ok(orders.iter().map(|key| self.database.decision(key)).collect())
+    }
+}
+
+#[async_trait]
+impl ArchivedOrders for Connection {
+    async fn archived(
+        &self,
+        orders: &[OrderKey],
+    ) -> Result<Vec<Option<ArchivedOrder>>, LedgerError> {
+        Ok(vec![None; orders.len()])
     }
 }
 

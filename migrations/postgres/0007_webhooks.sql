@@ -41,4 +41,4 @@ create table webhook_deliveries (
 
 create index webhook_deliveries_due on webhook_deliveries (webhook_id, state, next_ms);
 
-update ledger_schema set version = 6;
+update ledger_schema set version = 7;
