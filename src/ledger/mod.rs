@@ -1,6 +1,7 @@
 //! The ledger's port: where decisions become final.
 
 mod archive;
+mod archived_units;
 mod archiving;
 mod batch;
 mod books;

@@ -27,7 +27,7 @@ async fn a_sale_is_opened_once_and_shown() {
             "sale_id": "s", "stock": 5, "sold": 0, "remaining": 5, "state": "open",
             "per_user_limit": 2, "opens_at": "2026-01-01T07:00:00.000Z",
             "closes_at": "2999-01-01T00:00:00.000Z", "verification": false, "sold_out_at": null, "paused": null,
-            "version": 1,
+            "archived": false, "version": 1,
         })
     );
     assert_eq!(answer(served.post("/v1/sales", &definition)).await, (200, shown.clone()));
