@@ -66,6 +66,19 @@ fn decisions(answers: &[Answer]) -> Vec<Decision> {
     answers.iter().map(decision).collect()
 }
 
+/// The archive of three decisions of the sale `s`.
+fn archive() -> ArchiveRecord {
+    ArchiveRecord {
+        sale_id: sale_id("s"),
+        archive_id: "1".into(),
+        stage: ArchiveStage::Writing,
+        file: "/f".into(),
+        sha256: "abc".into(),
+        decisions: 3,
+        created_at: Utc::now().trunc_subsecs(3),
+    }
+}
+
 async fn repeats_and_limits_hold_for_a_user_whose_id_was_replaced(retention: Retention) {
     retention.ledger.open(&[limited("s"), sale("t", 9), sale("v", 9)]).await.expect("open");
     let orders = [
@@ -169,19 +182,6 @@ async fn decisions_that_are_made_meanwhile_are_the_tokens(retention: Retention) 
     balances(&retention).await;
 }
 
-/// An archive of so many decisions of a sale, of which nothing is stored yet.
-fn begun(sale: &str, decisions: u64) -> ArchiveRecord {
-    ArchiveRecord {
-        sale_id: sale_id(sale),
-        archive_id: "1".into(),
-        stage: ArchiveStage::Writing,
-        file: "/f".into(),
-        sha256: "abc".into(),
-        decisions,
-        created_at: Utc::now().trunc_subsecs(3),
-    }
-}
-
 async fn archived_orders_of_a_replaced_user_keep_their_answers(retention: Retention) {
     let closes_at = Utc::now().trunc_subsecs(3) - TimeDelta::hours(1);
     retention
@@ -196,7 +196,7 @@ async fn archived_orders_of_a_replaced_user_keep_their_answers(retention: Retent
     let orders = [early("a", "ada"), early("b", "bob"), early("c", "bob")];
     let first = decisions(&decide(&retention, &orders, None).await);
     let [(_, token, 1)] = &erase(&retention, "ada").await[..] else { panic!("one sale") };
-    let mut record = begun("s", 3);
+    let mut record = archive();
     let mut file = stored(&retention, "s").await;
     for stage in [ArchiveStage::Writing, ArchiveStage::Moving] {
         record.stage = stage;
@@ -263,7 +263,7 @@ async fn an_archive_that_begins_before_the_id_is_replaced_balances(retention: Re
     let first = decisions(&decide(&retention, &orders, None).await);
     let (ada, s) = (user("ada"), sale_id("s"));
     let tokens = retention.erasure.begin(&ada, std::slice::from_ref(&s)).await.expect("begun");
-    let mut record = begun("s", 3);
+    let mut record = archive();
     let file = stored(&retention, "s").await;
     for stage in [ArchiveStage::Writing, ArchiveStage::Moving] {
         record.stage = stage;
