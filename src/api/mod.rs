@@ -241,7 +241,7 @@ fn routes(state: Shared) -> Router {
         .route("/v1/webhooks/{webhook_id}", get(webhooks::show).delete(webhooks::delete))
         .route("/v1/webhooks/{webhook_id}/enable", post(webhooks::enable))
         .route("/v1/webhooks/{webhook_id}/secret", post(webhooks::rotate))
-        .route("/v1/webhooks/{webhook_id}/replay", post(webhooks::replay))
+        .route("/v1/webhooks/{webhook_id}/replay", post(webhooks::replays::replay))
         .route("/v1/webhooks/{webhook_id}/deliveries", get(webhooks::deliveries))
         .layer(from_fn_with_state(state.clone(), limits::limited_operators));
     let clients = Router::new()

@@ -1,5 +1,6 @@
 //! Webhooks, for operators: where events are sent to by HTTP requests.
 
+pub(super) mod replays;
 mod views;
 
 use std::time::Duration;
@@ -8,25 +9,21 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::access::AsOperator;
-use super::contracts::problems::{
-    WebhookListProblems, WebhookProblems, WebhookRegisterProblems, WebhookReplayProblems,
-};
-use super::feed::unreadable;
+use super::contracts::problems::{WebhookListProblems, WebhookProblems, WebhookRegisterProblems};
 use super::problem::{Problem, ProblemType};
 use super::requests::{Id, Json};
 use super::sales::unknown;
-use crate::broker::FeedError;
 use crate::domain::event::{FeedStart, rfc3339};
 use crate::domain::order::SaleId;
 use crate::operator_log::{Action, Entry, Operator};
 use crate::webhooks::{
-    DeliveryState, Replay, Secret, Status, Target, Webhook, WebhookChange, WebhookError, WebhookId,
+    DeliveryState, Secret, Status, Target, Webhook, WebhookChange, WebhookError, WebhookId,
 };
 use views::{DeliveryView, RegisteredView, SecretView, WebhookView};
 
@@ -36,8 +33,6 @@ const MAX_WEBHOOKS: usize = 100;
 const TRIES: usize = 5;
 /// A webhook begins with what was published so long before: RabbitMQ may have another clock.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
-/// How long to wait for the first event since a time.
-const FIRST_EVENT: Duration = Duration::from_secs(1);
 /// Deliveries in one answer, if nothing else is asked for, and at most.
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
@@ -223,109 +218,6 @@ pub(super) async fn rotate(
     let webhook = rotated.await?;
     let secret = webhook.secrets.first().map_or("", Secret::expose).to_owned();
     Ok(axum::Json(SecretView { secret, old_until: rfc3339(now + overlap) }))
-}
-
-/// What to send again: exactly one of the two.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReplayRequest {
-    /// All decisions of this sale, from the ledger
-    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "bottles")]
-    sale_id: Option<String>,
-    /// All events since this time that the feed keeps; RFC 3339
-    #[schema(format = DateTime, value_type = Option<String>)]
-    since: Option<DateTime<Utc>>,
-}
-
-/// Send events again
-///
-/// Under the ids that they had: the receiver leaves out what it has. They go to this webhook only.
-#[utoipa::path(
-    post, path = "/v1/webhooks/{webhook_id}/replay", tag = "Webhooks", operation_id = "replayWebhook",
-    security(("bearerAuth" = [])),
-    params(("webhook_id" = inline(super::contracts::schemas::WebhookIdParam), Path, description = "The webhook")),
-    request_body = ReplayRequest,
-    responses((status = 202, description = "They will be sent", body = WebhookView), WebhookReplayProblems),
-)]
-pub(super) async fn replay(
-    State(api): State<Shared>,
-    AsOperator(by): AsOperator,
-    Id(id): Id<WebhookId>,
-    Json(ReplayRequest { sale_id, since }): Json<ReplayRequest>,
-) -> Result<(StatusCode, axum::Json<WebhookView>), Problem> {
-    let sale_id = sale_id.map(SaleId::parse).transpose()?;
-    if sale_id.is_some() == since.is_some() {
-        return Err(ProblemType::Invalid.because("accepted: either sale_id or since"));
-    }
-    let replayed = match (sale_id, since) {
-        (Some(sale), None) => replay_sale(&api, &by, id, sale).await?,
-        (None, Some(time)) => replay_since(&api, &by, id, time).await?,
-        _ => return Err(ProblemType::Invalid.because("accepted: either sale_id or since")),
-    };
-    Ok((StatusCode::ACCEPTED, axum::Json(WebhookView::of(&replayed))))
-}
-
-async fn replay_sale(
-    api: &Shared,
-    by: &Operator,
-    id: WebhookId,
-    sale: SaleId,
-) -> Result<Webhook, Problem> {
-    must_exist(api, &sale).await?;
-    let what = (Action::WebhookReplayed, WebhookChange::Replay);
-    let replayed = change(api, by, id, what, |webhook| {
-        if webhook.sale_id.as_ref().is_some_and(|own| *own != sale) {
-            let detail = format!("the webhook gets no events of sale {sale}");
-            return Err(ProblemType::Invalid.because(detail));
-        }
-        if let Some(Replay { sale_id, .. }) =
-            webhook.replay.as_ref().filter(|other| other.sale_id != sale)
-        {
-            let detail = format!("sale {sale_id} is being sent again");
-            return Err(ProblemType::Replaying.because(detail));
-        }
-        webhook.replay = Some(Replay { sale_id: sale.clone(), after: None });
-        Ok(())
-    });
-    replayed.await
-}
-
-async fn replay_since(
-    api: &Shared,
-    by: &Operator,
-    id: WebhookId,
-    time: DateTime<Utc>,
-) -> Result<Webhook, Problem> {
-    if time < DateTime::UNIX_EPOCH || time > Utc::now() {
-        return Err(ProblemType::Invalid
-            .because("since is not accepted; accepted: a time from 1970 to now"));
-    }
-    let Some(place) = place_at(api, time).await? else { return read(api, id).await };
-    let what = (Action::WebhookReplayed, WebhookChange::Place);
-    let replayed = change(api, by, id, what, |webhook| {
-        // Never forward: what was not sent yet would be left out.
-        webhook.start = match (webhook.start, place) {
-            (FeedStart::Since(begun), _) => FeedStart::Since(begun.min(time)),
-            (FeedStart::After(now), FeedStart::After(then)) => FeedStart::After(now.min(then)),
-            _ => FeedStart::Oldest,
-        };
-        Ok(())
-    });
-    replayed.await
-}
-
-/// The place before what was published at `time` and later, if there is any.
-async fn place_at(api: &Shared, time: DateTime<Utc>) -> Result<Option<FeedStart>, Problem> {
-    let reader = api.broker.feed(FeedStart::Since(time)).await;
-    let mut reader = reader.map_err(unreadable)?;
-    match tokio::time::timeout(FIRST_EVENT, reader.next()).await {
-        Err(_) => Ok(None),
-        Ok(Ok(fed)) => {
-            Ok(Some(fed.offset.checked_sub(1).map_or(FeedStart::Oldest, FeedStart::After)))
-        }
-        Ok(Err(FeedError::NotKept)) => Ok(Some(FeedStart::Oldest)),
-        Ok(Err(error)) => Err(unreadable(error)),
-    }
 }
 
 /// Which deliveries to show.

@@ -24,7 +24,7 @@ use crate::api::sales::SaleView;
         crate::api::stream::status, crate::api::feed::show,
         crate::api::webhooks::register, crate::api::webhooks::list, crate::api::webhooks::show,
         crate::api::webhooks::delete, crate::api::webhooks::enable, crate::api::webhooks::rotate,
-        crate::api::webhooks::replay, crate::api::webhooks::deliveries,
+        crate::api::webhooks::replays::replay, crate::api::webhooks::deliveries,
         crate::api::health::live, crate::api::health::ready, crate::api::metrics::show,
     ),
     components(schemas(Body, DecisionView, SaleView, OrderLine, LineAnswer)),

@@ -28,6 +28,12 @@ const DECISIONS: &str = "
     select 'deep-' || n / $3, md5(n::text)::uuid::text, 'user-' || n, 1, 'c', 1, now(), 1, n % $3
     from generate_series($1, $2) n";
 
+const SIZES: &str = "
+    select pg_table_size('decisions')::float8 / count(*), pg_relation_size('decisions_pkey')::float8 / count(*),
+           (select sum(n_dead_tup)::float8 from pg_stat_user_tables)
+    from decisions";
+const BYTES: &str = "bytes a decision";
+
 pub(super) async fn measure(
     deployment: &TempDeployment,
     config: Option<PathBuf>,
@@ -73,10 +79,34 @@ async fn both(
         runner.end().await;
     }
     let [few, many] = measured;
+    for (deployment, name) in [(shallow, "few"), (deep, "many")] {
+        let Sizes { table, index, dead } = sizes(deployment).await?;
+        report.figure(format!("{name} decisions: the table"), BYTES, &[table]);
+        report.figure(format!("{name} decisions: their index"), BYTES, &[index]);
+        report.figure(format!("{name} decisions: dead rows of all tables"), "rows", &[dead]);
+    }
     report.figure(format!("a ledger of {FEW} decisions"), PER_SECOND, &few);
     report.figure(format!("a ledger of {decisions} decisions"), PER_SECOND, &many);
     report.ratio("many decisions / few", &many, &few);
     Ok(report)
+}
+
+/// What the ledger takes.
+struct Sizes {
+    /// Bytes a decision.
+    table: f64,
+    /// The same, of the index.
+    index: f64,
+    /// Rows that vacuum has not removed yet.
+    dead: f64,
+}
+
+async fn sizes(deployment: &TempDeployment) -> anyhow::Result<Sizes> {
+    let url = deployment.app.settings().database_url.expose_secret();
+    let mut database = PgConnection::connect(url).await.context("the ledger")?;
+    let (table, index, dead) = sqlx::query_as(SIZES).fetch_one(&mut database).await?;
+    database.close().await?;
+    Ok(Sizes { table, index, dead })
 }
 
 /// Puts sold-out sales with so many decisions in all into the ledger.
