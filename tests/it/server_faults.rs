@@ -19,7 +19,10 @@ use crate::harness::check::{self, Totals};
 use crate::harness::private::PrivateServers;
 use crate::harness::process::{PrivatePostgres, PrivateRedis, WorkerProcess};
 use crate::harness::users;
-use crate::harness::{Running, Stage, body, database, delete_queue, order, orders, sale, until};
+use crate::harness::{
+    PATIENCE, Running, Stage, body, database, delete_queue, order, orders, sale, until,
+    until_within,
+};
 
 /// Units of the sale, of which three times as many are asked for.
 const STOCK: u32 = 1000;
@@ -104,7 +107,8 @@ async fn rabbitmq_killed_while_orders_are_published_keeps_those_it_has_confirmed
                 let answer = served.post("/v1/sales/s/orders", &wanted).send().await;
                 answer.expect("an answer").status() == 202
             };
-            until(accepted).await;
+            // It may meet both starts.
+            until_within(PATIENCE * 3, accepted).await;
         }
     };
     let killing = async {

@@ -267,7 +267,12 @@ pub fn candidate(order: Order) -> Candidate {
 
 /// Waits until something is true.
 pub async fn until(is_true: impl AsyncFn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    until_within(PATIENCE, is_true).await;
+}
+
+/// The same, where servers are started meanwhile.
+pub async fn until_within(limit: Duration, is_true: impl AsyncFn() -> bool) {
+    let deadline = tokio::time::Instant::now() + limit;
     while !is_true().await {
         assert!(tokio::time::Instant::now() < deadline, "it does not come true");
         tokio::time::sleep(Duration::from_millis(10)).await;
