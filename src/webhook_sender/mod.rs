@@ -1,6 +1,6 @@
 //! The sender of webhooks: what `floodgate webhooks` runs.
 //!
-//! It reads the feed for each webhook and sends what is there, each webhook in a task of its own, so that an endpoint
+//! It reads the feed for each webhook and sends what is there, one task for each webhook, so that an endpoint
 //! that hangs delays no other. What an endpoint does not accept waits in the database, and is tried again with growing
 //! delays; how far the feed is read is written in the same transaction, so nothing is lost by a crash, and what was
 //! under way is sent again. Of several senders one works for a webhook at a time; another takes over when it is gone.
