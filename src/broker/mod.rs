@@ -30,7 +30,8 @@ pub use topics::{EventBatch, EventSettings, MIXED, PublishedAs, Topic};
 #[async_trait]
 pub trait Broker: Send + Sync {
     /// Takes messages from `queue`, up to `prefetch` of them unsettled at any time. Goes on through
-    /// lost connections until [`Deliveries::stop`].
+    /// lost connections until [`Deliveries::stop`]. An error if the broker can't be reached now; a queue of intents
+    /// is taken from when it can.
     async fn consume(&self, queue: Queue, prefetch: u16) -> Result<Deliveries, BrokerError> {
         self.subscribe(queue, &[], prefetch).await
     }

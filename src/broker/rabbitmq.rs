@@ -267,17 +267,22 @@ impl Broker for RabbitBroker {
         let bindings = topics.iter().map(|&topic| self.link.topology.binding(topic)).collect();
         let prefetch = self.link.bounds.window(&queue, prefetch);
         let source = Source { link: self.link.clone(), queue, bindings, prefetch };
-        // The first connection is made here, so that a wrong address is known at once.
-        let first = source.open(0).await?;
-        let interrupted = Arc::default();
         let is_intake = source.queue.shard(0).is_some();
+        // The first connection is made here, so that what is bound gets everything from now on. A worker needs none
+        // for that: it goes on trying.
+        let first = match source.open(0).await {
+            Ok(session) => Some(session),
+            Err(error) if is_intake && error.is_transient() => None,
+            Err(error) => return Err(error),
+        };
+        let interrupted = Arc::default();
         let consumer =
             Supervisor { source, stop: stop.clone(), interrupted: Arc::clone(&interrupted) };
         let consumer = if is_intake {
             let sharded = ShardedConsumer { unsharded: consumer, wanted: self.shards.subscribe() };
             tokio::spawn(sharded.run(first, deliver))
         } else {
-            tokio::spawn(consumer.run(Some(first), deliver))
+            tokio::spawn(consumer.run(first, deliver))
         };
         Ok(Deliveries::new(incoming, stop, consumer, interrupted))
     }

@@ -8,7 +8,7 @@ use floodgate_fault_proxy::{FaultProxy, Faults};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::{PrivateRedis, WorkerProcess};
-use crate::harness::{Stage, order, orders, sale};
+use crate::harness::{Running, Stage, order, orders, sale, until};
 
 /// The gaps between the stages, by the names of their fail points; those of checking users are in
 /// `verification/crashes.rs`.
@@ -320,5 +320,33 @@ async fn a_broker_whose_links_break_loses_nothing() {
     check::empty(&stage).await;
     worker.signal("TERM");
     assert_eq!(worker.wait(), Some(0));
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_while_the_broker_is_silent_goes_on_when_it_answers() {
+    let servers = crate::harness::settings();
+    let (direct, address) = crate::harness::broker_address(&servers);
+    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let through = direct.replace(&address, &proxy.address().to_string());
+    let mut stage = Stage::with("silent", |settings| {
+        settings.amqp_url = through.into();
+        settings.broker.confirm_timeout = Duration::from_secs(2);
+    })
+    .await;
+    stage.open(sale("s", 100)).await;
+    let adapters = stage.deployment.app.adapters().await.expect("adapters");
+    proxy.set(Faults::stall());
+    let worker = Running::start(stage.deployment.app.worker(&adapters));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    proxy.heal();
+    proxy.cut();
+    let all = orders("s", 300);
+    until(async || stage.broker.depth(Queue::Intents).await.is_ok()).await;
+    stage.post_orders(&all).await;
+    let totals = check::settled_but(&mut stage, &all, 1).await;
+    assert_eq!(totals, Totals { created: 100, sold_out: 200, rejected: 0 });
+    check::empty(&stage).await;
+    worker.stop().await;
     stage.remove().await;
 }

@@ -60,9 +60,9 @@ async fn postgres_killed_in_full_flow_loses_nothing_that_was_acknowledged() {
     let (first, rest) = all.split_at(all.len() / 2);
     stage.post_orders(first).await;
     for _ in 0..2 {
-        servers.run(&["kill", "postgres"]);
+        servers.run(&["kill", "postgres"]).await;
         pause().await;
-        servers.run(&["start", "postgres"]);
+        servers.run(&["start", "postgres"]).await;
         pause().await;
     }
     stage.post_orders(rest).await;
@@ -114,8 +114,8 @@ async fn rabbitmq_killed_while_orders_are_published_keeps_those_it_has_confirmed
     let killing = async {
         for _ in 0..2 {
             pause().await;
-            servers.run(&["kill", "rabbitmq"]);
-            servers.run(&["start", "rabbitmq"]);
+            servers.run(&["kill", "rabbitmq"]).await;
+            servers.run(&["start", "rabbitmq"]).await;
         }
     };
     tokio::join!(posting, killing);
@@ -152,11 +152,8 @@ async fn while_rabbitmq_has_no_room_orders_are_refused_and_go_on_when_it_has() {
     let all = open(&stage).await;
     let (before, after) = all.split_at(all.len() / 2);
     let served = Served::up(&stage.deployment.app).await;
-    // One that can't reach its servers when it starts ends; this one has started.
-    let is_ready = async || served.get("/readyz").send().await.is_ok_and(|a| a.status() == 200);
-    until(is_ready).await;
-    stage.post_orders(before).await;
-    servers.run(&["fill", "rabbitmq"]);
+    publish(stage.broker.clone(), before.to_vec()).await.expect("published");
+    servers.run(&["fill", "rabbitmq"]).await;
     let wanted = serde_json::json!({ "user_id": "u", "quantity": 1, "order_id": "refused" });
     let refused = async || {
         let answer = served.post("/v1/sales/s/orders", &wanted).send().await.expect("an answer");
@@ -168,8 +165,8 @@ async fn while_rabbitmq_has_no_room_orders_are_refused_and_go_on_when_it_has() {
         true
     };
     until(refused).await;
-    servers.run(&["empty", "rabbitmq"]);
-    stage.post_orders(after).await;
+    servers.run(&["empty", "rabbitmq"]).await;
+    publish(stage.broker.clone(), after.to_vec()).await.expect("published");
     users::until_decided(stage.ledger.as_ref(), &all).await;
     // The one that was refused may be there all the same: it was not known.
     until(async || stage.ledger.sales(None).await.is_ok_and(|all| all[0].remaining() == 0)).await;
@@ -185,7 +182,7 @@ async fn an_intake_that_is_full_refuses_and_loses_nothing_it_has_taken() {
     let served = Served::without_worker(&stage.deployment.app).await;
     let name = stage.deployment.app.settings().namespace.clone();
     let limit = r#"{"max-length":50,"overflow":"reject-publish"}"#;
-    servers.run(&["rabbitmqctl", "set_policy", "full", &format!("^{name}.intents$"), limit]);
+    servers.run(&["rabbitmqctl", "set_policy", "full", &format!("^{name}.intents$"), limit]).await;
     let mut accepted = 0;
     for order in &all {
         let wanted = request(order);
@@ -210,16 +207,16 @@ async fn an_intake_that_is_full_refuses_and_loses_nothing_it_has_taken() {
 async fn deliveries_that_rabbitmq_takes_back_because_they_take_too_long_are_decided_once() {
     let servers = PrivateServers::start(&[]);
     let set = "application:set_env(rabbit, consumer_timeout, 3000), application:set_env(rabbit, channel_tick_interval, 500).";
-    servers.run(&["rabbitmqctl", "eval", set]);
+    servers.run(&["rabbitmqctl", "eval", set]).await;
     let mut stage = servers
         .stage("taken-back", |settings| settings.ledger.timeout = Duration::from_secs(20))
         .await;
     let all = open(&stage).await;
     let worker = stage.worker().await;
-    servers.run(&["freeze", "postgres"]);
+    servers.run(&["freeze", "postgres"]).await;
     stage.post_orders(&all).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    servers.run(&["thaw", "postgres"]);
+    servers.run(&["thaw", "postgres"]).await;
     settle(&mut stage, &all).await;
     worker.stop().await;
 }

@@ -38,12 +38,12 @@ pub(super) struct ShardedConsumer {
 }
 
 impl ShardedConsumer {
-    pub(super) async fn run(mut self, first: Session, deliver: UnboundedSender<Delivery>) {
+    pub(super) async fn run(mut self, first: Option<Session>, deliver: UnboundedSender<Delivery>) {
         let stop = self.unsharded.stop.clone();
         let Source { link, queue, prefetch, .. } = &self.unsharded.source;
         let (link, queue, prefetch) = (link.clone(), queue.clone(), *prefetch);
         let mut consumers = JoinSet::new();
-        consumers.spawn(self.unsharded.run(Some(first), deliver.clone()));
+        consumers.spawn(self.unsharded.run(first, deliver.clone()));
         let mut taken: BTreeMap<u16, CancellationToken> = BTreeMap::new();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();

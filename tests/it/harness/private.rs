@@ -22,8 +22,8 @@ impl PrivateServers {
         let folder = tempfile::tempdir().expect("a folder");
         let variables = variables.to_vec();
         let mut servers = Self { folder, variables, settings: HashMap::new() };
-        servers.run(&["up"]);
-        let settings = String::from_utf8(servers.run(&["env"]).stdout).expect("UTF-8");
+        succeed(servers.script(&["up"]));
+        let settings = String::from_utf8(succeed(servers.script(&["env"])).stdout).expect("UTF-8");
         let words = settings.split_whitespace().filter_map(|word| word.split_once('='));
         servers.settings = words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         servers
@@ -34,12 +34,10 @@ impl PrivateServers {
         self.folder.path()
     }
 
-    /// Runs the script, which must succeed.
-    pub fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.script(arguments).output().expect("scripts/services runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}");
-        output
+    /// Runs the script, which must succeed. What runs in this process meanwhile goes on.
+    pub async fn run(&self, arguments: &[&str]) {
+        let script = self.script(arguments);
+        tokio::task::spawn_blocking(|| succeed(script)).await.expect("it has succeeded");
     }
 
     fn script(&self, arguments: &[&str]) -> Command {
@@ -61,6 +59,13 @@ impl PrivateServers {
         })
         .await
     }
+}
+
+fn succeed(mut script: Command) -> Output {
+    let output = script.output().expect("scripts/services runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script:?}: {said}");
+    output
 }
 
 impl Drop for PrivateServers {
