@@ -8,7 +8,7 @@ use chrono::Utc;
 use floodgate::domain::intent;
 use floodgate::domain::sale::PauseMode;
 use floodgate::ledger::Change;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -16,9 +16,7 @@ use crate::harness::api::Served;
 use crate::harness::process::{PrivateRedis, WorkerProcess, free_port};
 use crate::harness::prometheus::Prometheus;
 use crate::harness::users::checked_sale;
-use crate::harness::{
-    Stage, broker_address, database_address, order, post, root, sale, sale_id, settings,
-};
+use crate::harness::{Stage, address, order, post, root, sale, sale_id, settings, through_proxy};
 use crate::user_service::Users;
 use floodgate_fault_proxy::FaultProxy;
 
@@ -129,23 +127,23 @@ impl Watched {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_do_not_answer_are_told() {
     let settings = settings();
-    let (_, database) = database_address(&settings);
-    let (_, broker) = broker_address(&settings);
-    let to_database = FaultProxy::start(database.clone()).await.expect("a proxy");
-    let to_broker = FaultProxy::start(broker.clone()).await.expect("a proxy");
+    let database = address(settings.database_url.expose_secret());
+    let to_database = FaultProxy::start(database).await.expect("a proxy");
+    let (to_broker, broker) = through_proxy(settings.amqp_url.expose_secret()).await;
     let mut redis = PrivateRedis::start();
     let listen = format!("127.0.0.1:{}", free_port());
     let _users = Users::listening(&listen, &[]).await;
     let (watched, worker) = Watched::start("alerts-servers", |stage| {
-        let settings = stage.deployment.app.settings();
-        let through = |url: &SecretString, address: &str, proxy: &FaultProxy| {
-            url.expose_secret().replace(address, &proxy.address().to_string())
-        };
+        // Its database is on the same server.
+        let direct = stage.deployment.app.settings().database_url.expose_secret();
         vec![
             ("FLOODGATE_VERIFICATION__URL", format!("http://{listen}")),
             ("FLOODGATE_REDIS_URL", redis.url()),
-            ("FLOODGATE_AMQP_URL", through(&settings.amqp_url, &broker, &to_broker)),
-            ("FLOODGATE_DATABASE_URL", through(&settings.database_url, &database, &to_database)),
+            ("FLOODGATE_AMQP_URL", broker.clone()),
+            (
+                "FLOODGATE_DATABASE_URL",
+                direct.replace(database, &to_database.address().to_string()),
+            ),
         ]
     })
     .await;

@@ -267,8 +267,8 @@ async fn check_looks_at_everything_and_says_what_to_do() {
 #[test]
 fn a_database_without_a_ledger_says_what_to_run() {
     let settings = crate::harness::settings();
-    let (url, _) = crate::harness::database_address(&settings);
-    let (server, _) = url.rsplit_once('/').expect("a database in the URL");
+    let (server, _) =
+        settings.database_url.expose_secret().rsplit_once('/').expect("a database in the URL");
     let url = format!("{server}/postgres");
     let empty = bare(&["sale", "list"], &[("FLOODGATE_DATABASE_URL", &url)]);
     assert!(error(&empty).contains("run: floodgate migrate"), "{}", error(&empty));

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use floodgate::broker::topology::Topology;
 use floodgate::domain::order::Order;
-use floodgate_fault_proxy::{FaultProxy, Faults};
+use floodgate_fault_proxy::Faults;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use secrecy::ExposeSecret;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::check::{self, Totals};
 use crate::harness::{
-    PATIENCE, Stage, body, broker_address, channel, database, orders, root, sale, unique, until,
+    PATIENCE, Stage, body, channel, database, orders, root, sale, through_proxy, unique, until,
 };
 
 const ORDERS: usize = 2000;
@@ -177,15 +177,15 @@ async fn a_subscriber_in_rust_ships_each_order_once_although_it_is_killed() {
 
 /// Has an example post orders. Its first connection breaks in the middle.
 async fn produce(stage: &Stage, language: &str, orders: &[Order]) {
-    let (direct, address) = broker_address(stage.deployment.app.settings());
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let direct = stage.deployment.app.settings().amqp_url.expose_secret();
+    let (proxy, through) = through_proxy(direct).await;
     proxy.set(Faults { reset_after: Some(50_000), ..Faults::default() });
     let mut command =
         on(stage, example(language, "producer"), &names(stage).intents_exchange(), "");
     if language == "java" {
         command.arg("s");
     }
-    command.env("AMQP_URL", direct.replace(&address, &proxy.address().to_string()));
+    command.env("AMQP_URL", through);
     command.stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut producer = tokio::process::Command::from(command).spawn().expect("the example");
     let mut input = producer.stdin.take().expect("a pipe");

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use floodgate::broker::Queue;
 use floodgate::domain::sale::{Sale, SaleState};
-use floodgate_fault_proxy::{FaultProxy, Faults};
+use floodgate_fault_proxy::Faults;
+use secrecy::ExposeSecret;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::{PrivateRedis, WorkerProcess};
-use crate::harness::{Running, Stage, order, orders, sale, until};
+use crate::harness::{Running, Stage, order, orders, sale, through_proxy, until};
 
 /// The gaps between the stages, by the names of their fail points; those of checking users are in
 /// `verification/crashes.rs`.
@@ -245,10 +246,7 @@ async fn redis_that_forgets_or_refuses_changes_nothing() {
 #[tokio::test]
 async fn redis_whose_replies_are_lost_changes_nothing() {
     let redis = PrivateRedis::start();
-    let proxy = FaultProxy::start(redis.url().replace("redis://", "").replace("/0", ""))
-        .await
-        .expect("a proxy");
-    let url = format!("redis://{}/0", proxy.address());
+    let (proxy, url) = through_proxy(&redis.url()).await;
     let mut stage = Stage::with("replies", |settings| settings.redis_url = url.into()).await;
     with_fault(
         &mut stage,
@@ -266,9 +264,7 @@ async fn redis_whose_replies_are_lost_changes_nothing() {
 #[tokio::test]
 async fn a_database_whose_replies_are_lost_or_whose_links_break_changes_nothing() {
     let servers = crate::harness::settings();
-    let (direct, address) = crate::harness::database_address(&servers);
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-    let through = direct.replace(&address, &proxy.address().to_string());
+    let (proxy, through) = through_proxy(servers.database_url.expose_secret()).await;
     let mut stage = Stage::with("database", |settings| {
         settings.database_url = through.into();
         settings.ledger.timeout = Duration::from_secs(1);
@@ -293,9 +289,7 @@ async fn a_database_whose_replies_are_lost_or_whose_links_break_changes_nothing(
 #[tokio::test]
 async fn a_broker_whose_links_break_loses_nothing() {
     let servers = crate::harness::settings();
-    let (direct, address) = crate::harness::broker_address(&servers);
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-    let through = direct.replace(&address, &proxy.address().to_string());
+    let (proxy, through) = through_proxy(servers.amqp_url.expose_secret()).await;
     let mut stage = Stage::new("links").await;
     stage.open(sale("s", 2500)).await;
     let all = orders("s", 10_000);
@@ -326,9 +320,7 @@ async fn a_broker_whose_links_break_loses_nothing() {
 #[tokio::test]
 async fn a_worker_that_starts_while_the_broker_is_silent_goes_on_when_it_answers() {
     let servers = crate::harness::settings();
-    let (direct, address) = crate::harness::broker_address(&servers);
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-    let through = direct.replace(&address, &proxy.address().to_string());
+    let (proxy, through) = through_proxy(servers.amqp_url.expose_secret()).await;
     let mut stage = Stage::with("silent", |settings| {
         settings.amqp_url = through.into();
         settings.broker.confirm_timeout = Duration::from_secs(2);

@@ -5,12 +5,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use floodgate_fault_proxy::FaultProxy;
-
 use crate::harness::process::{floodgate, signal};
-use crate::harness::{PATIENCE, Stage, order, sale, until};
-
-const REDIS_PREFIX: &str = "redis://";
+use crate::harness::{PATIENCE, Stage, address, order, sale, through_proxy, until};
 
 /// Waits for the end of a process, while everything else goes on here.
 async fn ended(process: &mut Child) -> ExitStatus {
@@ -26,31 +22,27 @@ async fn ended(process: &mut Child) -> ExitStatus {
 
 #[tokio::test]
 async fn an_outage_is_one_line_and_one_when_the_server_is_back() {
-    let servers = crate::harness::settings();
-    let (_, database_address) = crate::harness::database_address(&servers);
-    let (broker, broker_address) = crate::harness::broker_address(&servers);
-    let redis = servers.redis_url.expose_secret().to_owned();
-    let redis_address =
-        redis.trim_start_matches(REDIS_PREFIX).split('/').next().expect("an address");
-    for (server, variable, address) in [
-        ("PostgreSQL", "FLOODGATE_DATABASE_URL", database_address.as_str()),
-        ("Redis", "FLOODGATE_REDIS_URL", redis_address),
-        ("RabbitMQ", "FLOODGATE_AMQP_URL", broker_address.as_str()),
+    for (server, variable) in [
+        ("PostgreSQL", "FLOODGATE_DATABASE_URL"),
+        ("Redis", "FLOODGATE_REDIS_URL"),
+        ("RabbitMQ", "FLOODGATE_AMQP_URL"),
     ] {
         let mut stage = Stage::new("outage").await;
         stage.open(sale("s", 1000)).await;
-        let proxy = FaultProxy::start(address.to_owned()).await.expect("a proxy");
-        let url = match server {
-            "PostgreSQL" => stage.deployment.app.settings().database_url.expose_secret().to_owned(),
-            "Redis" => redis.clone(),
-            _ => broker.clone(),
+        let settings = stage.deployment.app.settings();
+        let direct = match server {
+            "PostgreSQL" => settings.database_url.expose_secret(),
+            "Redis" => settings.redis_url.expose_secret(),
+            _ => settings.amqp_url.expose_secret(),
         };
+        let address = address(direct).to_owned();
+        let (proxy, through) = through_proxy(direct).await;
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         let log = std::fs::File::create(&path).expect("a log");
         let mut command = floodgate(&stage, &["worker"]);
         let mut worker = command
-            .env(variable, url.replace(address, &proxy.address().to_string()))
+            .env(variable, through)
             .env("FLOODGATE_LOG__FILTER", "info")
             .stderr(Stdio::from(log))
             .spawn()
@@ -72,7 +64,7 @@ async fn an_outage_is_one_line_and_one_when_the_server_is_back() {
         proxy.cut();
         buy(&mut stage, 150).await;
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        proxy.lead_to(address.to_owned());
+        proxy.lead_to(address);
         for _ in 0..150 {
             stage.event().await;
         }

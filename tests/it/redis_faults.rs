@@ -3,16 +3,14 @@
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::{Sale, SaleState};
-use floodgate_fault_proxy::FaultProxy;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::process::PrivateRedis;
 use crate::harness::users::until_decided;
-use crate::harness::{Stage, candidate, order, orders, redis, redis_keys, sale, sale_id, until};
-
-fn address(redis: &PrivateRedis) -> String {
-    redis.url().replace("redis://", "").replace("/0", "")
-}
+use crate::harness::{
+    Stage, address, candidate, order, orders, redis, redis_keys, sale, sale_id, through_proxy,
+    until,
+};
 
 /// The keys of a server's that belong to sale `s`.
 fn held(redis: &PrivateRedis) -> usize {
@@ -22,8 +20,7 @@ fn held(redis: &PrivateRedis) -> usize {
 #[tokio::test]
 async fn after_a_failover_the_new_primary_is_used_although_connections_were_kept() {
     let (old, new) = (PrivateRedis::start(), PrivateRedis::start());
-    let proxy = FaultProxy::start(address(&old)).await.expect("a proxy");
-    let url = format!("redis://{}/0", proxy.address());
+    let (proxy, url) = through_proxy(&old.url()).await;
     let mut stage = Stage::with("failover", |settings| settings.redis_url = url.into()).await;
     stage.open(sale("s", 1500)).await;
     let all = orders("s", 3000);
@@ -32,9 +29,11 @@ async fn after_a_failover_the_new_primary_is_used_although_connections_were_kept
     until_decided(stage.ledger.as_ref(), &all[..1000]).await;
     assert!(held(&old) > 0 && held(&new) == 0);
 
-    proxy.lead_to(address(&new));
-    let (host, port) =
-        address(&new).split_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("a port");
+    proxy.lead_to(address(&new.url()));
+    let (host, port) = address(&new.url())
+        .split_once(':')
+        .map(|(h, p)| (h.to_owned(), p.to_owned()))
+        .expect("a port");
     old.command(&["REPLICAOF", &host, &port]);
     // The orders of the first seconds go without hints, or with old ones.
     let mut posted = 1000;

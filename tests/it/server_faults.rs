@@ -10,8 +10,9 @@ use floodgate::config::Settings;
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::Sale;
-use floodgate_fault_proxy::{FaultProxy, Faults};
+use floodgate_fault_proxy::Faults;
 use reqwest::header::RETRY_AFTER;
+use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 
 use crate::harness::api::{Served, on_free_port};
@@ -20,8 +21,8 @@ use crate::harness::private::PrivateServers;
 use crate::harness::process::{PrivatePostgres, PrivateRedis, WorkerProcess};
 use crate::harness::users;
 use crate::harness::{
-    PATIENCE, Running, Stage, body, database, delete_queue, order, orders, sale, until,
-    until_within,
+    PATIENCE, Running, Stage, body, database, delete_queue, order, orders, sale, through_proxy,
+    until, until_within,
 };
 
 /// Units of the sale, of which three times as many are asked for.
@@ -227,10 +228,8 @@ async fn links_that_stop_one_by_one_and_come_back_in_another_order_are_used_agai
     let mut proxies = Vec::new();
     let mut through = servers.clone();
     for url in [&mut through.amqp_url, &mut through.redis_url, &mut through.database_url] {
-        let direct = secrecy::ExposeSecret::expose_secret(url).to_owned();
-        let address = crate::harness::address(&direct).1;
-        let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-        *url = direct.replace(&address, &proxy.address().to_string()).into();
+        let (proxy, through) = through_proxy(url.expose_secret()).await;
+        *url = through.into();
         proxies.push(proxy);
     }
     let mut stage = Stage::with("one-by-one", |settings| *settings = through).await;

@@ -7,13 +7,15 @@ mod after_refusals;
 use floodgate::domain::decision::{Outcome, Reason};
 use floodgate::domain::order::Order;
 use floodgate::domain::sale::Sale;
-use floodgate_fault_proxy::{FaultProxy, Faults};
+use floodgate_fault_proxy::Faults;
 
 use crate::harness::check::{self, Totals};
 use crate::harness::deployment::Deployment;
 use crate::harness::embedded::Embedded;
 use crate::harness::process::{PrivateRedis, WorkerProcess};
-use crate::harness::{Stage, body, order, orders, redis, redis_keys, sale, sale_id, until};
+use crate::harness::{
+    Stage, body, order, orders, redis, redis_keys, sale, sale_id, through_proxy, until,
+};
 
 /// `count` orders of one unit each, whose ids and users begin with `who`.
 fn from(who: &str, count: usize) -> Vec<Order> {
@@ -138,10 +140,7 @@ async fn an_amendment_that_fails_costs_its_buyer_nothing() {
     let amend = ::redis::Script::new(include_str!("../../src/inventory/lua/amend.lua"));
     for passes in [false, true] {
         let redis = PrivateRedis::start();
-        let proxy = FaultProxy::start(redis.url().replace("redis://", "").replace("/0", ""))
-            .await
-            .expect("a proxy");
-        let url = format!("redis://{}/0", proxy.address());
+        let (proxy, url) = through_proxy(&redis.url()).await;
         let mut stage = Stage::with("amend", |settings| settings.redis_url = url.into()).await;
         let limited = Sale { per_user_limit: Some(3), ..sale("s", 4) };
         stage.open(limited.clone()).await;

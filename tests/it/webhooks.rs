@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use floodgate::app::App;
 use floodgate::config::Settings;
-use floodgate_fault_proxy::{FaultProxy, Faults};
+use floodgate_fault_proxy::Faults;
 use reqwest::StatusCode;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::examples::{Running, count, example};
 use crate::harness::api::{Served, answer, client, on_free_port};
 use crate::harness::process::{floodgate, free_port, signal};
-use crate::harness::{PATIENCE, Stage, body, broker_address, orders, post, sale, until};
+use crate::harness::{PATIENCE, Stage, body, orders, post, sale, through_proxy, until};
 use receiver::Receiver;
 
 /// How long the receiver fails. WEBHOOK_OUTAGE_S says another time.
@@ -189,11 +189,10 @@ async fn no_event_is_left_out_when_connections_to_the_feed_break() {
     register(&served, &json!({ "url": receiver.url() })).await;
     stage.post_orders(&orders("s", 1500)).await;
     let mut settings = stage.deployment.app.settings().clone();
-    let (direct, address) = broker_address(&settings);
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
+    let (proxy, through) = through_proxy(settings.amqp_url.expose_secret()).await;
     // Enough for the beginning of a connection and some hundred events.
     proxy.set(Faults { reset_after: Some(200_000), ..Faults::default() });
-    settings.amqp_url = direct.replace(&address, &proxy.address().to_string()).into();
+    settings.amqp_url = through.into();
     let sender = Sender::start(&App::new(settings)).await;
     let deadline = Instant::now() + PATIENCE * 2;
     while receiver.ids() != events_of("s", 1500) {

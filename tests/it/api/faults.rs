@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{header, refused, stage_with, until, wanted};
 use crate::harness::api::{Served, answer};
 use crate::harness::check::{self, Totals};
-use crate::harness::{Stage, orders, sale};
+use crate::harness::{Stage, orders, sale, through_proxy};
 
 const ORDERS: &str = "/v1/sales/s/orders";
 const PATIENT: &str = "[broker]\nconfirm_timeout_ms = 1000\n[ledger]\ntimeout_ms = 1000";
@@ -23,9 +23,8 @@ fn app_with(stage: &Stage, change: impl FnOnce(&mut Settings)) -> App {
 
 /// An app that reaches the broker through a proxy.
 async fn through_broker_proxy(stage: &Stage) -> (App, FaultProxy) {
-    let (direct, address) = crate::harness::broker_address(stage.deployment.app.settings());
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-    let url = direct.replace(&address, &proxy.address().to_string());
+    let direct = stage.deployment.app.settings().amqp_url.expose_secret();
+    let (proxy, url) = through_proxy(direct).await;
     (app_with(stage, |settings| settings.amqp_url = url.into()), proxy)
 }
 
@@ -126,10 +125,8 @@ async fn replies_come_again_after_the_broker_was_unavailable() {
 async fn while_the_ledger_is_unavailable_orders_for_known_sales_are_accepted() {
     let mut stage = stage_with("ledger", PATIENT).await;
     stage.open(sale("s", 30)).await;
-    let direct = stage.deployment.app.settings().database_url.expose_secret().to_owned();
-    let (_, address) = crate::harness::database_address(stage.deployment.app.settings());
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-    let url = direct.replace(&address, &proxy.address().to_string());
+    let direct = stage.deployment.app.settings().database_url.expose_secret();
+    let (proxy, url) = through_proxy(direct).await;
     let app = app_with(&stage, |settings| settings.database_url = url.into());
     let served = Served::without_worker(&app).await;
     let all = orders("s", 20);
@@ -176,9 +173,8 @@ async fn a_ledger_that_hangs_holds_up_no_order() {
     // With time limits as they are by default, all of them the same.
     let stage = stage_with("hang", "").await;
     stage.open(sale("s", 30)).await;
-    let (direct, address) = crate::harness::database_address(stage.deployment.app.settings());
-    let proxy = FaultProxy::start(address.clone()).await.expect("a proxy");
-    let url = direct.replace(&address, &proxy.address().to_string());
+    let direct = stage.deployment.app.settings().database_url.expose_secret();
+    let (proxy, url) = through_proxy(direct).await;
     let app = app_with(&stage, |settings| settings.database_url = url.into());
     let served = Served::without_worker(&app).await;
     let order = |id: &str| {

@@ -39,8 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use cleanup::Cleanup;
 pub use servers::{
-    address, broker_address, channel, database, database_address, delete_queue, forget, redis,
-    redis_keys, tap,
+    address, channel, database, delete_queue, forget, redis, redis_keys, tap, through_proxy,
 };
 
 /// How long anything may take that a test waits for.

@@ -2,9 +2,9 @@
 
 use floodgate::broker::Queue;
 use floodgate::broker::topology::Topology;
-use floodgate::config::Settings;
 use floodgate::domain::order::SaleId;
 use floodgate::domain::sale::Sale;
+use floodgate_fault_proxy::FaultProxy;
 use secrecy::ExposeSecret;
 
 use super::Stage;
@@ -70,20 +70,17 @@ pub async fn delete_queue(stage: &Stage, queue: Queue) {
     channel(stage).await.queue_delete(name.into(), options).await.expect("delete");
 }
 
-/// The URL of the database server, and the host and port in it.
-pub fn database_address(settings: &Settings) -> (String, String) {
-    address(settings.database_url.expose_secret())
+/// A proxy before the server of a URL, and the URL that leads through it.
+pub async fn through_proxy(url: &str) -> (FaultProxy, String) {
+    let address = address(url);
+    let proxy = FaultProxy::start(address).await.expect("a proxy");
+    let through = url.replace(address, &proxy.address().to_string());
+    (proxy, through)
 }
 
-/// The URL of the broker, and the host and port in it.
-pub fn broker_address(settings: &Settings) -> (String, String) {
-    address(settings.amqp_url.expose_secret())
-}
-
-/// The URL, and the host and port in it.
-pub fn address(url: &str) -> (String, String) {
+/// The host and port in a URL.
+pub fn address(url: &str) -> &str {
     let after = url.split_once("://").map_or(url, |(_, after)| after);
     let after = after.split_once('@').map_or(after, |(_, after)| after);
-    let address = after.split('/').next().unwrap_or(after);
-    (url.to_owned(), address.to_owned())
+    after.split('/').next().unwrap_or(after)
 }
