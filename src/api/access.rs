@@ -29,6 +29,18 @@ pub(super) struct Access {
 /// read.
 pub(super) struct AsOperator(pub Operator);
 
+/// Who may order for others. The rest is refused before the body of the request is read.
+pub(super) struct AsService(pub Access);
+
+impl FromRequestParts<Shared> for AsService {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
+        let access = Access::from_request_parts(parts, api).await?;
+        if access.chooses_order_ids() { Ok(Self(access)) } else { Err(lacks(SUBMIT_SCOPE, "this")) }
+    }
+}
+
 impl FromRequestParts<Shared> for AsOperator {
     type Rejection = Problem;
 
@@ -130,11 +142,6 @@ impl Access {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Refuses those who may not order for others.
-    pub(super) fn must_submit(&self) -> Result<(), Problem> {
-        if self.chooses_order_ids() { Ok(()) } else { Err(lacks(SUBMIT_SCOPE, "this")) }
     }
 
     /// The buyer of an order: who asks, or, for a service that may order for others, whom it names.

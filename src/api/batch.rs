@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
+use axum::BoxError;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -10,14 +10,15 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio_util::task::AbortOnDropHandle;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::access::Access;
+use super::access::{Access, AsService};
 use super::asked::{Asked, OrderRequest};
 use super::client::Client;
 use super::contracts::problems::BatchProblems;
-use super::limits::holding;
+use super::limits::{Follower, holding};
 use super::orders;
 use super::problem::{Problem, ProblemType};
 use super::requests::{self, Id};
@@ -61,28 +62,43 @@ pub(super) struct LineAnswer {
     answer: Box<RawValue>,
 }
 
-/// The lines of a body.
-pub(super) struct Lines(Bytes);
+/// The lines of a body, and the room that the request takes among the streams of its client.
+pub(super) struct Lines {
+    bytes: Bytes,
+    room: Follower,
+}
 
 impl FromRequest<Shared> for Lines {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Shared) -> Result<Self, Problem> {
         let accepted = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
-        requests::body(request, api, &accepted, api.settings.max_batch_bytes).await.map(Self)
+        let Some(&client) = request.extensions().get::<Client>() else {
+            unreachable!("every request has its client")
+        };
+        let room = api.limits.follower(client)?;
+        let bytes = requests::body(request, api, &accepted, api.settings.max_batch_bytes).await?;
+        Ok(Self { bytes, room })
     }
 }
 
-impl Lines {
-    /// Each line that has something in it, with its number from 1.
-    fn numbered(&self) -> Vec<(usize, Bytes)> {
-        let lines = self.0.split(|&byte| byte == b'\n').enumerate();
-        let lines = lines.map(|(number, line)| (number + 1, line.trim_ascii()));
-        lines
-            .filter(|(_, line)| !line.is_empty())
-            .map(|(number, line)| (number, self.0.slice_ref(line)))
-            .collect()
-    }
+/// Each line that has something in it, with its number from 1.
+fn numbered(mut bytes: Bytes) -> impl Iterator<Item = (usize, Bytes)> {
+    let mut number = 0;
+    std::iter::from_fn(move || {
+        while !bytes.is_empty() {
+            let end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+            let line = bytes.split_to(end);
+            // Without its end.
+            bytes = bytes.slice(1.min(bytes.len())..);
+            number += 1;
+            let text = line.trim_ascii();
+            if !text.is_empty() {
+                return Some((number, line.slice_ref(text)));
+            }
+        }
+        None
+    })
 }
 
 /// Order many at once from a sale
@@ -108,13 +124,12 @@ impl Lines {
 )]
 pub(super) async fn of_sale(
     State(api): State<Shared>,
-    Extension(client): Extension<Client>,
-    access: Access,
+    AsService(access): AsService,
     Id(sale_id): Id<SaleId>,
     headers: HeaderMap,
     lines: Lines,
 ) -> Result<Response, Problem> {
-    Batch { access, sale_id: Some(sale_id), headers }.answer(api, client, &lines)
+    Batch { access, sale_id: Some(sale_id), headers }.answer(api, lines)
 }
 
 /// Order many at once
@@ -134,12 +149,11 @@ pub(super) async fn of_sale(
 )]
 pub(super) async fn of_all(
     State(api): State<Shared>,
-    Extension(client): Extension<Client>,
-    access: Access,
+    AsService(access): AsService,
     headers: HeaderMap,
     lines: Lines,
 ) -> Result<Response, Problem> {
-    Batch { access, sale_id: None, headers }.answer(api, client, &lines)
+    Batch { access, sale_id: None, headers }.answer(api, lines)
 }
 
 /// What all lines of a request share.
@@ -151,23 +165,24 @@ struct Batch {
 }
 
 impl Batch {
-    /// The answer, which begins before the last line is read. Only clients that act for many buyers hand in batches.
-    fn answer(self, api: Shared, client: Client, lines: &Lines) -> Result<Response, Problem> {
-        self.access.must_submit()?;
+    /// The answer, which begins before the last line is read.
+    fn answer(self, api: Shared, Lines { bytes, room }: Lines) -> Result<Response, Problem> {
         if requests::idempotency_key(&self.headers)?.is_some() {
             return Err(ProblemType::BadHeader.because(
                 "Idempotency-Key names one order; accepted here: an order_id in each line",
             ));
         }
-        let room = api.limits.follower(client)?;
         let batch = Arc::new(self);
-        let answers = stream::iter(lines.numbered()).map(move |(number, line)| {
+        let answers = stream::iter(numbered(bytes)).map(move |(number, line)| {
             let (api, batch) = (api.clone(), batch.clone());
-            async move {
+            // It ends although the client reads no answers: others wait for what it holds meanwhile.
+            let answering = tokio::spawn(async move {
                 let mut text = serde_json::to_vec(&batch.line_answer(&api, number, &line).await)?;
                 text.push(b'\n');
                 Ok::<_, serde_json::Error>(text)
-            }
+            });
+            let answering = AbortOnDropHandle::new(answering);
+            async move { Ok::<_, BoxError>(answering.await??) }
         });
         let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))];
         let body = Body::from_stream(holding(answers.buffered(AT_ONCE), room));

@@ -1,6 +1,7 @@
 //! The event feed: events from any place on, at once, when they come, or as server-sent events.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -22,10 +23,11 @@ use super::limits::holding;
 use super::problem::{Problem, ProblemType};
 use super::requests;
 use super::stream::{KEEP_ALIVE, RETRY, last_event_id};
-use crate::broker::{BrokerError, Fed, FeedError, FeedReader};
+use crate::broker::{Broker, BrokerError, Fed, FeedError, FeedReader};
 use crate::domain::event::{Event, FeedStart};
 use crate::domain::event_batch::{events_of, structured_json};
 use crate::domain::order::SaleId;
+use crate::retry::Backoff;
 
 /// Events in one answer, if nothing else is asked for, and at most.
 const DEFAULT_LIMIT: u16 = 100;
@@ -72,7 +74,7 @@ pub(super) struct EventPage {
         ("sale" = Option<String>, Query, description = "Only events of this sale and its orders", pattern = "^[A-Za-z0-9_-]{1,64}$"),
         ("limit" = Option<u16>, Query, description = "About the most events in the answer: 1 to 1000, 100 if left out", minimum = 1, maximum = 1000),
         ("Prefer" = Option<String>, Header, nullable = false, description = "`wait=N`: wait up to N seconds for the first event", example = "wait=20"),
-        ("Last-Event-ID" = Option<String>, Header, nullable = false, pattern = "^[0-9]{1,18}$", description = "The id of the last event that the client got: the place to go on after, if `after` is not given"),
+        ("Last-Event-ID" = Option<String>, Header, nullable = false, pattern = "^[0-9]{1,18}$", description = "The id of the last event that the client got: the place to go on after, whatever `after` says"),
     ),
     responses(
         (status = 200, description = "Events in the order in which they were published", content(
@@ -97,17 +99,18 @@ pub(super) async fn show(
         return Err(ProblemType::Invalid.because(detail));
     }
     let sale = sale.map(SaleId::parse).transpose()?;
-    let after = match (after, last_event_id(&headers)) {
-        (None, Some(id)) => Some(id.parse().map_err(|_| {
+    let last = last_event_id(&headers).map(|id| {
+        id.parse().map_err(|_| {
             ProblemType::Invalid.because("Last-Event-ID is none of this feed: accepted: a number")
-        })?),
-        (after, _) => after,
-    };
+        })
+    });
+    // A browser comes back with the URL that it began with.
+    let after = last.transpose()?.or(after);
     let room = api.limits.follower(client)?;
     let start = after.map_or(FeedStart::Oldest, FeedStart::After);
     let reader = api.broker.feed(start).await.map_err(unreadable)?;
     let source = api.contracts.topology.event_source();
-    let feed = Feed { reader, sale, source };
+    let feed = Feed { broker: api.broker.clone(), reader, place: start, sale, source };
     if requests::wants_events(&headers) {
         let events = feed.follow().take_until(api.stop.clone().cancelled_owned());
         let events = Sse::new(holding(events.map(Ok::<_, Infallible>), room));
@@ -133,15 +136,19 @@ pub(super) fn unreadable(error: FeedError) -> Problem {
 
 /// The feed as a client wants it.
 struct Feed {
+    broker: Arc<dyn Broker>,
     reader: FeedReader,
+    /// Where to read on.
+    place: FeedStart,
     sale: Option<SaleId>,
     source: String,
 }
 
 impl Feed {
     /// What comes next of the wanted: its place, and the events there, of which there may be none.
-    async fn next(&mut self) -> Result<(u64, Vec<Event>), Problem> {
-        let Fed { offset, body } = self.reader.next().await.map_err(unreadable)?;
+    async fn next(&mut self) -> Result<(u64, Vec<Event>), FeedError> {
+        let Fed { offset, body } = self.reader.next().await?;
+        self.place = FeedStart::After(offset);
         let events = events_of(&body).unwrap_or_default();
         let is_wanted = |event: &Event| self.sale.as_ref().is_none_or(|sale| event.is_of(sale));
         Ok((offset, events.into_iter().filter(is_wanted).collect()))
@@ -159,7 +166,7 @@ impl Feed {
         for _ in 0..MAX_SCANNED {
             let by = if page.events.is_empty() { first_by } else { Instant::now() + IDLE };
             let Ok(next) = tokio::time::timeout_at(by, self.next()).await else { break };
-            let (offset, events) = next?;
+            let (offset, events) = next.map_err(unreadable)?;
             page.next = Some(offset);
             let texts = events
                 .iter()
@@ -172,10 +179,30 @@ impl Feed {
         Ok(page)
     }
 
-    /// Events as they come, until the feed can't be read on.
+    /// The same, however long the broker is unavailable: a browser does not come back after the 503 that it would get.
+    async fn next_available(&mut self) -> Result<(u64, Vec<Event>), FeedError> {
+        let mut backoff = Backoff::reconnect();
+        let mut next = self.next().await;
+        while let Err(error) = &next
+            && error.is_transient()
+        {
+            tracing::debug!(%error, "the feed can't be read on, trying again");
+            tokio::time::sleep(backoff.next_delay()).await;
+            next = match self.broker.feed(self.place).await {
+                Ok(reader) => {
+                    self.reader = reader;
+                    self.next().await
+                }
+                Err(error) => Err(error),
+            };
+        }
+        next
+    }
+
+    /// Events as they come, until the feed does not have the next ones any more.
     fn follow(self) -> impl Stream<Item = sse::Event> + Send {
         let messages = stream::unfold(self, |mut feed| async move {
-            let (offset, events) = feed.next().await.ok()?;
+            let (offset, events) = feed.next_available().await.ok()?;
             let mut told: Vec<sse::Event> = events
                 .iter()
                 .map(|event| {

@@ -21,6 +21,7 @@ use super::requests::{Id, Json};
 use super::sales::unknown;
 use crate::domain::event::{FeedStart, rfc3339};
 use crate::domain::order::SaleId;
+use crate::domain::sale::SaleState;
 use crate::operator_log::{Action, Entry, Operator};
 use crate::webhooks::{
     DeliveryState, Secret, Status, Target, Webhook, WebhookChange, WebhookError, WebhookId,
@@ -99,7 +100,8 @@ pub(super) async fn register(
         start,
         replay: None,
         status: Status::default(),
-        revision: 0,
+        // Another one than of one with its id that was deleted just now, so that its sender notices.
+        revision: i32::try_from(now.timestamp_subsec_nanos()).unwrap_or_default(),
         claimed_by: None,
     };
     let is_new = api.webhooks.store.register(&webhook).await?;
@@ -266,8 +268,8 @@ pub(super) async fn deliveries(
     Ok(axum::Json(DeliveryList { deliveries: found.into_iter().map(DeliveryView::of).collect() }))
 }
 
-async fn must_exist(api: &Shared, sale: &SaleId) -> Result<(), Problem> {
-    api.sale_cache.sale(sale).await?.map(drop).ok_or_else(|| unknown(sale))
+async fn must_exist(api: &Shared, sale: &SaleId) -> Result<SaleState, Problem> {
+    api.sale_cache.sale(sale).await?.ok_or_else(|| unknown(sale))
 }
 
 async fn read(api: &Shared, id: WebhookId) -> Result<Webhook, Problem> {

@@ -241,10 +241,7 @@ impl EmbeddedBroker {
                     continue;
                 }
                 Message::EventBatch(EventBatch { routing_key, events }) => {
-                    let properties = Properties {
-                        routing_key: (*routing_key).to_owned(),
-                        ..Properties::default()
-                    };
+                    let properties = stored::published(routing_key);
                     let body = batch_json(events, &self.queues.names.event_source());
                     let topic = Topic::Batches(routing_key);
                     routed.event(topic, &body, &properties, &bindings, &private);

@@ -9,8 +9,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{BrokerError, PublishedAs, Topic};
 
-/// Messages read ahead.
-const AHEAD: usize = 16;
+/// Messages to read ahead, of about half a kilobyte, and batches, of up to `events.max_batch_bytes`: there may be
+/// hundreds of readers.
+const AHEAD: u16 = 100;
+const BATCHES_AHEAD: u16 = 4;
 
 /// Section `feed` of the settings, described in `config/floodgate.toml`.
 #[serde_as]
@@ -41,6 +43,11 @@ impl FeedBounds {
     pub fn of(settings: FeedSettings, publish: PublishedAs) -> Option<Self> {
         let FeedSettings { enabled, max_age, max_bytes } = settings;
         enabled.then_some(Self { publish, max_age, max_bytes })
+    }
+
+    /// How many messages to read ahead.
+    pub(super) fn ahead(&self) -> u16 {
+        if self.publish.has_single() { AHEAD } else { BATCHES_AHEAD }
     }
 
     /// What the feed gets.
@@ -87,12 +94,12 @@ pub struct FeedReader {
 }
 
 impl FeedReader {
-    /// What `read` sends.
+    /// What `read` sends, which is what reads ahead.
     pub(super) fn start<F>(read: impl FnOnce(mpsc::Sender<Result<Fed, FeedError>>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (send, fed) = mpsc::channel(AHEAD);
+        let (send, fed) = mpsc::channel(1);
         Self { fed, _reading: AbortOnDropHandle::new(tokio::spawn(read(send))) }
     }
 

@@ -52,11 +52,16 @@ impl Answer {
 
     /// In a few words.
     pub(super) fn reason(&self) -> String {
-        match (self.status, self.text.as_str()) {
-            (None, text) => text.to_owned(),
-            (Some(status), "") => format!("it answered {status}"),
-            (Some(status), text) => shortened(&format!("it answered {status}: {text}")),
+        let (said, text) = (self.logged(), self.text.as_str());
+        if self.status.is_none() || text.is_empty() {
+            return said;
         }
+        shortened(&format!("{said}: {text}"))
+    }
+
+    /// The same for logs: what an endpoint answers may have its URL, and that a token.
+    pub(super) fn logged(&self) -> String {
+        self.status.map_or_else(|| self.text.clone(), |status| format!("it answered {status}"))
     }
 }
 

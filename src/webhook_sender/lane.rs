@@ -105,7 +105,16 @@ impl Lane {
             return Ok(Gathered { deliveries, progress: Progress::of(webhook) });
         }
         let wait = if deliveries.is_empty() { IDLE } else { Duration::ZERO };
-        let Taken { deliveries: new, progress } = self.source.take(sender, webhook, wait).await?;
+        let taken = match self.source.take(sender, webhook, wait).await {
+            // What is due is in the ledger, and does not wait for the feed.
+            Err(error) if !deliveries.is_empty() => {
+                tracing::debug!(webhook = %webhook.id, %error, "reading events failed, sending what is due");
+                self.source.rewind();
+                Taken { deliveries: Vec::new(), progress: Progress::of(webhook) }
+            }
+            taken => taken?,
+        };
+        let Taken { deliveries: new, progress } = taken;
         let mut seen: HashSet<String> =
             deliveries.iter().map(|delivery| delivery.event_id.clone()).collect();
         deliveries
@@ -164,8 +173,7 @@ impl Lane {
         status.reason = Some(last.reason());
         if is_gone || is_over {
             status.disabled_at = Some(now);
-            let reason = status.reason.as_deref();
-            tracing::warn!(webhook = %self.webhook.id, reason, "disabled a webhook");
+            tracing::warn!(webhook = %self.webhook.id, reason = last.logged(), "disabled a webhook");
         }
         self.new_after = self.new_after.max(Instant::now() + self.backoff.next_delay());
         false

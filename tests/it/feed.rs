@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use floodgate::app::App;
 use floodgate::broker::topology::Topology;
 use floodgate::broker::{
@@ -15,13 +16,15 @@ use floodgate::domain::sale::SoldOut;
 use floodgate::metrics::Metrics;
 use floodgate::sqlite::SqliteFile;
 use lapin::options::QueueDeleteOptions;
+use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use crate::api::tokens::{SECRET, Signer, claims};
 use crate::harness::api::{Served, answer, on_free_port, problem};
 use crate::harness::process::WorkerProcess;
 use crate::harness::{
-    PATIENCE, Stage, body, channel, order, orders, post, sale, sale_id, time, until,
+    PATIENCE, Stage, address, body, channel, order, orders, post, sale, sale_id, through_proxy,
+    time, until,
 };
 
 /// How many orders there are of the hot sale. FEED_ORDERS says another number.
@@ -190,10 +193,16 @@ async fn a_place_that_is_not_kept_any_more_is_told() {
     let published = [event(1), event(2), event(3)];
     let messages: Vec<_> = published.iter().map(Message::Event).collect();
     kept.publish(&messages).await.all().expect("publish");
+    // By when it was published, and not by what it is about.
+    let since = FeedStart::Since(Utc::now() - TimeDelta::minutes(1));
+    let mut reader = kept.feed(since).await.expect("a reader");
+    assert_eq!(reader.next().await.expect("an event").offset, 1);
+    assert!(matches!(kept.feed(FeedStart::After(4)).await, Err(FeedError::NotKept)), "beyond");
     let mut reader = kept.feed(FeedStart::After(1)).await.expect("a reader");
     let second = reader.next().await.expect("an event");
     assert_eq!((second.offset, &second.body), (2, &published[1].data));
     drop((reader, kept));
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let short = broker(Duration::from_secs(1));
     until(async || {
         let mut reader = short.feed(FeedStart::Oldest).await.expect("a reader");
@@ -215,7 +224,7 @@ async fn a_stream_that_has_removed_a_place_says_so() {
     .await;
     let served = Served::without_worker(&stage.deployment.app).await;
     let (status, page) = answer(served.get("/v1/events?after=18446744073709551615")).await;
-    assert_eq!((status, &page["events"]), (200, &serde_json::json!([])), "what is to come");
+    assert_eq!((status, problem(&page)), (410, "not-kept"), "there never was such a place");
     until(async || {
         let events: Vec<Event> = (0..2000).map(|n| event(n + 1)).collect();
         let messages: Vec<_> = events.iter().map(Message::Event).collect();
@@ -247,11 +256,48 @@ async fn a_place_of_a_stream_that_was_made_again_is_told() {
     let amqp = channel(&stage).await;
     amqp.queue_delete(name.into(), QueueDeleteOptions::default()).await.expect("deleted");
     let again = stage.deployment.app.broker().await.expect("a broker");
+    let told = again.feed(FeedStart::After(4)).await;
+    assert!(matches!(told, Err(FeedError::NotKept)), "there is nothing yet");
     again.publish(&messages[..2]).await.all().expect("publish");
     let told = again.feed(FeedStart::After(4)).await;
     assert!(matches!(told, Err(FeedError::NotKept)), "it is beyond the end");
     let mut reader = again.feed(FeedStart::After(0)).await.expect("a reader");
     assert_eq!(reader.next().await.expect("an event").offset, 1);
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_browser_that_comes_back_goes_on_and_does_not_notice_an_outage() {
+    let stage = Stage::with("feed-browser", with_feed).await;
+    let mut settings = stage.deployment.app.settings().clone();
+    let direct = settings.amqp_url.expose_secret().to_owned();
+    let (proxy, through) = through_proxy(&direct).await;
+    settings.amqp_url = through.into();
+    let served = Served::without_worker(&App::new(settings)).await;
+    let events: Vec<Event> = (0..10).map(|n| event(n + 1)).collect();
+    let messages: Vec<_> = events.iter().map(Message::Event).collect();
+    stage.broker.publish(&messages[..8]).await.all().expect("publish");
+    let asked = served.get("/v1/events?after=1").header("accept", "text/event-stream");
+    let mut response = asked.header("last-event-id", "5").send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let mut text = String::new();
+    let mut read_until = async |wanted: &str| {
+        while !text.contains(wanted) {
+            let chunk = tokio::time::timeout(PATIENCE, response.chunk()).await.expect("in time");
+            let chunk = chunk.expect("a chunk").expect("the stream goes on");
+            text.push_str(std::str::from_utf8(&chunk).expect("ASCII"));
+        }
+        text.clone()
+    };
+    let begun = read_until("id: 7\n").await;
+    assert!(begun.contains("id: 6\n") && !begun.contains("id: 5\n"), "{begun}");
+    proxy.lead_to("127.0.0.1:1");
+    proxy.cut();
+    stage.broker.publish(&messages[8..]).await.all().expect("publish");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    proxy.lead_to(address(&direct));
+    read_until("id: 9\n").await;
+    served.stop().await;
     stage.remove().await;
 }
 

@@ -181,6 +181,29 @@ async fn what_a_killed_sender_had_under_way_another_one_sends() {
 }
 
 #[tokio::test]
+async fn what_is_due_is_sent_while_the_feed_cannot_be_read() {
+    let stage = Stage::with("webhooks-due", with_webhooks).await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    receiver.answer(StatusCode::SERVICE_UNAVAILABLE);
+    let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
+    let mut settings = stage.deployment.app.settings().clone();
+    let (proxy, through) = through_proxy(settings.amqp_url.expose_secret()).await;
+    settings.amqp_url = through.into();
+    let sender = Sender::start(&App::new(settings)).await;
+    stage.post_orders(&orders("s", 5)).await;
+    until(async || webhook(&served, &id).await["waiting"] == 5).await;
+    proxy.lead_to("127.0.0.1:1");
+    proxy.cut();
+    receiver.answer(StatusCode::OK);
+    until(async || receiver.ids().len() == 5).await;
+    sender.stop().await;
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
 async fn no_event_is_left_out_when_connections_to_the_feed_break() {
     let stage = Stage::with("webhooks-broken", with_webhooks).await;
     stage.open(sale("s", 1000)).await;

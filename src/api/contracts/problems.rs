@@ -40,7 +40,7 @@ problems! { EVERYWHERE;
         UnsupportedMediaType Invalid LedgerUnavailable;
     WebhookListProblems: Unauthorized Forbidden LedgerUnavailable;
     WebhookProblems: Unauthorized Forbidden UnknownWebhook Invalid LedgerUnavailable;
-    WebhookReplayProblems: BadJson Unauthorized Forbidden UnknownWebhook UnknownSale NoFeed Timeout Replaying
+    WebhookReplayProblems: BadJson Unauthorized Forbidden UnknownWebhook UnknownSale NoFeed Timeout Replaying Archived
         TooLarge UnsupportedMediaType Invalid BrokerUnavailable LedgerUnavailable;
     SaleListProblems: Invalid LedgerUnavailable;
     SaleProblems: UnknownSale Invalid LedgerUnavailable;

@@ -71,7 +71,12 @@ async fn replay_sale(
     id: WebhookId,
     sale: SaleId,
 ) -> Result<Webhook, Problem> {
-    must_exist(api, &sale).await?;
+    if must_exist(api, &sale).await?.archived {
+        let detail = format!(
+            "decisions of sale {sale} are in files; floodgate sale restore brings them back"
+        );
+        return Err(ProblemType::Archived.because(detail));
+    }
     let what = (Action::WebhookReplayed, WebhookChange::Replay);
     let replayed = change(api, by, id, what, |webhook| {
         if webhook.sale_id.as_ref().is_some_and(|own| *own != sale) {

@@ -12,8 +12,6 @@ use crate::broker::{BrokerError, Fed, FeedBounds, FeedError, FeedReader, Queue};
 use crate::domain::event::FeedStart;
 use crate::sqlite::Survives;
 
-/// Messages read at once.
-const CHUNK: usize = 256;
 /// How often to look for others.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often what is too old is removed.
@@ -57,11 +55,21 @@ impl Feed {
         if let Some(place) = after {
             let next = store::after(queues.file.readers(), queue_id, place, 1).await;
             let next = next.map_err(classify_error)?;
-            if next.first().is_some_and(|next| is_apart(after, next.position)) {
+            let is_kept = match next.first() {
+                Some(next) => !is_apart(after, next.position),
+                // A file that was restored has other messages at places that it had before.
+                None => self.last_position(queue_id).await? >= place,
+            };
+            if !is_kept {
                 return Err(FeedError::NotKept);
             }
         }
-        Ok(FeedReader::start(move |send| pass_on(queues, queue_id, after, send)))
+        let ahead = usize::from(self.bounds.ahead());
+        Ok(FeedReader::start(move |send| pass_on(queues, queue_id, ahead, after, send)))
+    }
+
+    async fn last_position(&self, queue_id: i64) -> Result<i64, BrokerError> {
+        store::last_position(self.queues.file.readers(), queue_id).await.map_err(classify_error)
     }
 
     /// Removes what is too old or too much, for as long as it is polled.
@@ -97,12 +105,13 @@ fn is_apart(last: Option<i64>, next: i64) -> bool {
 async fn pass_on(
     queues: Arc<Queues>,
     queue_id: i64,
+    ahead: usize,
     mut last: Option<i64>,
     send: mpsc::Sender<Result<Fed, FeedError>>,
 ) {
     loop {
         let rows =
-            match store::after(queues.file.readers(), queue_id, last.unwrap_or(0), CHUNK).await {
+            match store::after(queues.file.readers(), queue_id, last.unwrap_or(0), ahead).await {
                 Ok(rows) => rows,
                 Err(error) => {
                     let _ = send.send(Err(classify_error(error).into())).await;

@@ -245,6 +245,17 @@ pub(super) async fn trim(
     .map(drop)
 }
 
+/// The position of the last message that a queue got.
+pub(super) async fn last_position(
+    executor: impl SqliteExecutor<'_>,
+    queue_id: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select last_position from queues where queue_id = ?1")
+        .bind(queue_id)
+        .fetch_one(executor)
+        .await
+}
+
 /// The position of the last message that was sent before a time, in seconds since 1970.
 pub(super) async fn before(
     executor: impl SqliteExecutor<'_>,

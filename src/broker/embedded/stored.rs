@@ -1,5 +1,7 @@
 //! Messages as the tables hold them.
 
+use chrono::Utc;
+
 use crate::broker::{DeadLetter, DeathInfo, Properties};
 use crate::domain::event::Event;
 
@@ -48,10 +50,17 @@ pub(super) fn of_event(
     correlation_id: Option<&str>,
 ) -> Properties {
     Properties {
-        routing_key: routing_key.to_owned(),
         correlation_id: correlation_id.map(str::to_owned),
-        timestamp_s: u64::try_from(event.time.timestamp()).ok(),
         trace: event.trace.clone(),
+        ..published(routing_key)
+    }
+}
+
+/// Properties of what is published now. The feed goes by this time: what is published again is not old there.
+pub(super) fn published(routing_key: &str) -> Properties {
+    Properties {
+        routing_key: routing_key.to_owned(),
+        timestamp_s: u64::try_from(Utc::now().timestamp()).ok(),
         ..Properties::default()
     }
 }

@@ -17,11 +17,11 @@ use super::{Frames, Link, classify_error};
 use crate::broker::{BrokerError, Fed, FeedBounds, FeedError, FeedReader};
 use crate::domain::event::FeedStart;
 
-/// Messages that RabbitMQ sends ahead of their acknowledgements.
-const PREFETCH: u16 = 100;
 /// A message that was read before comes within this time, if it is there.
 const SOUGHT_WITHIN: Duration = Duration::from_secs(1);
-/// No message for so long is taken for the end of the stream.
+/// The last messages of a stream come within this time, if there are any.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
+/// No further one for so long is taken for its end.
 const QUIET: Duration = Duration::from_millis(250);
 /// Where a stream is read from, and where a message stands in it.
 const OFFSET: &str = "x-stream-offset";
@@ -92,7 +92,8 @@ impl Reading {
     async fn consume(&self, from: AMQPValue) -> Result<Consumer, BrokerError> {
         let consuming = async {
             let ahead = BasicQosOptions::default();
-            self.channel.basic_qos(PREFETCH, ahead).await?;
+            let messages = self.link.bounds.feed.map_or(1, |feed| feed.ahead());
+            self.channel.basic_qos(messages, ahead).await?;
             let mut arguments = FieldTable::default();
             arguments.insert(OFFSET.into(), from);
             let (queue, options) = (self.link.topology.feed(), BasicConsumeOptions::default());
@@ -108,8 +109,9 @@ impl Reading {
         place: u64,
     ) -> Result<Option<Fed>, FeedError> {
         let Ok(message) = tokio::time::timeout(SOUGHT_WITHIN, consumer.next()).await else {
-            // RabbitMQ sends nothing before the place. Is it beyond the end of a stream that was made again?
-            let is_beyond = self.end().await?.is_some_and(|end| end < place);
+            // RabbitMQ sends nothing before the place. Is it beyond the end of a stream that was made again? Age and
+            // size never empty one.
+            let is_beyond = self.end().await?.is_none_or(|end| end < place);
             return if is_beyond { Err(FeedError::NotKept) } else { Ok(None) };
         };
         match message {
@@ -126,9 +128,9 @@ impl Reading {
     ) -> Result<Option<Fed>, FeedError> {
         let message = message.map_err(classify_error)?;
         let offset = offset(&message).ok_or_else(|| BrokerError::Permanent("no offset".into()))?;
-        // Numbers may be left out; but if it is the first that is kept, there were others before.
+        // Numbers may be left out; but if it is the first that is kept, or not even that, there were others before.
         if self.last.is_some_and(|last| offset > last.saturating_add(1))
-            && self.first().await? == Some(offset)
+            && self.first().await?.is_some_and(|first| first >= offset)
         {
             return Err(FeedError::NotKept);
         }
@@ -174,8 +176,9 @@ impl Reading {
     async fn end(&self) -> Result<Option<u64>, BrokerError> {
         // Begins with the last chunk, which has several messages.
         let mut consumer = self.consume(word("last")).await?;
-        let mut end = None;
-        while let Ok(Some(message)) = tokio::time::timeout(QUIET, consumer.next()).await {
+        let (mut end, mut patience) = (None, ENDS_WITHIN);
+        while let Ok(Some(message)) = tokio::time::timeout(patience, consumer.next()).await {
+            patience = QUIET;
             let message = message.map_err(classify_error)?;
             end = offset(&message);
             message.ack(BasicAckOptions::default()).await.map_err(classify_error)?;

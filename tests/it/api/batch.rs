@@ -1,8 +1,13 @@
 //! Many orders in one request.
 
+use std::time::Duration;
+
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 
+use super::raw::{Raw, address};
 use super::tokens::{SECRET, Signer, claims, with_secret};
 use super::{header, refused, stage};
 use crate::harness::api::{Served, client};
@@ -137,6 +142,45 @@ async fn a_batch_that_is_not_accepted_is_refused_as_a_whole() {
 }
 
 #[tokio::test]
+async fn clients_that_read_no_answers_hold_up_nobody() {
+    let stage = stage("batch-stalled").await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::without_worker(&stage.deployment.app).await;
+    // Long answers, and a question to the ledger now and then.
+    let lines = (0..60_000).map(|n| match n % 16 {
+        0 => json!({ "sale_id": format!("unknown-{n}"), "order_id": "o", "user_id": "u", "quantity": 1 }).to_string(),
+        _ => "{".to_owned(),
+    });
+    let body = lines.collect::<Vec<_>>().join("\n");
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(2048).expect("a small buffer");
+        let address = address(&served).parse().expect("an address");
+        let mut client = socket.connect(address).await.expect("connect");
+        let request = head(ALL, body.len(), "") + &body;
+        client.write_all(request.as_bytes()).await.expect("sent");
+        stalled.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let wanted = json!({ "user_id": "v", "quantity": 1, "order_id": "mine" });
+    let ordering = served.post("/v1/sales/s/orders", &wanted).send();
+    let answered = tokio::time::timeout(Duration::from_secs(5), ordering).await;
+    assert_eq!(answered.expect("in time").expect("an answer").status(), 202);
+    drop(stalled);
+    served.stop().await;
+    stage.remove().await;
+}
+
+/// The head of a request with a batch of `length` bytes.
+fn head(path: &str, length: usize, more: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {NDJSON}\r\n\
+         {more}Content-Length: {length}\r\n\r\n"
+    )
+}
+
+#[tokio::test]
 async fn only_who_orders_for_others_hands_in_batches() {
     let (stage, served) = with_secret("batch-token").await;
     let line = json!({ "order_id": "o-1", "user_id": "u-1", "quantity": 1 }).to_string();
@@ -148,6 +192,12 @@ async fn only_who_orders_for_others_hands_in_batches() {
     refused(with(""), 403, "forbidden").await;
     refused(with("floodgate:admin"), 403, "forbidden").await;
     assert_eq!(answers(with("floodgate:submit")).await[0]["status"], 202);
+    // The refusal does not wait for a body.
+    let buyer = Signer::Hs256(SECRET).sign(&claims("ada", ""));
+    let mut waiting = Raw::open(&served).await;
+    let authorization = format!("Authorization: Bearer {buyer}\r\n");
+    waiting.send(head(OF_SALE, 1_000_000, &authorization)).await;
+    assert_eq!(waiting.answer().await.0, 403);
     served.stop().await;
     stage.remove().await;
 }

@@ -9,7 +9,7 @@ use super::receiver::Receiver;
 use super::{Sender, register, webhook, with_webhooks};
 use crate::api::tokens::{SECRET, Signer, claims};
 use crate::harness::api::{Served, answer, on_free_port, problem};
-use crate::harness::{Stage, orders, sale, until};
+use crate::harness::{Stage, database, orders, sale, until};
 
 #[tokio::test]
 async fn a_webhook_is_registered_once_and_its_secret_shown_once() {
@@ -58,6 +58,55 @@ async fn a_webhook_is_registered_once_and_its_secret_shown_once() {
         assert!(text.contains(action), "{text}");
     }
     assert!(!text.contains("hush") && !text.contains("whsec_"), "{text}");
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_registered_again_has_its_new_secret_at_once() {
+    let stage = Stage::with("webhooks-again", with_webhooks).await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    let request = json!({ "url": receiver.url() });
+    let (id, old) = register(&served, &request).await;
+    let sender = Sender::start(&stage.deployment.app).await;
+    stage.post_orders(&orders("s", 1)).await;
+    until(async || receiver.ids().len() == 1).await;
+    until(async || webhook(&served, &id).await["waiting"] == 0).await;
+    let path = format!("{}/v1/webhooks/{id}", served.url());
+    let deleted = reqwest::Client::new().delete(path).send().await.expect("an answer");
+    assert_eq!(deleted.status(), 204);
+    let (again, secret) = register(&served, &request).await;
+    assert_eq!(again, id);
+    let before = receiver.requests().len();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stage.post_orders(&orders("s", 2)).await;
+    until(async || receiver.ids().len() == 2).await;
+    for request in &receiver.requests()[before..] {
+        assert!(request.is_signed_by(&secret) && !request.is_signed_by(&old), "{request:?}");
+    }
+    sender.stop().await;
+    served.stop().await;
+    stage.remove().await;
+}
+
+#[tokio::test]
+async fn decisions_in_files_are_not_sent_again() {
+    let stage = Stage::with("webhooks-archived", with_webhooks).await;
+    stage.open(sale("s", 10)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    let receiver = Receiver::start().await;
+    let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
+    let replay = || served.post(&format!("/v1/webhooks/{id}/replay"), &json!({ "sale_id": "s" }));
+    assert_eq!(answer(replay()).await.0, 202);
+    let mut ledger = database(&stage).await;
+    sqlx::raw_sql("update sales set archived = true").execute(&mut ledger).await.expect("set");
+    until(async || {
+        let (status, body) = answer(replay()).await;
+        status == 410 && problem(&body) == "archived"
+    })
+    .await;
     served.stop().await;
     stage.remove().await;
 }
