@@ -121,9 +121,11 @@ impl PostgresLedger {
 
     /// Waits until every transaction has ended that runs now: it may not have seen what was committed just before.
     pub(super) async fn wait_for_older(&self) -> Result<(), LedgerError> {
-        // Each has a lock on its own virtual id until it ends (PostgreSQL's page on pg_locks).
+        // Each has a lock on its own virtual id until it ends (PostgreSQL's page on pg_locks). An autovacuum worker, the
+        // one process there without a user, reads no decisions and may take hours.
         let running = "select l.virtualtransaction from pg_locks l join pg_stat_activity a on a.pid = l.pid
              where l.locktype = 'virtualxid' and a.datname = current_database() and l.pid <> pg_backend_pid()
+                 and a.usesysid is not null
                  and ($1::text[] is null or l.virtualtransaction = any ($1))";
         let begun = Instant::now();
         let mut older: Option<Vec<String>> = None;
