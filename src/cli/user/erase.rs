@@ -142,7 +142,7 @@ async fn rewrite(
         }
     }
     if replaced == 0 {
-        writer.discard()?;
+        drop(writer);
     } else {
         let contents = writer.finish(record.decisions)?;
         archive_file::write_manifest(&revision, &state, &contents, record.created_at)?;
