@@ -100,7 +100,8 @@ impl Archive for PostgresLedger {
 
 impl PostgresLedger {
     /// Keeps processes from starting that know nothing of archived orders and of tokens; refused while a worker
-    /// runs that does not.
+    /// runs that does not. Both are for versions from 0.3.0 on: 0.2.0 does not read `ledger_schema`, and its workers do
+    /// not register, so an operator has to stop them.
     pub(super) async fn shut_out_older(&self) -> Result<(), LedgerError> {
         let older: i64 = self
             .run(async |db| {
