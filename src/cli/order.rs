@@ -194,6 +194,8 @@ fn why(decision: &Decision) -> &'static str {
         Outcome::Rejected(Reason::NotOpen) => "it was submitted before the sale opened",
         Outcome::Rejected(Reason::Closed) => "it was submitted after the sale closed",
         Outcome::Rejected(Reason::Paused) => "the sale was paused when its turn came",
-        Outcome::Rejected(Reason::Expired) => "it waited for longer than intent.max_age_s",
+        Outcome::Rejected(Reason::Expired) => {
+            "it waited for longer than intent.max_age_s, or until its sale was archived"
+        }
     }
 }

@@ -17,7 +17,7 @@ pub enum Reason {
     Closed,
     /// Came to its turn while an operator had paused the sale, and orders were refused.
     Paused,
-    /// Waited longer than `intent.max_age` for its decision.
+    /// Waited longer than `intent.max_age` for its decision, or came first when its sale was archived.
     Expired,
 }
 

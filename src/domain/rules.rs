@@ -155,6 +155,11 @@ impl State {
             Reason::NotOpen
         } else if sale.closes_at.is_some_and(|closes| submitted_at >= closes) {
             Reason::Closed
+        } else if state.archived {
+            // Units and buyers have left with the decisions, so nothing can be sold by them. That the order is too old
+            // was known when it was archived, with the `max_age` of that command; since then the sale may have been
+            // held.
+            Reason::Expired
         } else if state.paused == Some(PauseMode::Refuse) {
             Reason::Paused
         } else if sale.per_user_limit.is_some_and(|limit| self.units_with(order) > limit.into()) {
@@ -226,6 +231,47 @@ mod tests {
         let submitted_at = Some(now - TimeDelta::milliseconds(age_ms));
         let candidate = Candidate { order, submitted_at, eligibility: Eligibility::Unchecked };
         state.decide(&candidate).new_decision().map(|decision| decision.outcome)
+    }
+
+    #[test]
+    fn an_archived_sale_sells_nothing_whatever_the_age_of_an_order() {
+        let id = SaleId::parse("s").unwrap();
+        let now = DateTime::from_timestamp_millis(1_795_680_000_123).unwrap();
+        let at = |seconds| now - TimeDelta::seconds(seconds);
+        let (opens_at, closes_at) = (None, Some(at(60)));
+        let sale = Sale {
+            id: id.clone(),
+            stock: 9,
+            per_user_limit: Some(2),
+            opens_at,
+            closes_at,
+            verification: true,
+        };
+        let mut sold = SaleState { archived: true, ..SaleState::opened(sale) };
+        for mode in [Some(PauseMode::Hold), None, Some(PauseMode::Refuse)] {
+            sold.pause(mode, at(1));
+            let sales = [(id.clone(), sold.clone())].into();
+            let mut state =
+                State { now, max_age: Duration::from_hours(1), sales, ..State::default() };
+            let mut outcome = |order: &str, seconds, quantity| {
+                let order = Order {
+                    id: OrderId::parse(order).unwrap(),
+                    sale_id: id.clone(),
+                    user_id: UserId::parse("u").unwrap(),
+                    quantity: Quantity::new(quantity).unwrap(),
+                };
+                let (submitted_at, eligibility) = (Some(at(seconds)), Eligibility::Unchecked);
+                let answer = state.decide(&Candidate { order, submitted_at, eligibility });
+                answer.new_decision().map(|decision| decision.outcome)
+            };
+            let held = mode == Some(PauseMode::Hold);
+            let rejected = |reason| (!held).then_some(Outcome::Rejected(reason));
+            for quantity in [1, 3, 10] {
+                let id = |when| format!("{when}-{quantity}");
+                assert_eq!(outcome(&id("before"), 61, quantity), rejected(Reason::Expired));
+                assert_eq!(outcome(&id("after"), 60, quantity), rejected(Reason::Closed));
+            }
+        }
     }
 
     #[test]

@@ -78,11 +78,18 @@ pub struct Contents {
     pub sha256: String,
 }
 
-/// A file that is being written, beside where it is put when it is whole. Nobody but its owner can read it.
+/// A file that is being written, beside where it is put when it is whole, and removed unless it comes to that. Nobody
+/// but its owner can read it.
 pub struct ArchiveWriter {
     path: PathBuf,
-    part: PathBuf,
+    part: Part,
     encoder: GzEncoder<BufWriter<File>>,
+}
+
+/// A file that is not whole, which is removed with this unless it was put in its place.
+struct Part {
+    path: PathBuf,
+    is_in_place: bool,
 }
 
 impl ArchiveWriter {
@@ -93,32 +100,40 @@ impl ArchiveWriter {
         private.write(true).create_new(true).mode(0o600);
         let file = private.open(&part).map_err(at(&part))?;
         let encoder = GzEncoder::new(BufWriter::new(file), Compression::default());
-        Ok(Self { path, part, encoder })
+        Ok(Self { path, part: Part { path: part, is_in_place: false }, encoder })
     }
 
     /// Adds a decision.
     pub fn add(&mut self, decision: &Decision) -> Result<(), ArchiveFileError> {
-        self.encoder.write_all(&line(decision)).map_err(at(&self.part))
+        self.encoder.write_all(&line(decision)).map_err(at(&self.part.path))
     }
 
     /// Has it on the disk, reads it back, and only then puts it in its place.
     pub fn finish(self, expected: u64) -> Result<Contents, ArchiveFileError> {
-        let Self { path, part, encoder } = self;
+        let Self { path, mut part, encoder } = self;
         let file = encoder.finish().and_then(|buffer| Ok(buffer.into_inner()?));
-        let file = file.map_err(at(&part))?;
-        file.sync_all().map_err(at(&part))?;
-        let contents = contents(&part)?;
+        let file = file.map_err(at(&part.path))?;
+        file.sync_all().map_err(at(&part.path))?;
+        let contents = contents(&part.path)?;
         if contents.decisions != expected {
-            return Err(differs(&part, &contents, expected, &contents.sha256));
+            return Err(differs(&part.path, &contents, expected, &contents.sha256));
         }
-        fs::rename(&part, &path).map_err(at(&path))?;
+        fs::rename(&part.path, &path).map_err(at(&path))?;
+        part.is_in_place = true;
         sync_folder(&path)?;
         Ok(contents)
     }
+}
 
-    /// Removes it.
-    pub fn discard(self) -> Result<(), ArchiveFileError> {
-        fs::remove_file(&self.part).map_err(at(&self.part))
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.is_in_place {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            let file = self.path.display();
+            tracing::warn!(%error, %file, "a file that is not whole is left; delete it");
+        }
     }
 }
 
@@ -343,7 +358,18 @@ mod tests {
         let path = folder.path().join("s.jsonl.gz");
         let first = ArchiveWriter::begin(&path).unwrap();
         assert!(ArchiveWriter::begin(&path).is_err());
-        first.discard().unwrap();
+        drop(first);
         write(&path, &some(1)).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_is_not_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.jsonl.gz");
+        let mut dropped = ArchiveWriter::begin(&path).unwrap();
+        dropped.add(&some(1)[0]).unwrap();
+        drop(dropped);
+        ArchiveWriter::begin(&path).unwrap().finish(1).unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

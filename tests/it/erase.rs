@@ -1,5 +1,7 @@
 //! `floodgate user erase`: nothing that is kept has the user's id, and everything goes on.
 
+mod meanwhile;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use super::CHUNK;
-use crate::broker::{Broker, Deliveries, Delivery, Properties, Queue};
+use crate::broker::{Broker, Deliveries, Delivery, Depth, Properties, Queue};
 
 /// How long to wait for the next dead letter before taking the queue as read.
 const QUIET: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ pub(in crate::cli) struct Walk<'a> {
     /// Letters that are acknowledged.
     gone: usize,
     restarts: usize,
+    /// Consumers of others at its beginning. What they hold is not in `depth`.
+    others: u32,
 }
 
 /// What a walk comes to.
@@ -50,10 +52,16 @@ impl<'a> Walk<'a> {
         broker: &'a dyn Broker,
         queue: Queue,
     ) -> anyhow::Result<Self> {
-        let depth = broker.depth(queue.clone()).await?.messages as usize;
-        let letters = consume(broker, &queue).await?;
+        let Depth { messages, consumers: others } = broker.depth(queue.clone()).await?;
+        let (letters, depth) = (consume(broker, &queue).await?, messages as usize);
         let (full, kept) = (Vec::new(), Vec::new());
-        Ok(Self { broker, queue, letters, full, depth, seen: 0, kept, gone: 0, restarts: 0 })
+        let (seen, gone, restarts) = (0, 0, 0);
+        Ok(Self { broker, queue, letters, full, depth, seen, kept, gone, restarts, others })
+    }
+
+    /// Whether it has met every message that was in the queue, and nobody else held any.
+    pub(in crate::cli) fn is_whole(&self) -> bool {
+        self.others == 0 && self.seen == self.depth
     }
 
     pub(in crate::cli) async fn next(&mut self) -> anyhow::Result<Step> {
@@ -96,11 +104,14 @@ impl<'a> Walk<'a> {
             bail!("the broker was lost again and again; no dead letter is");
         }
         let (restarts, gone, earlier) = (self.restarts, self.gone, self.depth - self.gone);
+        // The consumers that were lost may count yet.
+        let others = self.others;
         let fresh = Self::begin(self.broker, self.queue.clone()).await?;
         std::mem::replace(self, fresh).end().await;
         // While the letters were on their way to another consumer they did not count.
         self.depth = self.depth.max(earlier) + gone;
         (self.seen, self.gone, self.restarts) = (gone, gone, restarts);
+        self.others = others;
         Ok(Step::Restart)
     }
 
@@ -125,10 +136,13 @@ impl<'a> Walk<'a> {
         for consumer in consumers {
             consumer.finished().await;
         }
-        // The broker may take a moment to put them back; a walk that begins before would miss them.
+        // The broker may take a moment to put them back; a walk that begins before would miss them, or take these
+        // consumers for others.
         let back = async || {
             let depth = self.broker.depth(self.queue.clone()).await;
-            depth.map_or(true, |depth| depth.messages as usize >= kept)
+            depth.map_or(true, |depth| {
+                depth.messages as usize >= kept && depth.consumers <= self.others
+            })
         };
         let deadline = Instant::now() + GIVEN_BACK_WITHIN;
         while !back().await && Instant::now() < deadline {

@@ -20,7 +20,7 @@ use crate::fault::crash_point;
 use crate::ledger::{ArchiveRecord, ArchiveStage, archivable};
 use crate::operator_log::{Action, Entry};
 use crate::sales::archive_file::{
-    self, ArchiveReader, ArchiveWriter, Contents, verify, write_manifest,
+    self, ArchiveFileError, ArchiveReader, ArchiveWriter, Contents, verify, write_manifest,
 };
 use crate::shutdown;
 
@@ -183,6 +183,19 @@ struct Writing<'a> {
 impl Writing<'_> {
     /// Writes a file into `folder`. `None`: there was nothing to write.
     async fn write(&self, folder: &Path) -> anyhow::Result<Option<ArchiveRecord>> {
+        self.begin_to_end(folder).await.map_err(|error| {
+            if !error.is::<ArchiveFileError>() {
+                return error;
+            }
+            let sale = &self.state.sale.id;
+            error.context(format!(
+                "nothing of sale {sale} has left the ledger; to repeat, with --to where there is room: \
+                 floodgate sale archive {sale}"
+            ))
+        })
+    }
+
+    async fn begin_to_end(&self, folder: &Path) -> anyhow::Result<Option<ArchiveRecord>> {
         let sale_id = &self.state.sale.id;
         let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
         let created_at = Utc::now().trunc_subsecs(3);
@@ -202,7 +215,7 @@ impl Writing<'_> {
         let mut writer = ArchiveWriter::begin(&path)?;
         let written = self.write_decisions(&mut writer).await?;
         if written == 0 {
-            writer.discard()?;
+            drop(writer);
             self.retention.archive.forget(&record).await?;
             return Ok(None);
         }

@@ -100,7 +100,8 @@ impl Archive for PostgresLedger {
 
 impl PostgresLedger {
     /// Keeps processes from starting that know nothing of archived orders and of tokens; refused while a worker
-    /// runs that does not.
+    /// runs that does not. Both are for versions from 0.3.0 on: 0.2.0 does not read `ledger_schema`, and its workers do
+    /// not register, so an operator has to stop them.
     pub(super) async fn shut_out_older(&self) -> Result<(), LedgerError> {
         let older: i64 = self
             .run(async |db| {
@@ -121,9 +122,11 @@ impl PostgresLedger {
 
     /// Waits until every transaction has ended that runs now: it may not have seen what was committed just before.
     pub(super) async fn wait_for_older(&self) -> Result<(), LedgerError> {
-        // Each has a lock on its own virtual id until it ends (PostgreSQL's page on pg_locks).
+        // Each has a lock on its own virtual id until it ends (PostgreSQL's page on pg_locks). An autovacuum worker, the
+        // one process there without a user, reads no decisions and may take hours.
         let running = "select l.virtualtransaction from pg_locks l join pg_stat_activity a on a.pid = l.pid
              where l.locktype = 'virtualxid' and a.datname = current_database() and l.pid <> pg_backend_pid()
+                 and a.usesysid is not null
                  and ($1::text[] is null or l.virtualtransaction = any ($1))";
         let begun = Instant::now();
         let mut older: Option<Vec<String>> = None;

@@ -12,6 +12,9 @@ use crate::ledger::erasure::{Erasure, KeptOfUser};
 use crate::ledger::{LedgerError, erasing, keys};
 use crate::sqlite::Survives;
 
+/// Decisions changed in one transaction.
+const CHUNK: usize = 1000;
+
 #[async_trait]
 impl Erasure for SqliteLedger {
     async fn kept_of(&self, user: &UserId) -> Result<BTreeMap<SaleId, KeptOfUser>, LedgerError> {
@@ -39,14 +42,13 @@ impl Erasure for SqliteLedger {
         sale: &SaleId,
         token: &UserId,
     ) -> Result<u64, LedgerError> {
-        let replaced = self
-            .run(Survives::PowerLoss, async |db| {
-                let orders = erasing::orders_of(db, user, sale).await?;
-                let replaced = erasing::replace(db, (user, token), sale, &orders).await?;
-                Ok(replaced.map(|()| orders.len() as u64))
-            })
-            .await?;
-        replaced.map_err(refused)
+        // No index has the user, so the sale is read whole, which must not keep others from writing.
+        let orders = self.read(async |db| erasing::orders_of(db, user, sale).await).await?;
+        for chunk in orders.chunks(CHUNK) {
+            let work = async |db: &mut _| erasing::replace(db, (user, token), sale, chunk).await;
+            self.run(Survives::PowerLoss, work).await?.map_err(refused)?;
+        }
+        Ok(orders.len() as u64)
     }
 
     async fn replace_file(

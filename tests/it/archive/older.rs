@@ -1,4 +1,5 @@
-//! Workers and transactions that do not know of archived orders.
+//! Workers and transactions that do not know of archived orders. Of workers only those of 0.3.0 and later can be
+//! noticed: one of 0.2.0 does not register, and does not read `ledger_schema`.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ async fn nothing_moves_while_a_worker_may_not_know() {
     let refused = archive(&stage, folder.path()).output().expect("it runs");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(1) && said.contains("of an older version"), "{said}");
-    assert_eq!(version(&mut db).await, 6, "none of them starts from now on");
+    assert_eq!(version(&mut db).await, 6, "none that reads it starts from now on");
     sqlx::query("delete from workers").execute(&mut db).await.expect("gone");
 
     let mut other = sqlx::Connection::begin(&mut db).await.expect("a transaction");

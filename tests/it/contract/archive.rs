@@ -20,6 +20,7 @@ on_every_archive!(
     only_what_the_file_has_is_moved,
     moving_again_changes_nothing,
     a_sale_that_may_sell_yet_is_not_archived,
+    an_archived_sale_sells_nothing_even_after_it_was_held,
     two_commands_do_not_work_on_one_archive,
     repeats_get_the_same_answer_while_decisions_move,
 );
@@ -265,6 +266,32 @@ async fn a_sale_that_may_sell_yet_is_not_archived(retention: Retention) {
     }
     let unknown = ArchiveRecord { sale_id: sale_id("t"), ..archive("1", ArchiveStage::Writing) };
     assert!(retention.archive.record(&unknown, SETTLED).await.is_err());
+}
+
+async fn an_archived_sale_sells_nothing_even_after_it_was_held(retention: Retention) {
+    retention.ledger.open(&[closed("s", 25)]).await.expect("open");
+    decide(&retention, &many("s", 3), None).await;
+    let before = all(&retention).await;
+    record(&retention, "1", &[ArchiveStage::Writing, ArchiveStage::Moving]).await;
+    retention.archive.move_out(&archive("1", ArchiveStage::Moving), &before).await.expect("moved");
+    record(&retention, "1", &[ArchiveStage::Done]).await;
+    // A worker accepts older orders here than the command did.
+    let expired = Outcome::Rejected(Reason::Expired);
+    let late = async |id: &str| {
+        let mut seen = Vec::new();
+        for (n, hint) in HINTS.into_iter().enumerate() {
+            let order = early(order(&format!("{id}-{n}"), "s", "u-0", 1));
+            seen.extend(outcomes(&decide(&retention, &[order], hint).await.answers));
+        }
+        seen
+    };
+    assert_eq!(late("old").await, [expired; 3]);
+    for mode in [Some(PauseMode::Hold), None] {
+        let change = Change::Pause { mode, at: Utc::now() };
+        retention.ledger.change(&sale_id("s"), &change).await.expect("changed");
+    }
+    assert_eq!(late("held").await, [expired; 3]);
+    assert_eq!(unbalanced(&retention).await, "[]");
 }
 
 async fn two_commands_do_not_work_on_one_archive(retention: Retention) {
