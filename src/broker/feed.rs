@@ -45,7 +45,7 @@ impl FeedBounds {
         enabled.then_some(Self { publish, max_age, max_bytes })
     }
 
-    /// How many messages to read ahead.
+    /// How many messages to read ahead, from the broker and then for who reads.
     pub(super) fn ahead(&self) -> u16 {
         if self.publish.has_single() { AHEAD } else { BATCHES_AHEAD }
     }
@@ -94,12 +94,15 @@ pub struct FeedReader {
 }
 
 impl FeedReader {
-    /// What `read` sends, which is what reads ahead.
-    pub(super) fn start<F>(read: impl FnOnce(mpsc::Sender<Result<Fed, FeedError>>) -> F) -> Self
+    /// What `read` sends, up to `ahead` messages before they are wanted.
+    pub(super) fn start<F>(
+        ahead: u16,
+        read: impl FnOnce(mpsc::Sender<Result<Fed, FeedError>>) -> F,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (send, fed) = mpsc::channel(1);
+        let (send, fed) = mpsc::channel(ahead.into());
         Self { fed, _reading: AbortOnDropHandle::new(tokio::spawn(read(send))) }
     }
 

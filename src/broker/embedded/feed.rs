@@ -64,8 +64,10 @@ impl Feed {
                 return Err(FeedError::NotKept);
             }
         }
-        let ahead = usize::from(self.bounds.ahead());
-        Ok(FeedReader::start(move |send| pass_on(queues, queue_id, ahead, after, send)))
+        let ahead = self.bounds.ahead();
+        Ok(FeedReader::start(ahead, move |send| {
+            pass_on(queues, queue_id, ahead.into(), after, send)
+        }))
     }
 
     async fn last_position(&self, queue_id: i64) -> Result<i64, BrokerError> {

@@ -62,7 +62,7 @@ impl Feed {
             Some(place) => reading.sought(&mut consumer, place).await?,
             None => None,
         };
-        Ok(FeedReader::start(|send| reading.pass_on(first, consumer, send)))
+        Ok(FeedReader::start(self.link.feed_ahead(), |send| reading.pass_on(first, consumer, send)))
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
@@ -92,8 +92,7 @@ impl Reading {
     async fn consume(&self, from: AMQPValue) -> Result<Consumer, BrokerError> {
         let consuming = async {
             let ahead = BasicQosOptions::default();
-            let messages = self.link.bounds.feed.map_or(1, |feed| feed.ahead());
-            self.channel.basic_qos(messages, ahead).await?;
+            self.channel.basic_qos(self.link.feed_ahead(), ahead).await?;
             let mut arguments = FieldTable::default();
             arguments.insert(OFFSET.into(), from);
             let (queue, options) = (self.link.topology.feed(), BasicConsumeOptions::default());
@@ -205,6 +204,10 @@ fn offset(message: &Delivery) -> Option<u64> {
 }
 
 impl Link {
+    fn feed_ahead(&self) -> u16 {
+        self.bounds.feed.map_or(1, |feed| feed.ahead())
+    }
+
     /// Makes the stream, if there is to be one.
     pub(super) async fn declare_feed(&self, channel: &Channel) -> Result<(), lapin::Error> {
         let Some(feed) = self.bounds.feed else { return Ok(()) };
