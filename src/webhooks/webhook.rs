@@ -88,7 +88,7 @@ pub struct Webhook {
     pub replay: Option<Replay>,
     /// Its health.
     pub status: Status,
-    /// Counts the changes that requests have made to it.
+    /// Another one after each change that requests make to it, and when it is registered again.
     pub revision: i32,
     /// Who sends for it, as far as this was read with a claim.
     pub claimed_by: Option<String>,

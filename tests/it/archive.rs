@@ -15,8 +15,8 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use crate::harness::api::{Served, answer, on_free_port, problem};
-use crate::harness::embedded::{Embedded, NAMESPACE};
-use crate::harness::process::{WorkerProcess, bare_floodgate, floodgate};
+use crate::harness::embedded::Embedded;
+use crate::harness::process::{WorkerProcess, embedded_floodgate, floodgate};
 use crate::harness::{PATIENCE, Stage, channel, database, order, post, sale, tap, until};
 
 /// How many orders there are. ARCHIVE_ORDERS says another number.
@@ -370,11 +370,8 @@ async fn an_embedded_deployment_archives_too() {
     embedded.ledger.open(&[Sale { closes_at: None, ..closed(3) }]).await.expect("open");
     let folder = tempfile::tempdir().expect("a folder");
     let command = |arguments: &[&str]| {
-        let mut command = bare_floodgate(arguments);
-        command
-            .env("FLOODGATE_NAMESPACE", NAMESPACE)
-            .env("FLOODGATE_EMBEDDED__FILE", embedded.file())
-            .env("FLOODGATE_INTENT__MAX_AGE_S", "1");
+        let mut command = embedded_floodgate(&embedded, arguments);
+        command.env("FLOODGATE_INTENT__MAX_AGE_S", "1");
         command
     };
     let all = crate::harness::orders("s", 3000);

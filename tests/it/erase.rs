@@ -14,8 +14,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::harness::api::{Served, answer, on_free_port};
 use crate::harness::check::settled;
-use crate::harness::embedded::{Embedded, NAMESPACE};
-use crate::harness::process::{bare_floodgate, floodgate};
+use crate::harness::embedded::Embedded;
+use crate::harness::process::{embedded_floodgate, floodgate};
 use crate::harness::{
     Running, Stage, ask, body, database, order, post, redis, sale, sale_id, until,
 };
@@ -251,11 +251,8 @@ async fn a_user_of_an_embedded_deployment_is_erased_too() {
     worker.stop().await;
     let folder = tempfile::tempdir().expect("a folder");
     let command = |arguments: &[&str]| {
-        let mut command = bare_floodgate(arguments);
-        command
-            .env("FLOODGATE_NAMESPACE", NAMESPACE)
-            .env("FLOODGATE_EMBEDDED__FILE", embedded.file())
-            .env("FLOODGATE_INTENT__MAX_AGE_S", "1");
+        let mut command = embedded_floodgate(&embedded, arguments);
+        command.env("FLOODGATE_INTENT__MAX_AGE_S", "1");
         command
     };
     done(command(&["sale", "close", "old", "--json"]));

@@ -59,6 +59,14 @@ impl Sender {
     }
 }
 
+/// A stage with sale `s`, an API and a worker on it, and an endpoint.
+async fn with_receiver(what: &str, stock: u32) -> (Stage, Served, Receiver) {
+    let stage = Stage::with(what, with_webhooks).await;
+    stage.open(sale("s", stock)).await;
+    let served = Served::up(&stage.deployment.app).await;
+    (stage, served, Receiver::start().await)
+}
+
 /// Registers a webhook; its id and its secret.
 async fn register(served: &Served, request: &Value) -> (String, String) {
     let (status, body) = answer(served.post("/v1/webhooks", request)).await;
@@ -145,10 +153,7 @@ async fn a_receiver_that_fails_gets_everything_and_one_that_hangs_delays_no_othe
 
 #[tokio::test]
 async fn what_a_killed_sender_had_under_way_another_one_sends() {
-    let stage = Stage::with("webhooks-killed", with_webhooks).await;
-    stage.open(sale("s", 500)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-killed", 500).await;
     receiver.take(Duration::from_millis(20));
     let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
     let start = || {
@@ -182,10 +187,7 @@ async fn what_a_killed_sender_had_under_way_another_one_sends() {
 
 #[tokio::test]
 async fn what_is_due_is_sent_while_the_feed_cannot_be_read() {
-    let stage = Stage::with("webhooks-due", with_webhooks).await;
-    stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-due", 10).await;
     receiver.answer(StatusCode::SERVICE_UNAVAILABLE);
     let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
     let mut settings = stage.deployment.app.settings().clone();
@@ -205,10 +207,7 @@ async fn what_is_due_is_sent_while_the_feed_cannot_be_read() {
 
 #[tokio::test]
 async fn no_event_is_left_out_when_connections_to_the_feed_break() {
-    let stage = Stage::with("webhooks-broken", with_webhooks).await;
-    stage.open(sale("s", 1000)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-broken", 1000).await;
     register(&served, &json!({ "url": receiver.url() })).await;
     stage.post_orders(&orders("s", 1500)).await;
     let mut settings = stage.deployment.app.settings().clone();

@@ -133,7 +133,7 @@ impl Reading {
         {
             return Err(FeedError::NotKept);
         }
-        message.ack(BasicAckOptions::default()).await.map_err(classify_error)?;
+        self.link.within(message.ack(BasicAckOptions::default())).await?;
         if self.last.is_some_and(|last| offset <= last) {
             return Ok(None);
         }
@@ -180,7 +180,7 @@ impl Reading {
             patience = QUIET;
             let message = message.map_err(classify_error)?;
             end = offset(&message);
-            message.ack(BasicAckOptions::default()).await.map_err(classify_error)?;
+            self.link.within(message.ack(BasicAckOptions::default())).await?;
         }
         self.cancel(&consumer).await?;
         Ok(end)

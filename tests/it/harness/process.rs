@@ -39,6 +39,13 @@ pub fn bare_floodgate(arguments: &[&str]) -> Command {
     command
 }
 
+/// The binary, on the file of an embedded deployment.
+pub fn embedded_floodgate(embedded: &Embedded, arguments: &[&str]) -> Command {
+    let mut command = bare_floodgate(arguments);
+    command.env("FLOODGATE_NAMESPACE", NAMESPACE).env("FLOODGATE_EMBEDDED__FILE", embedded.file());
+    command
+}
+
 /// Runs the binary to its end.
 pub fn run(stage: &Stage, arguments: &[&str]) -> Output {
     floodgate(stage, arguments).output().expect("floodgate runs")
@@ -60,10 +67,8 @@ impl WorkerProcess {
 
     /// One on an embedded deployment.
     pub fn embedded(embedded: &Embedded, variables: &[(&str, &str)]) -> Self {
-        let mut command = bare_floodgate(&["worker"]);
+        let mut command = embedded_floodgate(embedded, &["worker"]);
         command
-            .env("FLOODGATE_NAMESPACE", NAMESPACE)
-            .env("FLOODGATE_EMBEDDED__FILE", embedded.file())
             .env("FLOODGATE_WORKER__LISTEN", "off")
             .env("FLOODGATE_LOG__FILTER", "off")
             .envs(variables.iter().copied());

@@ -6,17 +6,14 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::receiver::Receiver;
-use super::{Sender, register, webhook, with_webhooks};
+use super::{Sender, register, webhook, with_receiver, with_webhooks};
 use crate::api::tokens::{SECRET, Signer, claims};
 use crate::harness::api::{Served, answer, on_free_port, problem};
 use crate::harness::{Stage, database, orders, sale, until};
 
 #[tokio::test]
 async fn a_webhook_is_registered_once_and_its_secret_shown_once() {
-    let stage = Stage::with("webhooks-api", with_webhooks).await;
-    stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-api", 10).await;
     let request = json!({ "url": receiver.url() });
     let (id, secret) = register(&served, &request).await;
     let (status, again) = answer(served.post("/v1/webhooks", &request)).await;
@@ -64,10 +61,7 @@ async fn a_webhook_is_registered_once_and_its_secret_shown_once() {
 
 #[tokio::test]
 async fn a_webhook_that_is_registered_again_has_its_new_secret_at_once() {
-    let stage = Stage::with("webhooks-again", with_webhooks).await;
-    stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-again", 10).await;
     let request = json!({ "url": receiver.url() });
     let (id, old) = register(&served, &request).await;
     let sender = Sender::start(&stage.deployment.app).await;
@@ -93,10 +87,7 @@ async fn a_webhook_that_is_registered_again_has_its_new_secret_at_once() {
 
 #[tokio::test]
 async fn decisions_in_files_are_not_sent_again() {
-    let stage = Stage::with("webhooks-archived", with_webhooks).await;
-    stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-archived", 10).await;
     let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
     let replay = || served.post(&format!("/v1/webhooks/{id}/replay"), &json!({ "sale_id": "s" }));
     assert_eq!(answer(replay()).await.0, 202);
@@ -113,10 +104,7 @@ async fn decisions_in_files_are_not_sent_again() {
 
 #[tokio::test]
 async fn an_endpoint_that_is_gone_is_disabled_with_its_reason_and_can_be_enabled() {
-    let stage = Stage::with("webhooks-gone", with_webhooks).await;
-    stage.open(sale("s", 10)).await;
-    let served = Served::up(&stage.deployment.app).await;
-    let receiver = Receiver::start().await;
+    let (stage, served, receiver) = with_receiver("webhooks-gone", 10).await;
     receiver.answer(StatusCode::GONE);
     let (id, _) = register(&served, &json!({ "url": receiver.url() })).await;
     let sender = Sender::start(&stage.deployment.app).await;
